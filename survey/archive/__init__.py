@@ -1,0 +1,1 @@
+"""The archive: which exposures exist, and their verified files."""

@@ -1,0 +1,73 @@
+"""Content digests: one canonical JSON, one sha256.
+
+The same digest is the resume test, the suffix of the dask key, the identity of a record and the provenance attribute
+of a product.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+_BLOCK_BYTES = 4 * 1024 * 1024
+
+
+def canonical_json(value: Any) -> str:
+    """Text of a JSON value that does not depend on key order, white space or platform.
+
+    Parameters
+    ----------
+    value : dict (string keys), list, tuple, str, int, float, bool or None, nested. A float that is a whole number is
+        written as an integer, so that ``4`` and ``4.0`` are one setting.
+
+    Raises
+    ------
+    TypeError
+        Any other type, or a key that is not a string.
+    ValueError
+        NaN or infinity.
+    """
+    return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """sha256 (64 hexadecimal digits) over the canonical JSON of a value; errors as in `canonical_json`."""
+    return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
+
+
+def file_sha256(path: Path | str) -> str:
+    """sha256 of a file's bytes, read in blocks."""
+    return _file_hash(path, "sha256")
+
+
+def file_sha1(path: Path | str) -> str:
+    """SHA-1 of a file's bytes: what CRDS lists for its files."""
+    return _file_hash(path, "sha1")
+
+
+def _file_hash(path: Path | str, algorithm: str) -> str:
+    hasher = hashlib.new(algorithm)
+    with open(path, "rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} has no canonical JSON; settings must be finite numbers.")
+        return int(value) if value.is_integer() else value
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"key {key!r} is {type(key).__name__}, expected str.")
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    raise TypeError(f"{type(value).__name__} has no canonical JSON.")

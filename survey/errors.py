@@ -1,0 +1,106 @@
+"""Everything that survey raises on purpose.
+
+SurveyError                       exit code 1
+    ConfigError                   2    the config, the command line or an input file is wrong; every fault named
+        ProductNameError          2    a name that the archive's grammar does not know
+    ServiceError                  3    an archive or reference server
+        ServiceUnreachableError   3    no answer, or nothing but 5xx
+        AccessRefusedError        3    401 or 403
+    DownloadError                 1    single files that could not be had; the others are kept
+    ReferencesError               1    reference files that are missing or damaged
+    WorkspaceBusyError            4    another run holds the workspace
+    DiskFullError                 5    no space left on the workspace's file system
+    TaskError                     1    one task failed; carries its class of failure
+    VerifyError                   1    products that differ from their records
+    InterruptedRunError           130  stopped by the user; a rerun continues
+
+A message names the thing, what was found, what was expected, and the next action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class SurveyError(Exception):
+    """Root of the tree; ``exit_code`` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class ConfigError(SurveyError):
+    """Wrong usage or config. ``faults`` holds every fault found, in order."""
+
+    exit_code = 2
+
+    def __init__(self, faults: str | Iterable[str]):
+        self.faults = [faults] if isinstance(faults, str) else list(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class ProductNameError(ConfigError):
+    """A file or product name that does not follow the archive's grammar."""
+
+
+class ServiceError(SurveyError):
+    """An archive or reference server failed as a whole."""
+
+    exit_code = 3
+
+
+class ServiceUnreachableError(ServiceError):
+    """No answer within the limit, or nothing but server errors."""
+
+
+class AccessRefusedError(ServiceError):
+    """The server answered 401 or 403."""
+
+
+class DownloadError(SurveyError):
+    """Some files could not be had. ``missing`` maps each name to its cause."""
+
+    def __init__(self, missing: dict[str, str]):
+        self.missing = dict(missing)
+        lines = [f"{name}: {cause}" for name, cause in sorted(self.missing.items())]
+        super().__init__(f"{len(lines)} file(s) could not be fetched:\n" + "\n".join(lines))
+
+
+class ReferencesError(SurveyError):
+    """Reference files or mappings are missing, damaged or not to be had."""
+
+
+class WorkspaceBusyError(SurveyError):
+    """Another run holds the workspace."""
+
+    exit_code = 4
+
+
+class DiskFullError(SurveyError):
+    """The workspace's file system has no space left."""
+
+    exit_code = 5
+
+
+class TaskError(SurveyError):
+    """A task failed.
+
+    ``retry`` is the class of failure: 'again' (as it is: I/O, lost worker), 'memory' (once, with more memory) or
+    'never' (the data or the settings are wrong).
+    """
+
+    def __init__(self, message: str, retry: str = "never"):
+        super().__init__(message)
+        self.retry = retry
+
+    def __reduce__(self):
+        return type(self), (str(self), self.retry)
+
+
+class VerifyError(SurveyError):
+    """Products that do not match their records."""
+
+
+class InterruptedRunError(SurveyError):
+    """The user stopped the run; what is committed stays, and a rerun continues."""
+
+    exit_code = 130

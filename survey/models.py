@@ -1,0 +1,163 @@
+"""The frozen records that walk through the house: exposures, associations, tasks, plans, task records.
+
+Plain data of JSON types: no arrays, no datamodels, nothing that opens a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+COMPLETE = "complete"
+SKIPPED = "skipped"
+FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """One detector's file, known from an archive row or a header, never from pixels.
+
+    What a row does not tell is None until the file is there: rows of level-3 products carry neither time nor footprint.
+    """
+
+    name: str  # without suffix: jw01345001001_02201_00001_nrcblong
+    program: int
+    observation: int
+    visit: int
+    detector: str  # upper case: NRCBLONG
+    filter: str  # F444W; '' when unknown
+    pupil: str = "CLEAR"
+    subarray: str = "FULL"
+    start_mjd: float | None = None  # UTC
+    groups: int | None = None
+    integrations: int | None = None
+    uri: str = ""  # mast:JWST/product/..., or a path
+    size: int | None = None  # bytes, as the archive says
+    footprint: tuple[tuple[float, float], ...] | None = None  # ICRS corners (ra, dec) [deg]
+    sha256: str | None = None  # of the verified raw file, once it is there
+
+    @property
+    def file(self) -> str:
+        """The raw file's name."""
+        return f"{self.name}_uncal.fits"
+
+
+@dataclass(frozen=True, slots=True)
+class Association:
+    """A level-3 association: which calibrated exposures make which mosaic."""
+
+    product: str  # level-3 product name without suffix
+    filter: str
+    field: str  # 'all', or the observation: 'o001'
+    members: tuple[str, ...]  # exposure names, in the order in which the pipeline will see them
+    program: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One unit of work: a step applied to a subject (an exposure or a mosaic).
+
+    ``digest`` is '' as long as something that it stands on is not known yet (a raw file that is not there, references
+    that were not looked up); ``unknown`` then says what.
+    """
+
+    key: str  # '<step>/<subject>'
+    step: str
+    subject: str
+    filter: str
+    settings: Mapping[str, Any]
+    inputs: tuple[str, ...] = ()  # keys of other tasks
+    files: tuple[str, ...] = ()  # inputs that no task makes, relative to the workspace
+    references: Mapping[str, str] = field(default_factory=dict)  # reference type -> file name
+    context: str = ""
+    digest: str = ""
+    unknown: str = ""
+    memory_gb: float = 1.0
+    cpu_seconds: float = 0.0  # estimate
+    retries: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Tasks in an order in which each stands behind its inputs, and what they were made from."""
+
+    tasks: tuple[Task, ...]
+    exposures: tuple[Exposure, ...]
+    associations: tuple[Association, ...]
+    context: str = ""
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, key: str) -> Task:
+        for task in self.tasks:
+            if task.key == key:
+                return task
+        raise KeyError(key)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A published file or folder."""
+
+    path: str  # relative to the workspace, '/' between folders
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """What one task did. ``status`` is 'complete', 'skipped' or 'failed'."""
+
+    key: str
+    step: str
+    subject: str
+    filter: str
+    digest: str
+    status: str
+    products: tuple[Product, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)  # key or file -> digest or sha256
+    settings: Mapping[str, Any] = field(default_factory=dict)  # as asked for
+    resolved: Mapping[str, Any] = field(default_factory=dict)  # as the pipeline ran them
+    references: Mapping[str, str] = field(default_factory=dict)  # file name -> sha1
+    context: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_gb: float = 0.0
+    memory_gb: float = 0.0  # as predicted
+    host: str = ""
+    started: str = ""  # ISO 8601, UTC
+    attempts: int = 1
+    measurements: Mapping[str, float] = field(default_factory=dict)
+    error: str = ""
+    error_class: str = ""  # 'again', 'memory', 'never'
+    log: str = ""  # relative to the workspace
+
+
+def to_json(record: Any) -> dict[str, Any]:
+    """A record as plain JSON types."""
+    return asdict(record)
+
+
+def record_from_json(data: Mapping[str, Any]) -> TaskRecord:
+    """A TaskRecord from its JSON; unknown keys are ignored, so that older software reads newer records.
+
+    Raises
+    ------
+    ValueError
+        A required field is missing or a product is not an object.
+    """
+    known = {item.name for item in fields(TaskRecord)}
+    try:
+        values = {key: value for key, value in data.items() if key in known}
+        values["products"] = tuple(
+            Product(str(item["path"]), str(item["sha256"]), int(item["bytes"])) for item in data.get("products", ())
+        )
+        return TaskRecord(**values)
+    except (AttributeError, TypeError, KeyError) as error:
+        raise ValueError(f"not a task record: {error}") from error

@@ -1,0 +1,159 @@
+"""Product names of the JWST archive: parse, build, change suffix.
+
+Level 1 and 2, one file per exposure and detector:
+    jw<ppppp><ooo><vvv>_<gg><s><aa>_<eeeee>(-seg<NNN>)_<detector>_<suffix>.fits
+Level 3, one product per association:
+    jw<ppppp>-<acid>_t<NNN>_<instr>_<optical elements>(-<subarray>)_<suffix>.<ext>
+
+p program, o observation, v visit, g visit group, s parallel sequence, a activity (base 36), e exposure.
+Source: JWST user documentation, "File naming conventions and data products".
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from survey.errors import ProductNameError
+
+NIRCAM_DETECTORS = tuple(f"NRC{module}{chip}" for module in "AB" for chip in ("1", "2", "3", "4", "LONG"))
+
+# re.ASCII: a Unicode digit is not a digit here. fullmatch everywhere: no trailing newline slips through.
+_EXPOSURE = re.compile(
+    r"jw(?P<program>\d{5})(?P<observation>\d{3})(?P<visit>\d{3})"
+    r"_(?P<group>\d{2})(?P<sequence>\d)(?P<activity>[0-9a-z]{2})"
+    r"_(?P<exposure>\d{5})(?:-seg(?P<segment>\d{3}))?_(?P<detector>[a-z0-9]{3,10})",
+    re.ASCII,
+)
+_MOSAIC = re.compile(
+    r"jw(?P<program>\d{5})-(?P<acid>[oacr]\d{3,4})_t(?P<target>\d{3})_(?P<instrument>[a-z]{3,8})"
+    r"_(?P<elements>[a-z0-9]+-[a-z0-9]+)(?:-(?P<subarray>[a-z0-9]+))?",
+    re.ASCII,
+)
+_SUFFIX = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ExposureName:
+    """One detector's exposure, without suffix. ``str()`` gives the name back."""
+
+    program: int
+    observation: int
+    visit: int
+    group: str
+    sequence: str
+    activity: str
+    exposure: int
+    detector: str
+    segment: int | None = None
+
+    def __str__(self) -> str:
+        segment = "" if self.segment is None else f"-seg{self.segment:03d}"
+        return (
+            f"jw{self.program:05d}{self.observation:03d}{self.visit:03d}_{self.group}{self.sequence}{self.activity}"
+            f"_{self.exposure:05d}{segment}_{self.detector.lower()}"
+        )
+
+    def file(self, suffix: str) -> str:
+        """File name of this exposure's product, e.g. ``file('rate')``."""
+        return f"{self}_{suffix}.fits"
+
+
+@dataclass(frozen=True, slots=True)
+class MosaicName:
+    """A level-3 product, without suffix. ``str()`` gives the name back."""
+
+    program: int
+    acid: str
+    target: int
+    instrument: str
+    elements: str
+    subarray: str | None = None
+
+    def __str__(self) -> str:
+        subarray = f"-{self.subarray.lower()}" if self.subarray else ""
+        return f"jw{self.program:05d}-{self.acid}_t{self.target:03d}_{self.instrument}_{self.elements}{subarray}"
+
+    def file(self, suffix: str, extension: str = "fits") -> str:
+        return f"{self}_{suffix}.{extension}"
+
+
+def parse_exposure(name: str) -> ExposureName:
+    """Read an exposure name without suffix, such as ``jw01345001001_02201_00001_nrcblong``.
+
+    Raises
+    ------
+    ProductNameError
+        The name does not follow the grammar.
+    """
+    match = _EXPOSURE.fullmatch(name)
+    if match is None:
+        raise ProductNameError(
+            f"{_shown(name)}: not an exposure name of the archive; expected "
+            "jw<ppppp><ooo><vvv>_<gg><s><aa>_<eeeee>(-seg<NNN>)_<detector>."
+        )
+    part = match.groupdict()
+    return ExposureName(
+        program=int(part["program"]),
+        observation=int(part["observation"]),
+        visit=int(part["visit"]),
+        group=part["group"],
+        sequence=part["sequence"],
+        activity=part["activity"],
+        exposure=int(part["exposure"]),
+        detector=part["detector"].upper(),
+        segment=None if part["segment"] is None else int(part["segment"]),
+    )
+
+
+def parse_mosaic(name: str) -> MosaicName:
+    """Read a level-3 product name without suffix, such as ``jw01345-o001_t001_nircam_clear-f200w``."""
+    match = _MOSAIC.fullmatch(name)
+    if match is None:
+        raise ProductNameError(
+            f"{_shown(name)}: not a level-3 product name of the archive; expected "
+            "jw<ppppp>-<acid>_t<NNN>_<instr>_<optical elements>(-<subarray>)."
+        )
+    part = match.groupdict()
+    return MosaicName(
+        int(part["program"]),
+        part["acid"],
+        int(part["target"]),
+        part["instrument"],
+        part["elements"],
+        part["subarray"],
+    )
+
+
+def split_file(filename: str) -> tuple[ExposureName | MosaicName, str]:
+    """Name and suffix of a product's file name: ``..._nrca3_uncal.fits`` -> (name, 'uncal').
+
+    Raises
+    ------
+    ProductNameError
+        Anything but a plain file name of the grammar: folders, absolute paths, control characters included.
+    """
+    stem, _, extension = filename.rpartition(".")
+    root, _, suffix = stem.rpartition("_")
+    if extension not in ("fits", "json", "ecsv", "asdf", "jpg") or not _SUFFIX.fullmatch(suffix):
+        raise ProductNameError(f"{_shown(filename)}: not a product file name of the archive.")
+    if _EXPOSURE.fullmatch(root):
+        return parse_exposure(root), suffix
+    return parse_mosaic(root), suffix
+
+
+def change_suffix(filename: str, suffix: str) -> str:
+    """The same product at another stage: ``change_suffix('..._uncal.fits', 'rate')``."""
+    name, _ = split_file(filename)
+    return name.file(suffix)
+
+
+def optical_elements(filter_name: str, pupil: str) -> str:
+    """The archive's name for a filter and pupil pair, in alphabetical order: ('F200W', 'CLEAR') -> 'clear-f200w'."""
+    return "-".join(sorted((filter_name.lower(), pupil.lower())))
+
+
+def _shown(name: object) -> str:
+    """A name fit for a message: quoted, control characters escaped, bounded."""
+    text = ascii(name)
+    return text if len(text) <= 120 else text[:117] + "..."
