@@ -1,0 +1,328 @@
+"""The survey's config: what to reduce, read from one YAML file, every fault at once.
+
+`load_config` reports unknown keys with the nearest known one, the line they stand in, and values of the wrong kind,
+before anything starts. The parameters of the pipeline's steps are checked by the step registry (`survey.steps`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from survey.errors import ConfigError
+from survey.pipeline_spec import nearest
+
+SHORT_WAVE = (
+    "F070W F090W F115W F140M F150W F150W2 F162M F164N F182M F187N F200W F210M F212N".split()
+)  # fmt: skip
+LONG_WAVE = (
+    "F250M F277W F300M F322W2 F323N F335M F356W F360M F405N F410M F430M F444W F460M F466N F470N F480M".split()
+)  # fmt: skip
+MAX_CONFIG_BYTES = 1_000_000
+
+_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+
+
+def expand(text: str) -> str:
+    """Replace ``${NAME}`` by an environment variable, ``${NAME:-default}`` by it or, when unset or empty, the default.
+
+    Raises
+    ------
+    ValueError
+        A variable is not set and has no default.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match["name"]) or match["default"]
+        if found is None:
+            raise ValueError(f"environment variable {match['name']} is not set; set it, or write the path itself.")
+        return found
+
+    return _VARIABLE.sub(value, text)
+
+
+def _expanded(value: Any) -> Any:
+    return expand(str(value)) if isinstance(value, (str, Path)) else value
+
+
+def _as_path(value: Any) -> Any:
+    if not isinstance(value, (str, Path)):
+        return value
+    text = expand(str(value))
+    if not text.strip() or "\0" in text:
+        raise ValueError("a path must not be empty.")
+    return Path(text).expanduser()
+
+
+ConfigPath = Annotated[Path, BeforeValidator(_as_path)]
+Server = Annotated[str, BeforeValidator(_expanded)]
+
+
+class Section(BaseModel):
+    """A mapping of the config; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ArchiveConfig(Section):
+    server: Server = Field("https://mast.stsci.edu", description="root of an archive that speaks the MAST protocol")
+    local: ConfigPath | None = Field(None, description="a folder of *_uncal.fits instead of an archive")
+    timeout_seconds: float = Field(60.0, gt=0, description="how long a server may stay silent before it is given up [s]")
+    downloads: int = Field(4, ge=1, le=32, description="files fetched at the same time")
+    retries: int = Field(4, ge=0, le=20, description="tries again after errors that may pass")
+
+    @field_validator("server")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        return _http(value)
+
+
+class ReferencesConfig(Section):
+    server: Server | None = Field("https://jwst-crds.stsci.edu", description="CRDS server; null: the cache alone")
+    context: str = Field(description="CRDS context, such as jwst_1584.pmap; never 'latest'")
+    cache: ConfigPath = Field(Path("crds_cache"), validate_default=True, description="CRDS cache, one per server")
+    timeout_seconds: float = Field(60.0, gt=0, description="how long a server may stay silent before it is given up [s]")
+
+    @field_validator("server")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        return None if value is None else _http(value)
+
+
+class MosaicConfig(Section):
+    engine: Literal["stock", "tiled"] = Field("stock", description="stock: the pipeline's own Image3, one process a mosaic")
+    per: tuple[Literal["filter", "observation"], ...] = Field(("filter",), description="what one mosaic is made of")
+    pixel_scale_arcsec: float | None = Field(None, gt=0, description="[arcsec]; default: the pipeline's own choice")
+    crval_deg: tuple[float, float] | None = Field(None, description="right ascension and declination of crpix [deg]")
+    crpix: tuple[float, float] | None = Field(None, description="reference pixel x, y; 0-based")
+    rotation_deg: float | None = Field(None, description="position angle of the y axis, north over east [deg]")
+    shape: tuple[int, int] | None = Field(None, description="x, y [pixels]")
+    pixfrac: float | None = Field(None, gt=0, le=1, description="fraction by which input pixels shrink")
+    kernel: Literal["square", "gaussian", "point", "turbo", "lanczos2", "lanczos3"] | None = None
+    weight: Literal["ivm", "ivm-sky", "exptime"] | None = None
+    tile: int = Field(2048, ge=64, description="side of a tile [pixels]")
+    max_missing: int = Field(0, ge=0, description="members that may be missing from a mosaic")
+    image3: dict[str, Any] = Field(default_factory=dict, description="parameters of the pipeline's Image3, by step")
+
+    @field_validator("per", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("per")
+    @classmethod
+    def _by_filter(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "filter" not in value or len(set(value)) != len(value):
+            raise ValueError("a mosaic holds one filter: write 'filter' or [filter, observation].")
+        return value
+
+    @field_validator("crval_deg")
+    @classmethod
+    def _on_the_sky(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not (0 <= value[0] < 360 and -90 <= value[1] <= 90):
+            raise ValueError(f"{value} is not on the sky; expected 0 <= right ascension < 360, -90 <= declination <= 90.")
+        return value
+
+    @field_validator("shape")
+    @classmethod
+    def _has_pixels(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and min(value) < 1:
+            raise ValueError(f"{value} has no pixels; expected x, y of at least 1.")
+        return value
+
+    @property
+    def grid(self) -> dict[str, Any]:
+        """The output grid and weighting as parameters of the pipeline's resample step; what is not given is left out."""
+        values = {
+            "pixel_scale": self.pixel_scale_arcsec,
+            "crval": self.crval_deg,
+            "crpix": self.crpix,
+            "rotation": self.rotation_deg,
+            "output_shape": self.shape,
+            "pixfrac": self.pixfrac,
+            "kernel": self.kernel,
+            "weight_type": self.weight,
+        }
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value is not None
+        }
+
+
+class StepConfig(Section):
+    """One entry of ``steps``."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class SurveyConfig(Section):
+    """What to reduce. Python users get one from `survey.load_config`."""
+
+    survey: str = Field(description="short name, lower case; in headers, reports and metadata")
+    program: int = Field(ge=1, le=99999, description="JWST program number")
+    observations: tuple[int, ...] | None = Field(None, description="observation numbers; default: all")
+    instrument: Literal["NIRCAM"] = "NIRCAM"
+    filters: tuple[str, ...] | None = Field(None, description="default: all")
+    archive: ArchiveConfig = Field(default_factory=lambda: ArchiveConfig())
+    references: ReferencesConfig
+    steps: tuple[StepConfig, ...] = Field(
+        default=(StepConfig(name="detector1"), StepConfig(name="image2")), description="per exposure, in order"
+    )
+    mosaic: MosaicConfig = Field(default_factory=lambda: MosaicConfig())
+    workspace: ConfigPath = Field(description="folder of all products")
+
+    @field_validator("survey")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", value, re.ASCII):
+            raise ValueError(f"{value!r}: expected up to 40 lower-case letters, digits and '-'.")
+        return value
+
+    @field_validator("observations")
+    @classmethod
+    def _are_observations(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and (not value or min(value) < 1 or max(value) > 999 or len(set(value)) != len(value)):
+            raise ValueError(f"{list(value)}: expected numbers from 1 to 999, each once, at least one.")
+        return value
+
+    @field_validator("filters", mode="before")
+    @classmethod
+    def _are_filters(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        if not isinstance(value, (list, tuple)) or not value:
+            raise ValueError(f"{value!r}: expected a list of filters, such as [F200W, F444W].")
+        known = [*SHORT_WAVE, *LONG_WAVE]
+        unknown = [name for name in value if name not in known]
+        if unknown:
+            raise ValueError("; ".join(f"{name!r} is not a NIRCam filter{nearest(str(name), known)}" for name in unknown))
+        if len(set(value)) != len(value):
+            raise ValueError(f"{list(value)}: a filter stands twice.")
+        return tuple(value)
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _read_steps(cls, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)) or not value:
+            raise ValueError("expected a list such as [detector1: {}, image2: {}].")
+        return tuple(_read_step(entry) for entry in value)
+
+    @model_validator(mode="after")
+    def _steps_once(self) -> SurveyConfig:
+        names = [step.name for step in self.steps]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"steps: {', '.join(twice)} stands twice; each step runs once per exposure.")
+        return self
+
+
+def load_config(path: Path | str, *, workspace: Path | str | None = None) -> SurveyConfig:
+    """Read a config file.
+
+    Parameters
+    ----------
+    path : YAML file
+    workspace : replaces the file's, as ``--workspace`` does
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, is not a mapping, or holds faults; each fault names file, line and what is expected.
+    """
+    text = _read_text(Path(path))
+    try:
+        data = yaml.safe_load(text)
+        lines = _line_numbers(yaml.compose(text, Loader=yaml.SafeLoader))
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping such as 'survey: egs-demo', found {type(data).__name__}.")
+    if workspace is not None:
+        data["workspace"] = str(workspace)
+    try:
+        return SurveyConfig(**{str(key): value for key, value in data.items()})
+    except ValidationError as error:
+        raise ConfigError([_fault(Path(path), item, lines) for item in error.errors()]) from error
+
+
+def resolved(config: SurveyConfig) -> dict[str, Any]:
+    """The whole config as JSON types, defaults included: what goes into records and metadata."""
+    return config.model_dump(mode="json")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is not a config.")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+def _http(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/@]+(/[^\s@]*)?", value):
+        raise ValueError(f"{value!r}: expected http(s)://host, without a user name or token.")
+    return value.rstrip("/")
+
+
+def _read_step(entry: Any) -> Any:
+    """``detector1``, ``{detector1: {...}}`` or ``{detector1: null}`` -> name and settings."""
+    if isinstance(entry, StepConfig):
+        return entry
+    if isinstance(entry, str):
+        return {"name": entry}
+    if isinstance(entry, dict) and len(entry) == 1:
+        name, settings = next(iter(entry.items()))
+        if settings is not None and not isinstance(settings, dict):
+            raise ValueError(f"{name}: expected a mapping of parameters, found {settings!r}.")
+        return {"name": str(name), "settings": {str(key): value for key, value in (settings or {}).items()}}
+    raise ValueError(f"{entry!r}: expected one step, such as 'image2: {{}}'.")
+
+
+def _line_numbers(node: yaml.Node | None, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], int]:
+    """Line (1-based) of every key and list entry of a YAML document."""
+    lines: dict[tuple[Any, ...], int] = {}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*path, getattr(key, "value", ""))
+            lines[here] = key.start_mark.line + 1
+            lines |= _line_numbers(value, here)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*path, index)] = value.start_mark.line + 1
+            lines |= _line_numbers(value, (*path, index))
+    return lines
+
+
+def _fault(path: Path, item: Any, lines: dict[tuple[Any, ...], int]) -> str:
+    place = tuple(item["loc"])
+    line = next((lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines), None)
+    where = f"{path}:{line}" if line else f"{path}"
+    name = ".".join(map(str, place))
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        message = f"unknown key{nearest(str(place[-1]), _keys_of(place[:-1]))}"
+    elif item["type"] == "missing":
+        message = "is required and missing."
+    else:
+        message = f"{message} (found {_shown(item.get('input'))})" if item["type"] != "value_error" else message
+    return f"{where}: {name}: {message}" if name else f"{where}: {message}"
+
+
+def _keys_of(place: tuple[Any, ...]) -> list[str]:
+    """Known keys of the section at a place."""
+    model: Any = SurveyConfig
+    for part in place:
+        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
+        model = annotation if isinstance(annotation, type) else model
+    return list(getattr(model, "model_fields", {}))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

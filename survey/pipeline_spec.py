@@ -1,0 +1,248 @@
+"""Parameters that the installed pipeline's steps accept, read from their source without importing them.
+
+Importing jwst.pipeline takes seconds; a config must be refused in less. Every Step declares its parameters in a literal
+``spec`` (configobj), its sub-steps in ``step_defs`` and its reference types in ``reference_file_types``: `ast` reads these.
+A test compares the result with what the imported classes say.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from configobj import ConfigObj
+from configobj.validate import ValidateError, Validator, VdtMissingValue
+
+# Every Step descends from these two; they hold the parameters that all steps share.
+_ROOTS = ("stpipe.step:Step", "jwst.stpipe.core:JwstStep")
+# The pipeline gets its inputs and outputs from survey: a config that redirects them would hide products from the records.
+RESERVED = frozenset(
+    {"output_dir", "output_file", "output_ext", "output_use_model", "output_use_index", "search_output_file"}
+    | {"input_dir", "suffix", "config_file", "class", "name", "pre_hooks", "post_hooks"}
+)
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """What one Step class accepts."""
+
+    path: str  # 'jwst.jump.jump_step:JumpStep'
+    alias: str | None
+    parameters: Mapping[str, str]  # name -> configobj check, such as "float(default=4.0,min=0)"
+    reference_types: tuple[str, ...] = ()
+    steps: Mapping[str, StepSpec] = field(default_factory=dict)
+
+    @property
+    def class_name(self) -> str:
+        return self.path.rpartition(":")[2]
+
+    @property
+    def pars_types(self) -> tuple[str, ...]:
+        """CRDS types of the parameter files that this class and its steps read, e.g. 'pars-jumpstep'."""
+        own = f"pars-{self.class_name.lower()}"
+        return (own, *(name for step in self.steps.values() for name in step.pars_types))
+
+    @property
+    def all_reference_types(self) -> tuple[str, ...]:
+        """Reference types of this class and of its steps, sorted, each once; without pars types."""
+        types = set(self.reference_types)
+        for step in self.steps.values():
+            types.update(step.all_reference_types)
+        return tuple(sorted(types))
+
+
+@cache
+def read_spec(path: str) -> StepSpec:
+    """Read a Step or Pipeline class, given as 'module:Class', from its source.
+
+    Raises
+    ------
+    LookupError
+        The module or class is not installed, or is not written in the way that this reader knows.
+    """
+    module_name, _, class_name = path.partition(":")
+    module = _parse(module_name)
+    node = _class_node(module, class_name, path)
+    parameters: dict[str, str] = {}
+    types: tuple[str, ...] = ()
+    for base in _bases(module_name, module, node):
+        inherited = read_spec(base)
+        parameters.update(inherited.parameters)
+        types = inherited.reference_types or types
+    values = _class_values(node)
+    parameters.update(_parse_spec(values.get("spec")))
+    if "reference_file_types" in values:
+        types = tuple(ast.literal_eval(values["reference_file_types"]))
+    for name in types:
+        parameters[f"override_{name}"] = "is_string_or_datamodel(default=None)"
+    alias = values.get("class_alias")
+    steps = _sub_steps(module_name, module, values.get("step_defs"))
+    return StepSpec(path, ast.literal_eval(alias) if alias else None, parameters, types, steps)
+
+
+def check_settings(spec: StepSpec, settings: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+    """Check settings against a Step's parameters, and its steps' parameters.
+
+    Parameters
+    ----------
+    spec : what the installed class accepts
+    settings : parameter -> value; step name -> {parameter: value} for a pipeline
+    where : words that a message starts with, such as "steps: detector1"
+
+    Returns
+    -------
+    settings : dict with the values as the pipeline will see them (a number given as text becomes a number)
+    faults : list of str; empty when all is well
+    """
+    clean: dict[str, Any] = {}
+    faults: list[str] = []
+    for name, value in settings.items():
+        if name in spec.steps:
+            if not isinstance(value, Mapping):
+                faults.append(f"{where}: {name!r} is a step and takes a mapping of parameters, got {value!r}.")
+                continue
+            clean[name], below = check_settings(spec.steps[name], value, f"{where}.{name}")
+            faults += below
+            continue
+        try:
+            clean[name] = _check_value(spec, name, value)
+        except ValueError as error:
+            faults.append(f"{where}: {error}")
+    return clean, faults
+
+
+def override_files(settings: Mapping[str, Any]) -> list[str]:
+    """Paths that ``override_<type>`` parameters name, at any depth."""
+    found: list[str] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found += override_files(value)
+        elif name.startswith("override_") and isinstance(value, str) and value != "N/A":
+            found.append(value)
+    return sorted(set(found))
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """'; did you mean ...?' for a name that is not known, or ''."""
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known)[:12])}."
+
+
+def _check_value(spec: StepSpec, name: str, value: Any) -> Any:
+    if name in RESERVED:
+        raise ValueError(f"{name!r} is set by survey itself and cannot be changed.")
+    if name not in spec.parameters:
+        known = [key for key in (*spec.parameters, *spec.steps) if key not in RESERVED]
+        raise ValueError(f"{spec.class_name} has no parameter {name!r}{nearest(name, known)}")
+    if value is None:
+        return None
+    check = spec.parameters[name]
+    try:
+        return _VALIDATOR.check(check, _as_configobj(value))
+    except (ValidateError, VdtMissingValue) as error:
+        raise ValueError(f"{name} = {value!r} does not fit {check}: {error}") from error
+
+
+def _as_configobj(value: Any) -> Any:
+    """configobj's checks know text, numbers, booleans and lists of text."""
+    return [str(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValidateError("expected a path or 'N/A'")
+    return value
+
+
+# The two checks that stpipe adds to configobj's own; a config holds text where stpipe would also take a datamodel.
+_VALIDATOR = Validator({"output_file": _text, "is_string_or_datamodel": _text})
+
+
+@cache
+def _parse(module_name: str) -> ast.Module:
+    return ast.parse(_source_file(module_name).read_text(encoding="utf-8"))
+
+
+@cache
+def _source_file(module_name: str) -> Path:
+    """The source of a module, found without importing any package above it."""
+    top, *rest = module_name.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or not spec.submodule_search_locations:
+        raise LookupError(f"package {top!r} is not installed.")
+    base = Path(next(iter(spec.submodule_search_locations)), *rest)
+    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    raise LookupError(f"module {module_name!r} has no source file below {base.parent}.")
+
+
+def _class_node(module: ast.Module, class_name: str, path: str) -> ast.ClassDef:
+    for node in module.body:
+        if isinstance(node, ast.ClassDef) and node.name == class_name:
+            return node
+    raise LookupError(f"{path}: no such class in its module.")
+
+
+def _class_values(node: ast.ClassDef) -> dict[str, ast.expr]:
+    """Class attributes that are assigned in the body."""
+    values: dict[str, ast.expr] = {}
+    for item in node.body:
+        if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
+            values[item.targets[0].id] = item.value
+        elif isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.value is not None:
+            values[item.target.id] = item.value
+    return values
+
+
+def _bases(module_name: str, module: ast.Module, node: ast.ClassDef) -> list[str]:
+    if f"{module_name}:{node.name}" == _ROOTS[0]:
+        return []
+    if f"{module_name}:{node.name}" == _ROOTS[1]:
+        return [_ROOTS[0]]
+    found = []
+    for base in node.bases:
+        resolved = _resolve(module_name, module, base)
+        name = resolved.rpartition(":")[2]
+        # jwst.stpipe offers JwstStep and JwstPipeline under the names Step and Pipeline.
+        found.append(_ROOTS[1] if name in ("Step", "Pipeline", "JwstStep", "JwstPipeline") else resolved)
+    return found
+
+
+def _sub_steps(module_name: str, module: ast.Module, node: ast.expr | None) -> dict[str, StepSpec]:
+    if not isinstance(node, ast.Dict):
+        return {}
+    return {
+        ast.literal_eval(key): read_spec(_resolve(module_name, module, value))
+        for key, value in zip(node.keys, node.values, strict=True)
+        if key is not None
+    }
+
+
+def _resolve(module_name: str, module: ast.Module, node: ast.expr) -> str:
+    """'module:Class' of an expression such as ``jump_step.JumpStep`` or ``Step``."""
+    owner = node.value if isinstance(node, ast.Attribute) else None
+    name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+    wanted = getattr(owner, "id", name)
+    for item in module.body:
+        if not isinstance(item, ast.ImportFrom) or item.module is None:
+            continue
+        for alias in item.names:
+            if (alias.asname or alias.name) == wanted:
+                return f"{item.module}.{alias.name}:{name}" if owner is not None else f"{item.module}:{alias.name}"
+    return f"{module_name}:{name}"
+
+
+def _parse_spec(node: ast.expr | None) -> dict[str, str]:
+    if node is None:
+        return {}
+    # tweakreg's spec is an f-string whose holes stand in comments only; they are left empty.
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    text = "".join(part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str))
+    return dict(ConfigObj(text.splitlines(), interpolation=False, list_values=False))
