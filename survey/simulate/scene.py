@@ -86,6 +86,9 @@ class DetectorSettings(_Section):
     flat_pixel_rms: float = Field(0.01, description="pixel-to-pixel")
     flat_large_scale: float = Field(0.05, description="amplitude of large-scale structure")
     hot_fraction: float = Field(0.001, description="pixels with dark current 1-50 e-/s, flagged in the mask")
+    bias_drift_dn: float = Field(
+        2.0, description="rms drift of an amplifier's bias between reads, where reference pixels can record it [DN]"
+    )
     dead_fraction: float = Field(0.0005, description="pixels with no response, flagged in the mask")
 
 
