@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from astropy.modeling.models import AffineTransformation2D, Mapping, Polynomial2D, Shift
@@ -120,14 +121,13 @@ def _no_version_check() -> Iterator[None]:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise requests.ConnectionError("version check switched off")
 
-    original, logger = requests.get, logging.getLogger("pysiaf")
+    logger = logging.getLogger("pysiaf")
     level = logger.level
-    requests.get = refuse
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with mock.patch.object(requests, "get", refuse):
+            yield
     finally:
-        requests.get = original
         logger.setLevel(level)
 
 
@@ -186,13 +186,12 @@ def distortion_model(detector: str) -> Any:
 def _polynomials(full: Any, label: str) -> Any:
     """The SIAF's pair of polynomials ``label`` (Sci2Idl or Idl2Sci) as a model of two inputs, twice."""
     degree = int(full.Sci2IdlDeg)
-    axes = []
-    for axis in "XY":
-        coefficients = {
-            f"c{i - j}_{j}": float(getattr(full, f"{label}{axis}{i}{j}")) for i in range(degree + 1) for j in range(i + 1)
-        }
-        axes.append(Polynomial2D(degree, **coefficients))
-    return axes[0] & axes[1]
+    terms = [(i, j) for i in range(degree + 1) for j in range(i + 1)]
+
+    def polynomial(axis: str) -> Any:
+        return Polynomial2D(degree, **{f"c{i - j}_{j}": float(getattr(full, f"{label}{axis}{i}{j}")) for i, j in terms})
+
+    return polynomial("X") & polynomial("Y")
 
 
 def pixel_to_v2v3(detector: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
