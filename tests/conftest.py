@@ -58,9 +58,9 @@ def loopback_only():
 
     def check(sock, address):
         # Connecting a datagram socket sends nothing: dask asks for this machine's own address that way.
-        if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM:
-            if not _is_loopback(address[0]):
-                _refuse(address)
+        stream = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM
+        if stream and not _is_loopback(address[0]):
+            _refuse(address)
 
     def guarded_connect(self, address):
         check(self, address)
