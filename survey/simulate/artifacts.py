@@ -63,9 +63,7 @@ def cosmic_ray_deposits(
     return deposits[electrons >= 1]
 
 
-def draw_snowballs(
-    shape: tuple[int, int], seconds: float, settings: Snowballs, rng: np.random.Generator
-) -> np.ndarray:
+def draw_snowballs(shape: tuple[int, int], seconds: float, settings: Snowballs, rng: np.random.Generator) -> np.ndarray:
     """Snowballs of one integration: structured array (n,) of time [s], centre x, y and radius [pixels]."""
     ny, nx = shape
     number = rng.poisson(settings.rate_per_detector_s * seconds * nx * ny / FRAME**2)

@@ -13,7 +13,10 @@ import numpy as np
 
 from survey.errors import ConfigError
 from survey.names import NIRCAM_DETECTORS
+from survey.simulate.geometry import Window, nominal_pixel_area_arcsec2, relative_pixel_area
 from survey.simulate.scene import DetectorSettings, Scene
+
+__all__ = ["Detector", "Window", "active_area", "load_detector", "stream"]
 
 FRAME = 2048
 REFERENCE_BORDER = 4  # rows and columns of reference pixels at each edge
@@ -59,25 +62,6 @@ _PHOTMJSR = {
 }
 LONG_FILTERS = tuple(name for name in _PHOTMJSR if int(name[1:4]) > 240)
 SHORT_FILTERS = tuple(name for name in _PHOTMJSR if int(name[1:4]) <= 240)
-
-
-@dataclass(frozen=True)
-class Window:
-    """Where a subarray lies in the full frame (science orientation, 0-based, pixels)."""
-
-    x0: int
-    y0: int
-    nx: int
-    ny: int
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """Index of this window into a (2048, 2048) array."""
-        return slice(self.y0, self.y0 + self.ny), slice(self.x0, self.x0 + self.nx)
-
-    @property
-    def full(self) -> bool:
-        return self.nx == FRAME and self.ny == FRAME
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +125,8 @@ class Detector:
 
     @property
     def pixel_area_arcsec2(self) -> float:
-        """Nominal solid angle of a pixel [arcsec^2]: at the detector's centre, by SIAF."""
-        return _nominal_area(self.name)
+        """Nominal solid angle of a pixel [arcsec^2]: at the full frame's reference point."""
+        return nominal_pixel_area_arcsec2(self.name)
 
     @property
     def pixel_area_sr(self) -> float:
@@ -151,7 +135,7 @@ class Detector:
     @property
     def relative_area(self) -> np.ndarray:
         """Solid angle of each pixel over the nominal one, (2048, 2048) float32: the area reference."""
-        return _relative_area(self.name)
+        return relative_pixel_area(self.name)
 
     def electrons_per_mjy_sr(self, filter_name: str) -> float:
         """Charge rate of a uniform surface brightness before the flat field [e-/s per MJy/sr]."""
@@ -215,9 +199,9 @@ def _draw(name: str, seed: int, settings: DetectorSettings) -> Detector:
             read_noise=_normal(stream(seed, name, "read noise"), settings.read_noise_e / settings.gain, 0.05),
             superbias=_superbias(name, seed, settings),
             dark=dark,
-            saturation=np.round(
-                settings.bias_dn + _normal(stream(seed, name, "saturation"), usable, 0.01), 0
-            ).astype(np.float32),
+            saturation=np.round(settings.bias_dn + _normal(stream(seed, name, "saturation"), usable, 0.01), 0).astype(
+                np.float32
+            ),
             mask=mask,
             response=(active & ~dead).astype(np.float32),
             quadratic=quadratic,
@@ -255,9 +239,7 @@ def _superbias(name: str, seed: int, settings: DetectorSettings) -> np.ndarray:
     return pixel
 
 
-def _dark(
-    name: str, seed: int, settings: DetectorSettings, active: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _dark(name: str, seed: int, settings: DetectorSettings, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Dark current [e-/s] and the hot pixels (bool): log-normal about the median, hot ones log-uniform in 1-50 e-/s."""
     rng = stream(seed, name, "dark")
     dark = rng.standard_normal((FRAME, FRAME), np.float32)
@@ -292,42 +274,7 @@ def _flat(name: str, seed: int, settings: DetectorSettings, filter_name: str, ve
     flat *= 1 + np.float32(settings.flat_large_scale / 2) * _smooth(stream(seed, name, filter_name, "flat"))
     if version != 1:
         flat *= 1 + np.float32(0.01) * _smooth(stream(seed, name, filter_name, f"flat version {version}"))
-    flat *= _relative_area(name)
+    flat *= relative_pixel_area(name)
     flat /= np.median(flat)
     flat.setflags(write=False)
     return flat
-
-
-def _full_aperture(name: str):
-    import pysiaf
-
-    return pysiaf.Siaf("NIRCam")[f"{name.replace('LONG', '5')}_FULL"]
-
-
-@lru_cache(maxsize=10)
-def _area_grid(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel area [arcsec^2] from the SIAF polynomial on a coarse grid: grid positions (0-based), areas (65, 65)."""
-    aperture = _full_aperture(name)
-    nodes = np.linspace(0, FRAME - 1, 65)
-    x, y = np.meshgrid(nodes + 1, nodes + 1)  # SIAF counts from 1
-    right, left = aperture.sci_to_idl(x + 0.5, y), aperture.sci_to_idl(x - 0.5, y)
-    up, down = aperture.sci_to_idl(x, y + 0.5), aperture.sci_to_idl(x, y - 0.5)
-    dx, dy = np.subtract(right, left), np.subtract(up, down)
-    return nodes, np.abs(dx[0] * dy[1] - dx[1] * dy[0])
-
-
-@lru_cache(maxsize=10)
-def _nominal_area(name: str) -> float:
-    _, area = _area_grid(name)
-    return float(area[32, 32])
-
-
-@lru_cache(maxsize=5)
-def _relative_area(name: str) -> np.ndarray:
-    nodes, area = _area_grid(name)
-    from scipy.interpolate import RectBivariateSpline
-
-    pixels = np.arange(FRAME)
-    relative = RectBivariateSpline(nodes, nodes, area / _nominal_area(name))(pixels, pixels).astype(np.float32)
-    relative.setflags(write=False)
-    return relative

@@ -128,8 +128,8 @@ class _Leak:
     total_s: float
 
     def released(self, start_s: float, end_s: float) -> np.ndarray:
-        share = (np.exp(-start_s / self.decay_s) - np.exp(-end_s / self.decay_s)) / -np.expm1(-self.total_s / self.decay_s)
-        return self.charge * np.float32(share)
+        share = np.exp(-start_s / self.decay_s) - np.exp(-end_s / self.decay_s)
+        return self.charge * np.float32(share / -np.expm1(-self.total_s / self.decay_s))
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class _Shocks:
 
 
 def _subarray_name(window: Window) -> str:
-    return "FULL" if window.full else f"SUB{window.nx}"
+    return "FULL" if window.nx == FRAME else f"SUB{window.nx}"
 
 
 def _cut(detector: Detector, window: Window, filter_name: str) -> dict[str, np.ndarray]:
