@@ -160,6 +160,15 @@ def window(detector: str, subarray: str = "FULL") -> Window:
     return Window(int(np.ceil(np.min(x_sci) - 1e-6)) - 1, int(np.ceil(np.min(y_sci) - 1e-6)) - 1, nx, ny)
 
 
+def readout_axes(detector: str) -> tuple[int, int]:
+    """FASTAXIS and SLOWAXIS of a detector: directions of its readout in science orientation.
+
+    On the detector the fast direction is +x and the slow one +y; the SIAF's angle from detector to science orientation
+    flips one of them.
+    """
+    return (1, -2) if round(float(aperture(detector).DetSciYAngle)) == 180 else (-1, 2)
+
+
 @lru_cache(maxsize=16)
 def distortion_model(detector: str) -> Any:
     """Full-frame pixel (0-based, science) -> (V2, V3) [arcsec], as the pipeline's distortion reference has it.

@@ -1,0 +1,214 @@
+"""The sky of a scene: a catalogue of stars and galaxies, and its image on a detector.
+
+The catalogue is drawn from the scene's seed alone, so every filter and detector sees the same sky.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from scipy.signal import fftconvolve
+from scipy.special import gammaincinv
+
+from survey.simulate import geometry
+from survey.simulate.detector import Detector, stream
+from survey.simulate.geometry import Attitude, Window
+from survey.simulate.psf import HALF_SIZE, PHASES, Psf, load_psf, passband
+from survey.simulate.scene import Scene
+
+AB_ZERO_UJY = 23.9  # AB magnitude of 1 uJy
+REFERENCE_UM = 2.0  # wavelength at which mag_ab holds
+DEFAULT_ZODIACAL_MJY_SR = 0.2
+STAR_COLOUR = (0.8, 0.5)  # mean and rms of d mag_ab / d log10 wavelength: stars are blue here
+GALAXY_COLOUR = (-0.6, 0.8)
+EDGE_RADII = 6.0  # a galaxy ends at this many half-light radii; its flux is what lies within
+GALAXY_SAMPLES = 4  # per pixel and axis
+
+
+def draw_sources(scene: Scene) -> Table:
+    """The scene's sources, stars first.
+
+    Returns
+    -------
+    Table
+        id; kind ('star' or 'galaxy'); ra, dec [deg, ICRS]; mag_ab at 2 micron; flux_<FILTER> [uJy] for each filter of
+        the scene; half_light [arcsec, major axis], sersic, axis_ratio, position_angle [deg, north to east] (0 for
+        stars, axis ratio 1).
+    """
+    stars, galaxies = scene.sky.stars, scene.sky.galaxies
+    rng = stream(scene.seed, "sky", "stars")
+    star = _draw(scene, stars.number, stars.bright_mag, stars.faint_mag, stars.slope, STAR_COLOUR, rng)
+    rng = stream(scene.seed, "sky", "galaxies")
+    galaxy = _draw(scene, galaxies.number, galaxies.bright_mag, galaxies.faint_mag, galaxies.slope, GALAXY_COLOUR, rng)
+    n = galaxies.number
+    low, high = np.log(galaxies.half_light_arcsec)
+    shapes = {
+        "half_light": np.exp(rng.uniform(low, high, n)),
+        "sersic": rng.uniform(*galaxies.sersic_index, n),
+        "axis_ratio": rng.uniform(0.3, 1.0, n),
+        "position_angle": rng.uniform(0.0, 180.0, n),
+    }
+    table = Table()
+    total = stars.number + n
+    table["id"] = np.arange(1, total + 1)
+    table["kind"] = ["star"] * stars.number + ["galaxy"] * n
+    for name in ("ra", "dec", "mag_ab"):
+        table[name] = np.concatenate([star[name], galaxy[name]])
+    colour = np.concatenate([star["colour"], galaxy["colour"]])
+    for filter_name in scene.filters:
+        mag = table["mag_ab"] + colour * np.log10(passband(filter_name)[0] / REFERENCE_UM)
+        table[f"flux_{filter_name}"] = 10 ** (0.4 * (AB_ZERO_UJY - mag))
+        table[f"flux_{filter_name}"].unit = "uJy"
+    for name, values in shapes.items():
+        table[name] = np.concatenate([np.full(stars.number, 1.0 if name == "axis_ratio" else 0.0), values])
+    for name, unit in (("ra", "deg"), ("dec", "deg"), ("half_light", "arcsec"), ("position_angle", "deg")):
+        table[name].unit = unit
+    return table
+
+
+def _draw(
+    scene: Scene, n: int, bright: float, faint: float, slope: float, colour: tuple[float, float], rng: Any
+) -> dict[str, np.ndarray]:
+    """Positions uniform on a disc about the target, magnitudes with counts rising as 10^(slope mag), colours."""
+    radius = scene.sky.radius_arcsec * np.sqrt(rng.uniform(0, 1, n))
+    angle = rng.uniform(0, 2 * np.pi, n)
+    centre = Attitude(0.0, 0.0, scene.ra_deg, scene.dec_deg, 0.0)
+    ra, dec = centre.to_sky(radius * np.sin(angle), radius * np.cos(angle))
+    u = rng.uniform(0, 1, n)
+    if slope == 0:
+        mag = bright + u * (faint - bright)
+    else:
+        low, high = 10 ** (slope * bright), 10 ** (slope * faint)
+        mag = np.log10(low + u * (high - low)) / slope
+    return {"ra": ra, "dec": dec, "mag_ab": mag, "colour": rng.normal(*colour, n)}
+
+
+def zodiacal_mjy_sr(scene: Scene, filter_name: str) -> float:
+    """Surface brightness of the zodiacal light in a filter."""
+    return scene.sky.zodiacal_mjy_sr.get(filter_name, DEFAULT_ZODIACAL_MJY_SR)
+
+
+def sky_rate(
+    sources: Table, detector: Detector, window: Window, filter_name: str, attitude: Attitude, zodiacal: float
+) -> np.ndarray:
+    """The sky on a detector, as `ramps.make_ramp` wants it.
+
+    Parameters
+    ----------
+    sources : Table as of `draw_sources`
+    attitude : the true one
+    zodiacal : float [MJy/sr]
+
+    Returns
+    -------
+    ndarray (ny, nx), float64 [e-/s]
+        Surface brightness as the rate it makes in a pixel of nominal area: a star's light, weighted with the true
+        pixel area, sums to its flux; the zodiacal light is uniform.
+    """
+    flux = flux_image(sources, detector.name, window, filter_name, attitude)
+    rate = flux * detector.electrons_per_ujy(filter_name) / detector.relative_area[window.slices]
+    return rate + zodiacal * detector.electrons_per_mjy_sr(filter_name)
+
+
+def flux_image(sources: Table, detector: str, window: Window, filter_name: str, attitude: Attitude) -> np.ndarray:
+    """Flux of the sources in each pixel of a window, (ny, nx) float64 [uJy]."""
+    psf = load_psf(filter_name)
+    ra, dec = np.asarray(sources["ra"], float), np.asarray(sources["dec"], float)
+    x, y = geometry.v2v3_to_pixel(detector, *attitude.from_sky(ra, dec))
+    x, y = x - window.x0, y - window.y0
+    flux = np.asarray(sources[f"flux_{filter_name}"], float)
+    reach = HALF_SIZE + EDGE_RADII * np.asarray(sources["half_light"], float) / psf.pixel_arcsec
+    near = (x > -reach) & (x < window.nx + reach) & (y > -reach) & (y < window.ny + reach)
+    image = np.zeros((window.ny, window.nx))
+    for i in np.flatnonzero(near):
+        column, row = int(np.floor(x[i])), int(np.floor(y[i]))
+        fraction = (x[i] - column, y[i] - row)
+        if sources["kind"][i] == "star":
+            stamp = psf.stamp(*fraction)
+        else:
+            to_sky = _pixel_to_east_north(detector, window, x[i], y[i], attitude)
+            stamp = galaxy_stamp(sources[i], psf, fraction, to_sky)
+        _add(image, stamp, column, row, flux[i])
+    return image
+
+
+def _add(image: np.ndarray, stamp: np.ndarray, column: int, row: int, flux: float) -> None:
+    """Add a stamp of odd size whose central pixel is (column, row), as far as it lies on the image, in place."""
+    half = stamp.shape[0] // 2
+    x0, y0 = column - half, row - half
+    left, bottom = max(x0, 0), max(y0, 0)
+    right, top = min(x0 + stamp.shape[1], image.shape[1]), min(y0 + stamp.shape[0], image.shape[0])
+    if left < right and bottom < top:
+        image[bottom:top, left:right] += flux * stamp[bottom - y0 : top - y0, left - x0 : right - x0]
+
+
+def _pixel_to_east_north(detector: str, window: Window, x: float, y: float, attitude: Attitude) -> np.ndarray:
+    """Matrix (2, 2): pixel offsets -> (east, north) offsets [arcsec] at a point of a window."""
+    px = np.array([x - 0.5, x + 0.5, x, x]) + window.x0
+    py = np.array([y, y, y - 0.5, y + 0.5]) + window.y0
+    ra, dec = attitude.to_sky(*geometry.pixel_to_v2v3(detector, px, py))
+    scale = np.array([np.cos(np.radians(dec.mean())), 1.0]) * 3600
+    ra = (ra - ra[0] + 180) % 360 - 180
+    along_x, along_y = (np.array([ra[b] - ra[a], dec[b] - dec[a]]) * scale for a, b in ((0, 1), (2, 3)))
+    return np.column_stack([along_x, along_y])
+
+
+def galaxy_stamp(source: Any, psf: Psf, fraction: tuple[float, float], to_sky: np.ndarray) -> np.ndarray:
+    """A Sersic profile of flux 1, convolved with the PSF and integrated over pixels.
+
+    Parameters
+    ----------
+    source : row with half_light [arcsec], sersic, axis_ratio, position_angle [deg]
+    fraction : (x, y) of the centre from the central pixel's centre [pixels]
+    to_sky : ndarray (2, 2), pixel offset -> (east, north) [arcsec]
+
+    Returns
+    -------
+    ndarray (m, m), m odd; sums to 1
+    """
+    half = int(np.ceil(EDGE_RADII * float(source["half_light"]) / psf.pixel_arcsec)) + 1
+    samples = (2 * half + 1) * GALAXY_SAMPLES
+    offset = (np.arange(samples) + 0.5) / GALAXY_SAMPLES - half - 0.5
+    dx, dy = np.meshgrid(offset - fraction[0], offset - fraction[1])
+    east, north = to_sky[0, 0] * dx + to_sky[0, 1] * dy, to_sky[1, 0] * dx + to_sky[1, 1] * dy
+    profile = sersic(
+        east, north, float(source["half_light"]), float(source["sersic"]), float(source["axis_ratio"]),
+        float(source["position_angle"]),
+    )  # fmt: skip
+    blurred = fftconvolve(profile, _coarse(psf), mode="full")
+    # 'full' of (2 half + 1) pixels with a PSF of 2 HALF_SIZE pixels less one sample: pad to whole pixels
+    side = 2 * (half + HALF_SIZE) + 1
+    missing = side * GALAXY_SAMPLES - blurred.shape[0]
+    blurred = np.pad(blurred, (missing // 2, missing - missing // 2))
+    stamp = blurred.reshape(side, GALAXY_SAMPLES, side, GALAXY_SAMPLES).sum(axis=(1, 3))
+    return stamp / stamp.sum()
+
+
+def _coarse(psf: Psf) -> np.ndarray:
+    """The PSF at GALAXY_SAMPLES a pixel, of odd size, centred: averaged over fine samples so that no light is lost."""
+    step = PHASES // GALAXY_SAMPLES
+    weights = np.array([0.5] + [1.0] * (step - 1) + [0.5]) / step
+    centre, reach = psf.fine.shape[0] // 2, HALF_SIZE * GALAXY_SAMPLES - GALAXY_SAMPLES // 2
+    at = centre + step * np.arange(-reach, reach + 1)
+    shift = np.arange(step + 1) - step // 2
+    rows = sum(weight * psf.fine[at + k] for weight, k in zip(weights, shift, strict=True))
+    coarse = sum(weight * rows[:, at + k] for weight, k in zip(weights, shift, strict=True))
+    return coarse / coarse.sum()
+
+
+def sersic(
+    east: np.ndarray, north: np.ndarray, half_light: float, index: float, axis_ratio: float, position_angle: float
+) -> np.ndarray:
+    """Sersic profile exp(-b (r / half_light)^(1 / index)) in arbitrary units, 0 beyond EDGE_RADII half-light radii.
+
+    half_light [arcsec] is along the major axis, whose position angle [deg] runs north to east; b makes half the light
+    of the unbounded profile lie within it (Ciotti 1991).
+    """
+    angle = np.radians(position_angle)
+    major = east * np.sin(angle) + north * np.cos(angle)
+    minor = east * np.cos(angle) - north * np.sin(angle)
+    radius = np.hypot(major, minor / axis_ratio) / half_light
+    profile = np.exp(-gammaincinv(2 * index, 0.5) * (radius ** (1 / index)))
+    return np.where(radius <= EDGE_RADII, profile, 0.0)
