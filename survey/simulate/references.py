@@ -202,14 +202,12 @@ def _write_planes(writer: _Writer, detector: Detector, subarray: str, scene: Sce
     match = (detector.name, subarray)
     # A group's reads are averaged: what the pipeline calls read noise is that of the difference of two single reads
     cds_noise = (detector.read_noise[cut] * np.float32(np.sqrt(2))).astype(np.float32)
+    no_flags = _image("DQ", np.zeros((where.ny, where.nx), np.uint32))
     for reftype, extensions in (
         ("mask", [_image("DQ", detector.mask[cut])]),
-        (
-            "saturation",
-            [_image("SCI", detector.saturation[cut]), _image("DQ", np.zeros((where.ny, where.nx), np.uint32))],
-        ),
+        ("saturation", [_image("SCI", detector.saturation[cut]), no_flags]),
         ("superbias", [_image("SCI", detector.superbias[cut])]),
-        ("linearity", [_image("COEFFS", detector.linearity[(slice(None), *cut)])]),
+        ("linearity", [_image("COEFFS", detector.linearity[(slice(None), *cut)]), no_flags]),
         ("gain", [_image("SCI", detector.gain[cut])]),
         ("readnoise", [_image("SCI", cds_noise)]),
     ):
@@ -232,7 +230,8 @@ def _write_dark(writer: _Writer, detector: Detector, subarray: str, scene: Scene
         "TFRAME": timing.frame_s,
         "TGROUP": timing.group_s,
     }
-    writer.fits("dark", (detector.name, subarray), [_image("SCI", seconds[:, None, None] * rate)], keywords)
+    counts, no_flags = seconds[:, None, None] * rate, np.zeros(rate.shape, np.uint32)
+    writer.fits("dark", (detector.name, subarray), [_image("SCI", counts), _image("DQ", no_flags)], keywords)
 
 
 def _write_flats(writer: _Writer, detector: Detector, subarray: str, filter_name: str, revised: bool) -> None:
