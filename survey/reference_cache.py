@@ -1,0 +1,413 @@
+"""The files of a CRDS cache: verified against size and SHA-1, fetched whole or not at all, under one lock.
+
+A ledger in the cache (``survey-ledger.json``) remembers what was verified and what the file looked like then (size,
+times, inode): a file that looks the same is not read again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import http.client
+import json
+import logging
+import os
+import queue
+import re
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from survey.digest import file_sha1
+from survey.errors import AccessRefusedError, ConfigError, DiskFullError, ReferencesError, ServiceUnreachableError
+
+log = logging.getLogger(__name__)
+
+LEDGER = "survey-ledger.json"
+LOCK = "survey.lock"
+LOOPBACK = "loopback"
+DOWNLOADS_AT_ONCE = 4
+ATTEMPTS = 3
+# A transfer that brings less than this in one silence limit is a drip, not a download.
+LEAST_BYTES = 16 * 1024
+_READ_BYTES = 1024 * 1024
+_PLAIN_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
+_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+Stat = list[int]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file that the cache should hold. ``size`` and ``sha1`` are None where no server information tells them."""
+
+    name: str
+    path: str  # below the cache, '/' between folders
+    size: int | None = None
+    sha1: str | None = None
+
+
+@dataclass
+class Ledger:
+    """Verified files: path below the cache -> SHA-1 and stat signature; and the server that the cache stands for."""
+
+    server: str | None = None
+    files: dict[str, dict] = field(default_factory=dict)
+
+
+def stat_signature(path: Path) -> Stat | None:
+    """Size, modification and change time [ns] and inode: equal as long as nobody touches the file. None: no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def plain_name(name: str) -> str:
+    """The name, if it is one that may become a path.
+
+    Raises
+    ------
+    ReferencesError
+        Folders, a leading dot, control characters: a server or a rule that must not be followed.
+    """
+    if not _PLAIN_NAME.fullmatch(name):
+        raise ReferencesError(f"{ascii(name)}: not a plain file name; the CRDS server or rules that give it are bad.")
+    return name
+
+
+def server_identity(url: str | None) -> str | None:
+    """What tells two servers apart: the host; all loopback servers are one, since their ports change at every start."""
+    if not url or "serverless" in url:
+        return None
+    host = (urllib.parse.urlsplit(url).hostname or "").lower()
+    return LOOPBACK if host == "localhost" or host.startswith("127.") or host == "::1" else host
+
+
+class Cache:
+    """A CRDS cache folder, in crds' own layout.
+
+    Parameters
+    ----------
+    folder : Path of the cache (CRDS_PATH)
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.ledger = self._read_ledger()
+
+    @contextlib.contextmanager
+    def locked(self, wait_seconds: float) -> Iterator[None]:
+        """Hold the cache for one process. A cache that cannot be written needs no lock.
+
+        Raises
+        ------
+        ReferencesError
+            Another process held it for all of ``wait_seconds``.
+        """
+        lock = self._acquire(wait_seconds)
+        try:
+            self.ledger = self._read_ledger()
+            if lock is not None:
+                for part in self.folder.glob(".part-*"):  # of processes that were killed
+                    part.unlink(missing_ok=True)
+            yield
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def _acquire(self, wait_seconds: float) -> FileLock | None:
+        with out_of_space(self.folder):
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock = FileLock(self.folder / LOCK, mode=0o666)
+                lock.acquire(timeout=0)
+                return lock
+            except Timeout:
+                log.info("waiting for another process that syncs %s", self.folder)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise
+                return None
+            try:
+                lock.acquire(timeout=wait_seconds)
+            except Timeout as error:
+                raise ReferencesError(
+                    f"{self.folder}: another process has been syncing this cache for {wait_seconds:.0f} s. "
+                    "Wait for it to end, or give 'references.cache' another folder."
+                ) from error
+            return lock
+
+    @property
+    def writable(self) -> bool:
+        return os.access(self.folder, os.W_OK)
+
+    def check_server(self, url: str) -> None:
+        """Refuse a cache that stands for another server: equal names may hold other bytes there.
+
+        Raises
+        ------
+        ConfigError
+            The ledger, or crds' own server information in the cache, names another host.
+        """
+        known, wanted = self.ledger.server or self._crds_server(), server_identity(url)
+        if known is not None and known != wanted:
+            raise ConfigError(
+                f"references.cache: {self.folder} was filled from {known}, references.server is {url}. "
+                "One cache holds the files of one server: give another folder, or the server that it belongs to."
+            )
+        self.ledger.server = wanted
+
+    def fault(self, wanted: Wanted) -> str | None:
+        """Why a file is not good as it stands in the cache, or None. What was read and found good enters the ledger."""
+        path = self.folder / wanted.path
+        stat = stat_signature(path)
+        if stat is None:
+            return "missing"
+        if wanted.size is not None and stat[0] != wanted.size:
+            return f"{stat[0]} bytes, expected {wanted.size}"
+        entry = self.ledger.files.get(wanted.path)
+        if entry and entry["stat"] == stat and wanted.sha1 in (None, entry["sha1"]):
+            return None
+        found = file_sha1(path)
+        expected = wanted.sha1 or (entry or {}).get("sha1")
+        if expected is not None and found != expected:
+            return f"SHA-1 {found}, expected {expected}"
+        if wanted.name.endswith("map") and not mapping_is_whole(path):
+            return "its own sha1sum does not fit its text"
+        if expected is None and stat[0] == 0:
+            return "empty"
+        self.ledger.files[wanted.path] = {"sha1": found, "stat": stat}
+        return None
+
+    def sha1(self, path: str) -> str:
+        return self.ledger.files[path]["sha1"]
+
+    def write_config(self, name: str, text: str) -> None:
+        """Write a file below config/jwst, as crds reads it."""
+        self._publish(self.folder / "config" / "jwst" / name, text.encode("utf-8"))
+
+    def save_ledger(self) -> None:
+        if self.writable:
+            content = {"server": self.ledger.server, "files": self.ledger.files}
+            self._publish(self.folder / LEDGER, json.dumps(content, indent=1, sort_keys=True).encode("ascii"))
+
+    def fetch(self, files: Mapping[str, Wanted], silence_seconds: float) -> None:
+        """Download files (URL -> file), verify them, and rename them into place.
+
+        Raises
+        ------
+        ServiceUnreachableError
+            No file came for want of a server: no progress within ``silence_seconds``, or nothing but server errors.
+        AccessRefusedError
+            401 or 403.
+        ReferencesError
+            Single files that could not be had; those that could are kept.
+        DiskFullError
+            No space left.
+        """
+        if not files:
+            return
+        log.info("fetching %d CRDS files into %s", len(files), self.folder)
+        faults: dict[str, Exception] = {}
+        kept = 0
+        with _Downloads(self.folder, files, silence_seconds) as downloads:
+            for wanted, part, error in downloads.results():
+                if error is None and part is not None:
+                    error = self._accept(wanted, part)
+                if error is None:
+                    kept += 1
+                elif isinstance(error, OSError) and error.errno in _OUT_OF_SPACE:
+                    raise DiskFullError(f"{self.folder}: no space left for {wanted.name}. Free some, rerun.") from error
+                else:
+                    faults[wanted.name] = error
+        _raise_for(faults, kept, next(iter(files)))
+
+    def _accept(self, wanted: Wanted, part: Path) -> Exception | None:
+        """Verify a part file and give it its name; the error if it is not what was wanted."""
+        size, found = part.stat().st_size, file_sha1(part)
+        if (wanted.size is not None and size != wanted.size) or (wanted.sha1 is not None and found != wanted.sha1):
+            part.unlink(missing_ok=True)
+            return ValueError(f"{size} bytes with SHA-1 {found}, the server lists {wanted.size} and {wanted.sha1}")
+        path = self.folder / wanted.path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(part, path)
+            _sync_folder(path.parent)
+        except OSError as error:
+            return error
+        self.ledger.files[wanted.path] = {"sha1": found, "stat": stat_signature(path)}
+        return None
+
+    def _publish(self, path: Path, content: bytes) -> None:
+        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        with out_of_space(self.folder):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with open(part, "wb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(part, path)
+            finally:
+                part.unlink(missing_ok=True)
+
+    def _read_ledger(self) -> Ledger:
+        try:
+            content = json.loads((self.folder / LEDGER).read_text(encoding="ascii"))
+            files = {
+                str(path): {"sha1": str(entry["sha1"]), "stat": [int(value) for value in entry["stat"]]}
+                for path, entry in content["files"].items()
+            }
+            return Ledger(content["server"], files)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return Ledger()  # none yet, or damaged: everything is read again
+
+    def _crds_server(self) -> str | None:
+        """The server that crds itself noted in the cache; the text is large, and only one field of it is wanted."""
+        try:
+            text = (self.folder / "config" / "jwst" / "server_config").read_text(encoding="utf-8")
+        except OSError:
+            return None
+        match = re.search(r"'server'\s*:\s*'([^']*)'", text)
+        return server_identity(match.group(1)) if match else None
+
+
+class _Downloads:
+    """Threads that download into part files, and a watch on their progress.
+
+    The threads are daemons and the watch is outside of them: a server that drips its header one byte at a time holds a
+    thread for ever, but not the caller.
+    """
+
+    def __init__(self, folder: Path, files: Mapping[str, Wanted], silence_seconds: float):
+        self.folder, self.silence_seconds = folder, silence_seconds
+        self.todo: queue.SimpleQueue = queue.SimpleQueue()
+        self.done: queue.SimpleQueue = queue.SimpleQueue()
+        self.count = len(files)
+        self.bytes = 0
+        self.stopped = threading.Event()
+        self.parts: list[Path] = []
+        for item in files.items():
+            self.todo.put(item)
+
+    def __enter__(self) -> _Downloads:
+        for _ in range(min(DOWNLOADS_AT_ONCE, self.count)):
+            threading.Thread(target=self._work, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stopped.set()
+        for part in list(self.parts):
+            part.unlink(missing_ok=True)
+
+    def results(self) -> Iterator[tuple[Wanted, Path | None, Exception | None]]:
+        """File, part file and error of each download as it ends."""
+        ended, seen, since = 0, 0, time.monotonic()
+        while ended < self.count:
+            try:
+                result = self.done.get(timeout=min(0.5, self.silence_seconds))
+                ended, since = ended + 1, time.monotonic()
+                yield result
+            except queue.Empty:
+                if self.bytes - seen >= LEAST_BYTES:
+                    seen, since = self.bytes, time.monotonic()
+                elif time.monotonic() - since > self.silence_seconds:
+                    raise ServiceUnreachableError(
+                        f"the CRDS server sent {self.bytes - seen} bytes in {self.silence_seconds:.0f} s; given up. "
+                        "Run again later: what was fetched is kept."
+                    ) from None
+
+    def _work(self) -> None:
+        while not self.stopped.is_set():
+            try:
+                url, wanted = self.todo.get_nowait()
+            except queue.Empty:
+                return
+            part = self.folder / f".part-{uuid.uuid4().hex}"
+            self.parts.append(part)
+            error: Exception | None = None
+            for attempt in range(ATTEMPTS):
+                if attempt and self.stopped.wait(0.5 * 2**attempt):
+                    return
+                error = self._transfer(url, wanted, part)
+                if error is None or not _worth_another_try(error):
+                    break
+            self.done.put((wanted, part if error is None else None, error))
+
+    def _transfer(self, url: str, wanted: Wanted, part: Path) -> Exception | None:
+        try:
+            with urllib.request.urlopen(url, timeout=self.silence_seconds) as answer, open(part, "wb") as stream:
+                while not self.stopped.is_set() and (block := answer.read1(_READ_BYTES)):
+                    stream.write(block)
+                    self.bytes += len(block)
+                stream.flush()
+                os.fsync(stream.fileno())
+            length = answer.headers.get("Content-Length")
+            if length is not None and part.stat().st_size != int(length):
+                return ConnectionError(f"{part.stat().st_size} of {length} bytes came")
+            return None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            return error
+
+
+def _worth_another_try(error: Exception) -> bool:
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code >= 500
+    return not (isinstance(error, OSError) and error.errno in _OUT_OF_SPACE)
+
+
+def _raise_for(faults: Mapping[str, Exception], kept: int, url: str) -> None:
+    """Turn single faults into the error that tells what to do."""
+    if not faults:
+        return
+    where = urllib.parse.urlsplit(url)._replace(path="", query="").geturl()
+    first = next(iter(faults.values()))
+    if any(isinstance(error, urllib.error.HTTPError) and error.code in (401, 403) for error in faults.values()):
+        raise AccessRefusedError(f"{where} refuses {', '.join(sorted(faults)[:3])}: {first}.")
+    if kept == 0 and all(isinstance(error, OSError) and _worth_another_try(error) for error in faults.values()):
+        raise ServiceUnreachableError(f"{where} sent none of {len(faults)} CRDS files: {first}. Run again later.")
+    lines = [f"{name}: {error}" for name, error in sorted(faults.items())]
+    raise ReferencesError(
+        f"{len(lines)} CRDS file(s) could not be had from {where}; the others are kept:\n" + "\n".join(lines)
+    )
+
+
+@contextlib.contextmanager
+def out_of_space(folder: Path) -> Iterator[None]:
+    """Turn a full disk into DiskFullError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _OUT_OF_SPACE:
+            raise DiskFullError(f"{folder}: no space left. Free some and run again; what is there is kept.") from error
+        raise
+
+
+def mapping_is_whole(path: Path) -> bool:
+    """Whether a mapping's own ``sha1sum`` is the SHA-1 of its text without the line that holds it."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except UnicodeDecodeError:
+        return False
+    rest = "".join(line for line in lines if "sha1sum" not in line)
+    listed = re.search(r"'sha1sum'\s*:\s*'([0-9a-f]{40})'", "".join(line for line in lines if "sha1sum" in line))
+    return listed is not None and hashlib.sha1(rest.encode("utf-8")).hexdigest() == listed.group(1)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
