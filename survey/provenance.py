@@ -1,0 +1,362 @@
+"""Records of what was done: one JSON file per task, and all of a run as one xarray Dataset in provenance.zarr.
+
+The JSON files are the truth; the Dataset is made from them and can be made again (`rebuild`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from survey.models import TaskRecord, record_from_json, to_json
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+STORE = "provenance.zarr"
+SNAPSHOTS = ".provenance"
+# The same chunks whatever the number of tasks: who reads a snapshot while the next one takes its place still gets the
+# rows that were asked for, since rows keep their place.
+CHUNK_ROWS = 16384
+MAX_RECORD_BYTES = 16 * 1024 * 1024  # a record is some kB; a larger file is something else
+
+_TEXT = ("key", "step", "subject", "filter", "status", "digest", "host", "started", "error", "error_class", "context")
+_NUMBERS = ("seconds", "cpu_seconds", "peak_memory_gb", "memory_gb")  # float64
+_PACKAGES = ("jwst", "stcal", "crds", "survey")  # a column each: jwst_version, ...
+_JSON = ("inputs", "settings", "resolved", "references", "products", "measurements")
+
+
+# --- one JSON file per task -------------------------------------------------------------------------------------
+
+
+def record_path(folder: Path, key: str) -> Path:
+    """The file of a task's record: ``detector1/jw01..._nrcb1`` -> ``<folder>/detector1.jw01..._nrcb1.json``."""
+    return folder / f"{key.replace('/', '.')}.json"
+
+
+def write_record(folder: Path, record: TaskRecord) -> Path:
+    """Publish a record atomically: a reader, or a crash, sees the old file or the new one, never a part.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written; no temporary file is left.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = record_path(folder, record.key)
+    part = folder / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
+    try:
+        with open(part, "w", encoding="utf-8") as stream:
+            json.dump(to_json(record), stream, indent=1, sort_keys=True)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _sync_folder(folder)
+    return path
+
+
+def read_record(path: Path) -> TaskRecord:
+    """Read one record.
+
+    Raises
+    ------
+    ValueError
+        The file is no record of the key that its name says; the message says what it is.
+    OSError
+        The file cannot be read.
+    """
+    if path.stat().st_size > MAX_RECORD_BYTES:
+        raise ValueError(f"{path.name}: larger than {MAX_RECORD_BYTES} bytes, not a task record.")
+    try:
+        data = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name}: torn or not JSON ({error}).") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path.name}: expected a JSON object, found {type(data).__name__}.")
+    try:
+        record = record_from_json(data)
+        _check_types(record)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    if record_path(path.parent, record.key).name != path.name:
+        raise ValueError(f"{path.name}: holds the record of {record.key!r}; the file was renamed or copied.")
+    return record
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a records folder holds: records by key, and by file name what could not be read and why."""
+
+    by_key: dict[str, TaskRecord]
+    faults: dict[str, str]
+
+
+def read_records(folder: Path) -> Records:
+    """Read every record of a folder; torn and foreign files become named faults. A folder that is not there is empty."""
+    records: dict[str, TaskRecord] = {}
+    faults: dict[str, str] = {}
+    for path in sorted(folder.glob("*.json")):
+        if path.name.startswith("."):
+            continue
+        try:
+            record = read_record(path)
+        except FileNotFoundError:
+            continue  # replaced while the folder was read
+        except (ValueError, OSError) as error:
+            faults[path.name] = str(error)
+        else:
+            records[record.key] = record
+    return Records(records, faults)
+
+
+def _check_types(record: TaskRecord) -> None:
+    for name in _TEXT:
+        if not isinstance(getattr(record, name), str):
+            raise ValueError(f"not a task record: {name!r} is {type(getattr(record, name)).__name__}, expected str")
+    for name in _NUMBERS:
+        value = getattr(record, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"not a task record: {name!r} is {type(value).__name__}, expected a number")
+    if isinstance(record.attempts, bool) or not isinstance(record.attempts, int):
+        raise ValueError(f"not a task record: 'attempts' is {record.attempts!r}, expected an integer")
+    for name in ("inputs", "settings", "resolved", "references", "versions", "measurements"):
+        if not isinstance(getattr(record, name), dict):
+            raise ValueError(f"not a task record: {name!r} is {type(getattr(record, name)).__name__}, expected object")
+
+
+# --- the run as a Dataset ---------------------------------------------------------------------------------------
+
+
+def to_dataset(records: Iterable[TaskRecord], attrs: Mapping[str, Any] | None = None) -> xr.Dataset:
+    """Records as one Dataset along ``task``, in the order given.
+
+    Text is str objects, numbers are float64 with the unit in ``attrs['units']``, ``attempts`` is int64, and what is
+    nested (inputs, settings, resolved, references, products, measurements) is JSON text.
+    """
+    import numpy as np
+    import xarray as xr
+
+    rows = list(records)
+    columns: dict[str, Any] = {name: _text(getattr(row, name) for row in rows) for name in _TEXT}
+    columns |= {name: np.array([getattr(row, name) for row in rows], dtype="float64") for name in _NUMBERS}
+    columns["attempts"] = np.array([row.attempts for row in rows], dtype="int64")
+    columns |= {f"{name}_version": _text(row.versions.get(name, "") for row in rows) for name in _PACKAGES}
+    plain = [to_json(row) for row in rows]
+    columns |= {name: _text(json.dumps(row[name], sort_keys=True) for row in plain) for name in _JSON}
+    dataset = xr.Dataset({name: ("task", column) for name, column in columns.items()}, attrs=dict(attrs or {}))
+    for name in _NUMBERS:
+        dataset[name].attrs["units"] = "GB" if name.endswith("_gb") else "s"
+    return dataset.assign_coords(task=columns["key"])
+
+
+def publish(workspace: Path, dataset: xr.Dataset) -> Path:
+    """Make ``provenance.zarr`` hold this dataset, at once: readers and crashes see the old one or the new one, whole.
+
+    A complete snapshot is written under ``.provenance/``; then the name ``provenance.zarr``, a relative symbolic link,
+    is switched to it by an atomic rename. The snapshots before it are removed.
+    """
+    folder = workspace / SNAPSHOTS
+    folder.mkdir(parents=True, exist_ok=True)
+    link = workspace / STORE
+    snapshot = folder / f"{_next_number(folder):06d}-{uuid.uuid4().hex[:8]}.zarr"
+    try:
+        dataset.to_zarr(snapshot, mode="w", zarr_format=3, consolidated=False, encoding=_encoding(dataset))
+        _sync_tree(snapshot)
+    except BaseException:
+        shutil.rmtree(snapshot, ignore_errors=True)
+        raise
+    if link.is_dir() and not link.is_symlink():  # a copy that lost its link: make room
+        shutil.rmtree(link)
+    part = folder / f"{snapshot.name}.link"  # its target is read from where it ends up
+    os.symlink(os.path.join(SNAPSHOTS, snapshot.name), part, target_is_directory=True)
+    os.replace(part, link)
+    _sync_folder(workspace)
+    for old in folder.iterdir():
+        if old.is_symlink():
+            old.unlink(missing_ok=True)
+        elif old.name != snapshot.name:
+            shutil.rmtree(old, ignore_errors=True)
+    return link
+
+
+def rebuild(workspace: Path, attrs: Mapping[str, Any] | None = None) -> Records:
+    """Make ``provenance.zarr`` again from ``records/``; returns what was read, faults included."""
+    records = read_records(workspace / "records")
+    publish(workspace, to_dataset(records.by_key.values(), attrs))
+    return records
+
+
+class ProvenanceWriter:
+    """The one writer of a run's Dataset, while the run goes on.
+
+    Parameters
+    ----------
+    workspace : folder of ``provenance.zarr``
+    survey : name of the survey
+    config : the resolved config, as JSON types; kept in the Dataset's attributes
+    records : records to start from, such as those of tasks that were done before
+    interval_seconds : shortest time between snapshots; a snapshot that costs time makes it longer, so that writing
+        them takes no more than about a twentieth of the run
+    """
+
+    def __init__(
+        self,
+        workspace: Path,
+        survey: str,
+        config: Mapping[str, Any],
+        records: Iterable[TaskRecord] = (),
+        interval_seconds: float = 5.0,
+    ):
+        self._workspace = workspace
+        self._records = {record.key: record for record in records}
+        self._attrs = {
+            "survey": survey,
+            "config": json.dumps(config, sort_keys=True),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        self._interval = interval_seconds
+        self._wait = interval_seconds
+        self._last = time.monotonic()
+        self._changed = True
+
+    def add(self, record: TaskRecord) -> None:
+        """Take a record in; writes a snapshot when enough time has passed since the one before."""
+        self._records[record.key] = record
+        self._changed = True
+        if time.monotonic() - self._last >= self._wait:
+            self.snapshot()
+
+    def snapshot(self) -> None:
+        """Publish what is known now."""
+        began = time.monotonic()
+        publish(self._workspace, to_dataset(self._records.values(), self._attrs))
+        self._last = time.monotonic()
+        self._wait = max(self._interval, 20 * (self._last - began))
+        self._changed = False
+
+    def close(self) -> None:
+        """Publish what the last snapshot does not hold yet."""
+        if self._changed:
+            self.snapshot()
+
+    def __enter__(self) -> ProvenanceWriter:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+
+# --- lineage ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """How a product came to be: its record (None for a file that no task made), and what it was made from."""
+
+    name: str  # key of the record, or the file's name
+    record: TaskRecord | None
+    digest: str  # as the product that was made from it recorded it; '' at the root
+    parents: tuple[Lineage, ...] = ()
+
+    def walk(self, depth: int = 0) -> Iterator[tuple[int, Lineage]]:
+        """Every node with its depth, parents after the product that was made from them."""
+        yield depth, self
+        for parent in self.parents:
+            yield from parent.walk(depth + 1)
+
+    def raw_files(self) -> tuple[str, ...]:
+        """The files at the ends of the tree, sorted."""
+        return tuple(sorted({node.name for _, node in self.walk() if node.record is None}))
+
+
+def lineage(records: Mapping[str, TaskRecord], product: str) -> Lineage:
+    """Walk from a product to the raw files that it was made from.
+
+    Parameters
+    ----------
+    records : by key
+    product : path relative to the workspace (``mosaics/x_i2d.fits``, ``mosaics/mosaics.zarr/F444W``), a file name
+        alone, or a record's key
+
+    Raises
+    ------
+    KeyError
+        No record made such a product; the message names products that are close.
+    """
+    return _node(records, _maker(records, product.rstrip("/")), "", ())
+
+
+def _maker(records: Mapping[str, TaskRecord], product: str) -> str:
+    if product in records:
+        return product
+    made = {item.path: key for key, record in records.items() for item in record.products}
+    if product in made:
+        return made[product]
+    same = sorted(path for path in made if path.rpartition("/")[2] == product)
+    if len(same) == 1:
+        return made[same[0]]
+    if same:
+        raise KeyError(f"{product}: {len(same)} products have this name ({', '.join(same[:4])}); give the path.")
+    import difflib
+
+    close = difflib.get_close_matches(product, made, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    raise KeyError(f"{product}: none of the {len(records)} records made it.{hint}")
+
+
+def _node(records: Mapping[str, TaskRecord], name: str, digest: str, trail: tuple[str, ...]) -> Lineage:
+    record = records.get(name)
+    if record is None or name in trail:  # records are read from disk: a cycle there must not hang us
+        return Lineage(name, None, digest)
+    parents = (_node(records, parent, value, (*trail, name)) for parent, value in sorted(record.inputs.items()))
+    return Lineage(name, record, digest, tuple(parents))
+
+
+# --- storage ----------------------------------------------------------------------------------------------------
+
+
+def _text(values: Iterable[str]) -> Any:
+    import numpy as np
+
+    # Objects become zarr's variable-length strings; fixed-width Unicode has no zarr 3 specification yet.
+    return np.array(list(values), dtype=object)
+
+
+def _encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
+    return {str(name): {"chunks": (CHUNK_ROWS,)} for name in dataset.variables}
+
+
+def _next_number(folder: Path) -> int:
+    numbers = [path.name.partition("-")[0] for path in folder.iterdir()]
+    return 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
+
+
+def _sync_tree(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(parent, name), "rb") as stream:
+                os.fsync(stream.fileno())
+        _sync_folder(Path(parent))
+
+
+def _sync_folder(folder: Path) -> None:
+    # Some network file systems refuse to sync a folder; the rename is atomic there all the same.
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
