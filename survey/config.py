@@ -85,7 +85,9 @@ class ArchiveConfig(Section):
 class ReferencesConfig(Section):
     server: Server | None = Field("https://jwst-crds.stsci.edu", description="CRDS server; null: the cache alone")
     context: str = Field(description="CRDS context, such as jwst_1584.pmap; never 'latest'")
-    cache: ConfigPath = Field(Path("crds_cache"), validate_default=True, description="CRDS cache, one per server")
+    cache: ConfigPath = Field(
+        Path("${CRDS_PATH}"), validate_default=True, description="CRDS cache, one per server; default: ${CRDS_PATH}"
+    )
     timeout_seconds: float = Field(60.0, gt=0, description="how long a server may stay silent before it is given up [s]")
 
     @field_validator("server")
@@ -236,8 +238,8 @@ def load_config(path: Path | str, *, workspace: Path | str | None = None) -> Sur
     """
     text = _read_text(Path(path))
     try:
-        data = yaml.safe_load(text)
-        lines = _line_numbers(yaml.compose(text, Loader=yaml.SafeLoader))
+        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+        lines = _line_numbers(yaml.compose(text, Loader=_StrictLoader))
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
@@ -253,6 +255,24 @@ def load_config(path: Path | str, *, workspace: Path | str | None = None) -> Sur
 def resolved(config: SurveyConfig) -> dict[str, Any]:
     """The whole config as JSON types, defaults included: what goes into records and metadata."""
     return config.model_dump(mode="json")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without aliases (a few lines of them expand to gigabytes) and without repeated keys (the first would be lost)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not accepted")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(getattr(key, "value", ""))
+            if name in seen:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: key {name!r} stands twice")
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def _read_text(path: Path) -> str:

@@ -69,7 +69,11 @@ class Task:
     settings: Mapping[str, Any]
     inputs: tuple[str, ...] = ()  # keys of other tasks
     files: tuple[str, ...] = ()  # inputs that no task makes, relative to the workspace
-    references: Mapping[str, str] = field(default_factory=dict)  # reference type -> file name
+    references: Mapping[str, str] = field(default_factory=dict)  # reference type -> file name; 'N/A' left out
+    sha1: Mapping[str, str] = field(default_factory=dict)  # reference file name -> sha1
+    digests: Mapping[str, str] = field(default_factory=dict)  # what the digest stands on: key or file -> digest or sha256
+    versions: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()  # members that the mosaic has to do without
     context: str = ""
     digest: str = ""
     unknown: str = ""
@@ -123,7 +127,9 @@ class TaskRecord:
     inputs: Mapping[str, str] = field(default_factory=dict)  # key or file -> digest or sha256
     settings: Mapping[str, Any] = field(default_factory=dict)  # as asked for
     resolved: Mapping[str, Any] = field(default_factory=dict)  # as the pipeline ran them
-    references: Mapping[str, str] = field(default_factory=dict)  # file name -> sha1
+    references: Mapping[str, str] = field(default_factory=dict)  # reference type -> file name
+    sha1: Mapping[str, str] = field(default_factory=dict)  # reference file name -> sha1
+    missing: tuple[str, ...] = ()  # members that a mosaic was made without
     context: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -158,6 +164,7 @@ def record_from_json(data: Mapping[str, Any]) -> TaskRecord:
         values["products"] = tuple(
             Product(str(item["path"]), str(item["sha256"]), int(item["bytes"])) for item in data.get("products", ())
         )
+        values["missing"] = tuple(data.get("missing", ()))
         return TaskRecord(**values)
     except (AttributeError, TypeError, KeyError) as error:
         raise ValueError(f"not a task record: {error}") from error

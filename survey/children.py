@@ -1,0 +1,255 @@
+"""Child processes for pipeline tasks: one process a task, forked from a server that has the pipeline imported.
+
+A worker starts the server as a plain subprocess (so it works below any dask worker, daemonic or threaded) and sends it one
+JSON line a job; the server forks, the child runs the job and leaves ``result.json`` in the job's folder, and the server
+answers with what the operating system accounted: exit status, CPU seconds, peak memory. The server ends, and takes its child
+along, when its standard input closes: when the worker is gone, whatever killed it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from survey.errors import TaskError
+
+PRELOAD = ("jwst.pipeline", "jwst.associations", "survey.associations", "survey.mosaics")
+START_SECONDS = 300.0  # importing the pipeline: 12 s on a small machine, minutes on a slow shared file system
+RESULT = "result.json"
+_PR_SET_PDEATHSIG = 1
+_KB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a child cost, by the operating system's accounting."""
+
+    status: int  # as os.waitstatus_to_exitcode: 0, an exit code, or minus a signal
+    seconds: float
+    cpu_seconds: float
+    peak_gb: float
+
+
+class ChildServer:
+    """A server of children, seen from the worker. One job at a time; not shared between threads."""
+
+    def __init__(self, environment: Mapping[str, str]):
+        self.environment = dict(environment)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "survey.children"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **self.environment},
+            start_new_session=True,  # Control-C belongs to the client, which stops its workers in order
+        )
+        self._pid = 0
+
+    def run(self, function: str, folder: Path, log: Path, limit_seconds: float) -> Usage:
+        """Run 'module:function' in a child, with the job's folder as its only argument.
+
+        Raises
+        ------
+        TaskError
+            Class 'again': the server is gone. Class 'never': the job ran longer than its limit and was killed.
+        """
+        started = time.monotonic()
+        self._send({"function": function, "folder": str(folder), "log": str(log)})
+        self._pid = int(self._receive(START_SECONDS + limit_seconds)["pid"])
+        # The import counts towards the first job's seconds, not towards its limit.
+        answer = self._receive(limit_seconds, on_timeout=self._kill_child)
+        if answer.get("killed"):
+            raise TaskError(f"ran longer than its limit of {limit_seconds:.0f} s and was stopped.")
+        return Usage(
+            int(answer["status"]), time.monotonic() - started, float(answer["cpu_seconds"]), float(answer["peak_gb"])
+        )
+
+    def close(self) -> None:
+        """End the server and its child."""
+        with contextlib.suppress(OSError):
+            if self._process.stdin:
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def _send(self, message: dict[str, Any]) -> None:
+        stdin = self._process.stdin
+        try:
+            if stdin is None:
+                raise BrokenPipeError
+            stdin.write(json.dumps(message) + "\n")
+            stdin.flush()
+        except (OSError, ValueError) as error:
+            raise TaskError("the process that starts children is gone.", retry="again") from error
+
+    def _receive(self, limit_seconds: float, on_timeout: Callable[[], None] | None = None) -> dict[str, Any]:
+        stdout = self._process.stdout
+        killed = False
+        ready: list[Any] = []
+        if stdout is not None:
+            ready, _, _ = select.select([stdout], [], [], limit_seconds)
+            if not ready and on_timeout is not None:
+                on_timeout()
+                killed = True
+                ready, _, _ = select.select([stdout], [], [], 30.0)
+        line = stdout.readline() if stdout is not None and ready else ""
+        if not line:
+            self._process.kill()
+            raise TaskError("the process that starts children is gone or does not answer.", retry="again")
+        return {**json.loads(line), "killed": killed}
+
+    def _kill_child(self) -> None:
+        _kill(self._pid)
+
+
+_idle: dict[tuple[tuple[str, str], ...], list[ChildServer]] = {}
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def child_server(environment: Mapping[str, str]) -> Any:
+    """A server with this environment, kept for the next job of this process when it is still well."""
+    key = tuple(sorted(environment.items()))
+    with _lock:
+        waiting = _idle.setdefault(key, [])
+        server = next((waiting.pop() for _ in range(len(waiting)) if waiting[-1].alive), None)
+    server = server or ChildServer(environment)
+    try:
+        yield server
+    except BaseException:
+        server.close()
+        raise
+    with _lock:
+        _idle[key].append(server)
+
+
+def close_idle() -> None:
+    """End every server that waits for work in this process."""
+    with _lock:
+        servers = [server for waiting in _idle.values() for server in waiting]
+        _idle.clear()
+    for server in servers:
+        server.close()
+
+
+def serve() -> None:
+    """The server's life: import, then a child per line until standard input closes."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever the imports print must not look like an answer
+    for name in PRELOAD:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # children share these objects; collections in them need not walk them
+    for line in _lines():
+        job = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            _child(job)
+        _reply(replies, {"pid": pid})
+        _reply(replies, _wait(pid))
+
+
+def _lines() -> Any:
+    """Lines of standard input, unbuffered, so that `_wait` can see it close."""
+    pending = b""
+    while block := os.read(0, 65536):
+        pending += block
+        while b"\n" in pending:
+            line, _, pending = pending.partition(b"\n")
+            yield line
+
+
+def _wait(pid: int) -> dict[str, Any]:
+    """Wait for a child; when standard input closes meanwhile, end it and this process."""
+    process = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    while True:
+        watched = [0] if process is None else [0, process]
+        ready, _, _ = select.select(watched, [], [], 0.1 if process is None else None)
+        if 0 in ready:
+            _kill(pid)
+            os._exit(0)
+        done, status, usage = os.wait4(pid, os.WNOHANG)
+        if done:
+            break
+    if process is not None:
+        os.close(process)
+    # Linux counts ru_maxrss in kB. A fork starts with its parent's pages, which are the pipeline's import.
+    peak = usage.ru_maxrss * (_KB if sys.platform != "darwin" else 1) / 1e9
+    code = os.waitstatus_to_exitcode(status)
+    return {"status": code, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_gb": peak}
+
+
+def _kill(pid: int) -> None:
+    """End a child and whatever it started; its group may not exist yet."""
+    for end in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            end(pid, signal.SIGKILL)
+
+
+def _reply(stream: Any, message: dict[str, Any]) -> None:
+    stream.write(json.dumps(message) + "\n")
+    stream.flush()
+
+
+def _child(job: dict[str, Any]) -> None:
+    """Run a job in the forked child and end it; nothing returns from here."""
+    status = 70
+    try:
+        os.setpgid(0, 0)
+        _die_with_parent()
+        log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        module_name, _, function_name = job["function"].partition(":")
+        getattr(importlib.import_module(module_name), function_name)(job["folder"])
+        status = 0
+    except SystemExit as error:
+        # sys.exit() inside a step must not look like success: no result file is there.
+        print(f"the task called sys.exit({error.code!r})", file=sys.stderr)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this child when the server ends.
+
+    Not for the server itself: Linux means the thread that started it, and a worker's threads come and go.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    serve()

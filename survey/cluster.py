@@ -1,0 +1,114 @@
+"""Where a run happens: a local cluster sized for this machine, or the address of any dask scheduler."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+
+import dask
+import psutil
+from dask.distributed import Client, Nanny, Scheduler, SpecCluster
+
+from survey.errors import ConfigError, ServiceUnreachableError
+from survey.graph import RESOURCE
+
+# What is left to the operating system, the scheduler and the client.
+RESERVE_GB = 1.5
+CONNECT_SECONDS = 30
+
+
+def local_sizes(small_gb: float, large_gb: float, cores: int, total_gb: float) -> list[float]:
+    """Memory of each local worker [GB], the first the largest.
+
+    Parameters
+    ----------
+    small_gb : largest task of an exposure
+    large_gb : largest task of all; one worker must hold it
+    cores : workers at most
+    total_gb : memory of the machine
+
+    Returns
+    -------
+    sizes : as many as cores and memory allow, at least one; their sum is what the machine has left for them
+    """
+    budget = max(total_gb - RESERVE_GB, 1.0)
+    count = max(1, min(cores, int(budget // max(small_gb, 0.1))))
+    while count > 1 and budget - (count - 1) * small_gb < large_gb and large_gb <= budget:
+        count -= 1
+    return [round(budget - (count - 1) * small_gb, 3), *[small_gb] * (count - 1)]
+
+
+@contextlib.contextmanager
+def connect(where: str | None, small_gb: float = 3.0, large_gb: float = 3.0) -> Iterator[Client]:
+    """A client of the cluster that ``--cluster`` names; it ends what it started.
+
+    Parameters
+    ----------
+    where : None or 'local', or an address such as tcp://127.0.0.1:8786
+    small_gb, large_gb : see `local_sizes`
+
+    Raises
+    ------
+    ConfigError
+        Neither 'local' nor an address.
+    ServiceUnreachableError
+        No scheduler answers at the address.
+    """
+    if where is None or where == "local":
+        with _local(small_gb, large_gb) as client:
+            yield client
+    elif re.fullmatch(r"(tcp|tls|ws|wss|ucx)://[^\s]+", where):
+        with _address(where) as client:
+            yield client
+    else:
+        raise ConfigError(f"--cluster {where}: expected 'local' or an address such as tcp://127.0.0.1:8786.")
+
+
+@contextlib.contextmanager
+def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
+    memory = psutil.virtual_memory()
+    sizes = local_sizes(small_gb, large_gb, len(os.sched_getaffinity(0)), memory.total / 1e9)
+    settings = {
+        # The children do the work and are accounted for by the scheduler's resource; a worker itself stays small.
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.worker.memory.terminate": False,
+        "distributed.scheduler.no-workers-timeout": "10 minutes",
+        "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
+    }
+    with dask.config.set(settings), contextlib.ExitStack() as stack:
+        workers = {
+            number: {
+                "cls": Nanny,
+                "options": {"nthreads": 1, "resources": {RESOURCE: size}, "memory_limit": 0, "host": "127.0.0.1"},
+            }
+            for number, size in enumerate(sizes)
+        }
+        scheduler = {
+            "cls": Scheduler,
+            "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "dashboard": True},
+        }
+        cluster = stack.enter_context(
+            SpecCluster(workers=workers, scheduler=scheduler, name="survey", silence_logs="ERROR", asynchronous=False)
+        )
+        client = stack.enter_context(Client(cluster, set_as_default=False))
+        client.wait_for_workers(len(sizes), timeout=120)
+        yield client
+
+
+@contextlib.contextmanager
+def _address(where: str) -> Iterator[Client]:
+    try:
+        client = Client(where, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, TimeoutError) as error:
+        raise ServiceUnreachableError(f"--cluster {where}: no dask scheduler answers there ({error}).") from error
+    with client:
+        yield client
+
+
+def dashboard(client: Client) -> str:
+    """Link of the scheduler's dashboard."""
+    return str(client.dashboard_link)

@@ -1,0 +1,364 @@
+"""Run one task: reuse it, or run it in a child process, publish its products atomically, and record it last.
+
+A product without its record does not exist: the old record goes first, the products are renamed into place, the new record
+comes last. Two runs of one task at once are harmless: the publication is locked, and the second finds the first's record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from survey.children import RESULT, Usage, child_server
+from survey.digest import file_sha256, tree_sha256
+from survey.errors import TaskError
+from survey.models import COMPLETE, FAILED, SKIPPED, Product, Task, TaskRecord
+from survey.provenance import read_record, record_path, write_record
+from survey.steps import REGISTRY
+from survey.steps.base import Job, Outcome
+from survey.workspace import Workspace
+
+# Numerical libraries must not start threads below a worker that counts as one core.
+ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")}
+_MEMORY_SIGNS = ("MemoryError", "ArrayMemoryError", "Cannot allocate memory")
+_LOG_TAIL_LINES = 12
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LOCKS = 64
+_LOCK_SECONDS = 600.0  # hashing and renaming a large mosaic
+
+
+@dataclass(frozen=True)
+class Site:
+    """What every task of a run needs to know about where it runs."""
+
+    root: str  # of the workspace
+    survey: str
+    environment: Mapping[str, str] = field(default_factory=dict)  # for children: CRDS, threads
+    limit_seconds: float = 6 * 3600.0
+    expected_cpu_factor: float = 60.0  # a task may take this times its prediction, and never less than ten minutes
+
+    def limit(self, task: Task) -> float:
+        return min(self.limit_seconds, max(600.0, self.expected_cpu_factor * task.cpu_seconds))
+
+
+def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = ()) -> TaskRecord:
+    """Run a task, or hand back the record of the same digest.
+
+    Parameters
+    ----------
+    task : with its digest
+    site : where it runs
+    inputs : records of the tasks that it stands on, in the task's order
+
+    Returns
+    -------
+    record : complete; skipped, when an input is not complete; failed, with its cause and class: 'never', 'memory' (worth
+        one more try with more memory) or 'disk' (the workspace is full; nothing that was committed is touched)
+
+    Raises
+    ------
+    TaskError
+        Class 'again': the same task may succeed when it is run once more.
+    """
+    workspace = Workspace(Path(site.root))
+    base = blank_record(task)
+    bad = [record for record in inputs if record.status != COMPLETE]
+    if bad:
+        cause = f"{bad[0].key} {bad[0].status}: {bad[0].error}".strip()
+        return replace(base, status=SKIPPED, error=f"not run, because {cause}")
+    done = reusable(task, workspace.root, stored_record(workspace, task.key))
+    if done is not None:
+        return done
+    try:
+        return _run(task, site, workspace, base, inputs)
+    except TaskError as error:
+        if error.retry == "again":
+            raise
+        return _failed(workspace, base, str(error), error.retry)
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            return replace(base, error=f"{workspace.root}: {error.strerror}", error_class="disk")
+        raise TaskError(f"{task.key}: {error}", retry="again") from error
+
+
+def _failed(workspace: Workspace, base: TaskRecord, error: str, error_class: str) -> TaskRecord:
+    """The record of a failure, in place of that of an earlier attempt. A full disk must not hide the cause."""
+    log = f"logs/{base.step}.{base.subject}.log"
+    record = replace(base, status=FAILED, error=error, error_class=error_class, log=log)
+    with contextlib.suppress(OSError):
+        write_record(workspace.records, record)
+    return record
+
+
+def blank_record(task: Task) -> TaskRecord:
+    """What a record says before the task has run."""
+    return TaskRecord(
+        key=task.key,
+        step=task.step,
+        subject=task.subject,
+        filter=task.filter,
+        digest=task.digest,
+        status=FAILED,
+        inputs=dict(task.digests),
+        settings=dict(task.settings),
+        references=dict(task.references),
+        sha1={name: task.sha1[name] for name in task.references.values() if name in task.sha1},
+        missing=task.missing,
+        context=task.context,
+        versions=dict(task.versions),
+        memory_gb=task.memory_gb,
+        host=socket.gethostname(),
+        started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+
+
+def stored_record(workspace: Workspace, key: str) -> TaskRecord | None:
+    """The record of a key, or None: a torn or foreign file is no record."""
+    try:
+        return read_record(record_path(workspace.records, key))
+    except (OSError, ValueError):
+        return None
+
+
+def reusable(task: Task, root: Path, record: TaskRecord | None) -> TaskRecord | None:
+    """The given record, when it is complete, of the task's digest, and its products are there in their size.
+
+    Bytes are compared by `survey verify` and by the task that reads them; here the record, written last, is the proof.
+    """
+    if record is None or record.status != COMPLETE or not task.digest or record.digest != task.digest:
+        return None
+    return record if all(_in_place(root / product.path, product) for product in record.products) else None
+
+
+def _in_place(path: Path, product: Product) -> bool:
+    try:
+        return path.is_dir() or path.stat().st_size == product.bytes
+    except OSError:
+        return False
+
+
+def _run(task: Task, site: Site, workspace: Workspace, base: TaskRecord, inputs: Sequence[TaskRecord]) -> TaskRecord:
+    step = REGISTRY[task.step]
+    sources = _sources(task, workspace, inputs)
+    folder = workspace.folder(step.folder) / f".{task.step}.{task.subject}.{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True)
+    log = workspace.root / _log_name(task)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    try:
+        job = Job(
+            key=task.key,
+            step=task.step,
+            subject=task.subject,
+            digest=task.digest,
+            survey=site.survey,
+            inputs=tuple(sources),
+            folder=str(folder),
+            settings=task.settings,
+            references=task.references,
+            context=task.context,
+            missing=task.missing,
+        )
+        (folder / "job.json").write_text(json.dumps(asdict(job)))
+        with child_server({**ONE_THREAD, **site.environment}) as server:
+            usage = server.run("survey.execute:run_job", folder, log, site.limit(task))
+        outcome = _outcome(task, folder, log, usage)
+        record = replace(
+            base,
+            status=COMPLETE,
+            log=_log_name(task),
+            resolved=outcome.resolved,
+            measurements=outcome.measurements,
+            seconds=round(usage.seconds, 3),
+            cpu_seconds=round(usage.cpu_seconds, 3),
+            peak_memory_gb=round(usage.peak_gb, 4),
+        )
+        return publish(record, task, outcome, folder, workspace)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_job(folder: str) -> None:
+    """In the child: run the job that lies in a folder and leave its outcome, or the class of its failure, there."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True)
+    facts = json.loads((Path(folder) / "job.json").read_text())
+    job = Job(**{**facts, "inputs": tuple(facts["inputs"]), "missing": tuple(facts["missing"])})
+    step = REGISTRY[job.step]
+    os.environ["TMPDIR"] = folder
+    module_name, _, function_name = step.run.partition(":")
+    result: dict[str, Any]
+    try:
+        outcome = getattr(importlib.import_module(module_name), function_name)(job, step)
+        result = {"outcome": asdict(outcome)}
+    except Exception as error:
+        logging.getLogger(__name__).exception("%s failed", job.key)
+        result = {"error": f"{type(error).__name__}: {error}", "retry": failure_class(error)}
+    path = Path(folder) / RESULT
+    path.with_suffix(".part").write_text(json.dumps(result, default=str))
+    path.with_suffix(".part").rename(path)
+
+
+def failure_class(error: BaseException) -> str:
+    """'again', 'memory', 'disk' or 'never', from what a step raised."""
+    if isinstance(error, TaskError):
+        return error.retry
+    if isinstance(error, MemoryError):
+        return "memory"
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return "disk"
+    passing = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT}
+    return "again" if isinstance(error, OSError) and error.errno in passing else "never"
+
+
+def publish(record: TaskRecord, task: Task, outcome: Outcome, folder: Path, workspace: Workspace) -> TaskRecord:
+    """Move a task's products into place and write its record last.
+
+    Returns
+    -------
+    record : with its products; or that of another run of the same task that came first
+    """
+    made = [(folder / source, target) for source, target in outcome.products]
+    products = tuple(_product(path, target) for path, target in made if not path.is_symlink())
+    for path, _ in made:
+        _flush(path)
+    final = replace(record, products=products)
+    path = record_path(workspace.records, task.key)
+    with _publication(workspace, task.key):
+        first = reusable(task, workspace.root, stored_record(workspace, task.key))
+        if first is not None:
+            return first
+        path.unlink(missing_ok=True)
+        for source, target in made:
+            _replace(source, workspace.root / target)
+        for target_folder in {(workspace.root / target).parent for _, target in made}:
+            _flush_folder(target_folder)
+        write_record(workspace.records, final)
+    return final
+
+
+@contextlib.contextmanager
+def _publication(workspace: Workspace, key: str) -> Iterator[None]:
+    """One publication of a key at a time, over all processes. A few locks serve all keys."""
+    folder = workspace.records / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{zlib.crc32(key.encode()) % _LOCKS}.lock", timeout=_LOCK_SECONDS):
+        yield
+
+
+def _sources(task: Task, workspace: Workspace, inputs: Sequence[TaskRecord]) -> list[str]:
+    """Absolute paths of a task's inputs; each file is checked against the sha256 that the digest stands on.
+
+    Raises
+    ------
+    TaskError
+        Class 'never': an input is missing or holds other bytes than its record says.
+    """
+    wanted = [(name, task.digests.get(name, "")) for name in task.files]
+    for record in inputs:
+        # Of a task with several products the one that bears its step's suffix is the input of the next.
+        suffix = REGISTRY[record.step].produces
+        wanted += [
+            (product.path, product.sha256)
+            for product in record.products
+            if Path(product.path).stem == f"{record.subject}_{suffix}"
+        ]
+    paths = []
+    for name, sha256 in wanted:
+        path = workspace.root / name
+        if not path.is_file():
+            raise TaskError(f"{task.key}: input {name} is not there; run again to make it.")
+        if sha256 and file_sha256(path) != sha256:
+            raise TaskError(f"{task.key}: input {name} has changed since it was recorded; run again to replace it.")
+        paths.append(str(path))
+    return paths
+
+
+def _outcome(task: Task, folder: Path, log: Path, usage: Usage) -> Outcome:
+    """What the child left behind, or why it left nothing."""
+    try:
+        result = json.loads((folder / RESULT).read_text())
+    except (OSError, ValueError):
+        raise TaskError(f"{task.key}: {_death(usage, log)}", retry=_death_class(usage, log)) from None
+    if "error" in result:
+        raise TaskError(f"{task.key}: {result['error']}", retry=result["retry"])
+    outcome = result["outcome"]
+    products = tuple((str(source), str(target)) for source, target in outcome["products"])
+    return Outcome(products, outcome["resolved"], outcome["measurements"])
+
+
+def _death(usage: Usage, log: Path) -> str:
+    if usage.status < 0:
+        return f"its process was ended by signal {-usage.status}; see {log.name}.{_tail(log)}"
+    return f"its process ended with code {usage.status} and no result; see {log.name}.{_tail(log)}"
+
+
+def _death_class(usage: Usage, log: Path) -> str:
+    """SIGKILL is what the kernel sends when memory runs out, and what a person may send: worth one try with more."""
+    if usage.status == -9 or any(sign in _tail(log) for sign in _MEMORY_SIGNS):
+        return "memory"
+    return "never"
+
+
+def _tail(log: Path) -> str:
+    with contextlib.suppress(OSError):
+        lines = log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+        return "".join(f"\n    {line[:200]}" for line in lines)
+    return ""
+
+
+def _log_name(task: Task) -> str:
+    return f"logs/{task.step}.{task.subject}.log"
+
+
+def _product(path: Path, target: str) -> Product:
+    if path.is_dir():
+        sha256, size = tree_sha256(path)
+        return Product(target, sha256, size)
+    return Product(target, file_sha256(path), path.stat().st_size)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Rename into place; a folder's predecessor is moved aside first, since rename replaces files only."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir() and not source.is_symlink() and target.exists():
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        target.rename(aside)
+        source.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        source.replace(target)
+
+
+def _flush(path: Path) -> None:
+    if path.is_symlink():
+        return
+    files = [item for item in path.rglob("*") if item.is_file()] if path.is_dir() else [path]
+    for item in files:
+        descriptor = os.open(item, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

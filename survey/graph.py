@@ -1,0 +1,262 @@
+"""Plan -> dask futures: one future a task, failures contained, mosaics gathered when their members are decided.
+
+The chain of an exposure goes to the scheduler whole. A mosaic waits here until every member is complete or lost, since the
+config's `max_missing` decides then whether, and of what, it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dask.distributed import Client, Future, as_completed
+
+from survey.errors import DiskFullError, InterruptedRunError, SurveyError
+from survey.execute import Site, blank_record, reusable, run_task
+from survey.models import COMPLETE, FAILED, SKIPPED, Association, Plan, Task, TaskRecord
+from survey.planning import Planner
+from survey.workspace import Workspace
+
+RESOURCE = "memory_gb"
+MORE_MEMORY = 2.0  # a task that ran out of memory is tried once more with this much more
+Watch = Callable[[TaskRecord, bool], None]  # called with each record as it is decided, and whether it was reused
+
+
+@dataclass
+class _Flow:
+    """The state of one run: what is decided, what is under way."""
+
+    plan: Plan
+    planner: Planner
+    site: Site
+    client: Client
+    watch: Watch
+    stored: Mapping[str, TaskRecord]  # of earlier runs
+    names: tuple[str, ...]  # steps to run
+    capacity: float  # largest memory resource of any worker [GB]; 0: the workers declare none
+    decided: dict[str, TaskRecord] = field(default_factory=dict)
+    pending: dict[Future, Task] = field(default_factory=dict)
+    fresh: list[Future] = field(default_factory=list)  # submitted since they were last counted
+    tried_memory: set[str] = field(default_factory=set)
+    waiting: dict[str, Association] = field(default_factory=dict)  # product -> association, members not decided yet
+    undecided: dict[str, int] = field(default_factory=dict)  # product -> members that are not decided yet
+    by_key: dict[str, Task] = field(default_factory=dict)
+    chains: dict[str, list[Task]] = field(default_factory=dict)  # exposure -> its tasks to run, in order
+    mosaics_of: dict[str, list[str]] = field(default_factory=dict)  # key of an exposure's last task -> products
+
+
+def run_plan(
+    plan: Plan,
+    planner: Planner,
+    site: Site,
+    client: Client,
+    *,
+    stored: Mapping[str, TaskRecord],
+    watch: Watch,
+    until: str | None = None,
+) -> list[TaskRecord]:
+    """Run every task of a plan that is not already done.
+
+    Parameters
+    ----------
+    plan, planner : what to do; the planner makes a mosaic's tasks again when members are missing
+    site : where the workspace is, and what children need
+    client : of any scheduler
+    stored : records by key, as they are on disk
+    watch : called once per decided task
+    until : last step to run
+
+    Returns
+    -------
+    records : one per task that was decided: complete (reused or run), failed or skipped
+
+    Raises
+    ------
+    DiskFullError
+        The workspace is full; what was complete stays.
+    InterruptedRunError
+        The user stopped the run.
+    SurveyError
+        A task needs more memory than any worker has, or the scheduler is gone.
+    """
+    flow = _Flow(plan, planner, site, client, watch, stored, _steps_until(plan, until), capacity(client))
+    _index(flow)
+    _check_capacity(flow)
+    try:
+        _submit_exposures(flow)
+        flow.fresh.clear()
+        completed: Any = as_completed(list(flow.pending), raise_errors=False)
+        for future in completed:
+            _decide(flow, future)
+            while flow.fresh:
+                completed.add(flow.fresh.pop())
+    except KeyboardInterrupt as error:
+        client.cancel(list(flow.pending), force=True)
+        raise InterruptedRunError("stopped; everything that was complete stays. Run again to continue.") from error
+    except BaseException:
+        client.cancel(list(flow.pending), force=True)
+        raise
+    return list(flow.decided.values())
+
+
+def capacity(client: Client) -> float:
+    """The largest memory resource that a worker of this client declares [GB]; 0 when none does."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return max((float(worker.get("resources", {}).get(RESOURCE, 0.0)) for worker in workers), default=0.0)
+
+
+def _steps_until(plan: Plan, until: str | None) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(task.step for task in plan))
+    if until is None:
+        return names
+    if until not in names:
+        raise SurveyError(f"--until {until}: the plan has no such step; its steps are {', '.join(names)}.")
+    return names[: names.index(until) + 1]
+
+
+def _check_capacity(flow: _Flow) -> None:
+    """A task that no worker can hold would wait for ever."""
+    if not flow.capacity:
+        return
+    wanted = [task for task in flow.plan if task.step in flow.names and task.memory_gb > flow.capacity]
+    wanted = [task for task in wanted if reusable(task, _root(flow), flow.stored.get(task.key)) is None]
+    if wanted:
+        largest = max(wanted, key=lambda task: task.memory_gb)
+        raise SurveyError(
+            f"{largest.key}: needs resource {RESOURCE} = {largest.memory_gb:.1f}, the largest worker has "
+            f"{flow.capacity:.1f}. Use a larger worker, a smaller mosaic, or one mosaic per [filter, observation]."
+        )
+
+
+def _root(flow: _Flow) -> Path:
+    return Workspace(Path(flow.site.root)).root
+
+
+def _index(flow: _Flow) -> None:
+    flow.by_key = {task.key: task for task in flow.plan}
+    for task in flow.plan:
+        if task.step in flow.names and task.step in flow.planner.chain:
+            flow.chains.setdefault(task.subject, []).append(task)
+    if "association" not in flow.names:
+        return
+    for association in flow.plan.associations:
+        flow.waiting[association.product] = association
+        flow.undecided[association.product] = len(association.members)
+        for name in association.members:
+            flow.mosaics_of.setdefault(flow.chains[name][-1].key, []).append(association.product)
+
+
+def _submit_exposures(flow: _Flow) -> None:
+    """Hand the chains of all exposures to the scheduler."""
+    for chain in flow.chains.values():
+        result: Any = None
+        for task in chain:
+            result = _start(flow, task, [] if result is None else [result])
+
+
+def _start(flow: _Flow, task: Task, inputs: list[Any], memory_gb: float | None = None) -> Any:
+    """Decide a task at once, when its record serves or it cannot run, or submit it.
+
+    Returns
+    -------
+    result : TaskRecord or Future; what tasks that stand on it take as input
+    """
+    if task.unknown:
+        error = f"not run: {task.unknown}"
+        return _settle(flow, replace(blank_record(task), status=FAILED, error=error, error_class="never"), False)
+    done = reusable(task, _root(flow), flow.stored.get(task.key))
+    if done is not None:
+        return _settle(flow, done, True)
+    lost = next((item for item in inputs if isinstance(item, TaskRecord) and item.status != COMPLETE), None)
+    if lost is not None:
+        error = f"not run, because {lost.key} {lost.status}: {lost.error}"
+        return _settle(flow, replace(blank_record(task), status=SKIPPED, error=error), False)
+    need = min(memory_gb or task.memory_gb, flow.capacity or float("inf"))
+    again = "" if memory_gb is None else "-more-memory"
+    future = flow.client.submit(
+        run_task,
+        task,
+        flow.site,
+        inputs,
+        key=(f"{task.step}-{task.filter}", f"{task.subject}-{task.digest[:16]}{again}"),
+        resources={RESOURCE: need} if flow.capacity else None,
+        retries=task.retries,
+        pure=False,
+    )
+    flow.pending[future] = task
+    flow.fresh.append(future)
+    return future
+
+
+def _settle(flow: _Flow, record: TaskRecord, reused: bool) -> TaskRecord:
+    flow.decided[record.key] = record
+    flow.watch(record, reused)
+    for product in flow.mosaics_of.get(record.key, ()):
+        flow.undecided[product] -= 1
+        if not flow.undecided[product]:
+            _start_mosaic(flow, flow.waiting.pop(product))
+    return record
+
+
+def _decide(flow: _Flow, future: Future) -> None:
+    """Take a finished future's record; give a task that ran out of memory one more try."""
+    task = flow.pending.pop(future)
+    if task.key in flow.decided:
+        return
+    record = _record_of(task, future)
+    if record.error_class == "disk":
+        raise DiskFullError(f"{record.error}: {task.key}. Make room and run again; what was complete stays.")
+    if record.error_class == "memory" and task.key not in flow.tried_memory:
+        flow.tried_memory.add(task.key)
+        _restart(flow, task)
+        return
+    if record.status == SKIPPED and any(key in flow.tried_memory and key not in flow.decided for key in task.inputs):
+        return  # its input runs again, and so will it
+    _settle(flow, record, False)
+
+
+def _record_of(task: Task, future: Future) -> TaskRecord:
+    if future.status == "finished":
+        return future.result()  # type: ignore[no-any-return]
+    if future.status == "cancelled":
+        return replace(blank_record(task), error="its scheduler dropped it; run again.", error_class="again")
+    error = future.exception()
+    text = str(error) if isinstance(error, SurveyError) else f"{type(error).__name__}: {error}"
+    return replace(blank_record(task), status=FAILED, error=text, error_class="again", attempts=task.retries + 1)
+
+
+def _restart(flow: _Flow, task: Task) -> None:
+    """Run a task again with more memory, and behind it what stands on it."""
+    inputs = [flow.decided[key] for key in task.inputs]
+    result = _start(flow, task, inputs, memory_gb=task.memory_gb * MORE_MEMORY)
+    for below in _dependents(flow, task):
+        result = _start(flow, below, [result], memory_gb=below.memory_gb)
+
+
+def _dependents(flow: _Flow, task: Task) -> list[Task]:
+    """The tasks of the same exposure that come behind a task."""
+    chain = flow.chains.get(task.subject, [])
+    return chain[chain.index(task) + 1 :] if task in chain else []
+
+
+def _start_mosaic(flow: _Flow, association: Association) -> None:
+    """Start a mosaic, whose members are all decided, or record why it is not made."""
+    keys = [flow.chains[name][-1].key for name in association.members]
+    lost = [flow.by_key[key].subject for key in keys if flow.decided[key].status != COMPLETE]
+    members = [flow.by_key[key] for key in keys if flow.decided[key].status == COMPLETE]
+    exposures = {exposure.name: exposure for exposure in flow.plan.exposures}
+    tasks = flow.planner.mosaic_tasks(association, members, exposures, lost)
+    allowed = flow.planner.config.mosaic.max_missing
+    if lost and (len(lost) > allowed or not members):
+        names = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
+        error = f"{len(lost)} of {len(keys)} members missing ({names}); mosaic.max_missing allows {allowed}."
+        for task in tasks:
+            if task.step in flow.names:
+                _settle(flow, replace(blank_record(task), status=SKIPPED, error=error), False)
+        return
+    results: dict[str, Any] = {key: flow.decided[key] for key in keys}
+    for task in tasks:
+        if task.step in flow.names:
+            results[task.key] = _start(flow, task, [results[key] for key in task.inputs])

@@ -1,0 +1,302 @@
+"""Config + exposures -> Plan: pure, before a pixel is read, and without dask or the pipeline.
+
+A task's digest stands on its step's name and version, its settings, the digests of its inputs, the sha256 of the raw file, the
+versions of jwst, stcal and crds, and the sha1 of each reference file of the step. The name of the CRDS context is not part of
+it: two contexts that give a task the same files give the same pixels, and a new context makes again only what it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
+
+from survey.associations import group
+from survey.config import SurveyConfig
+from survey.digest import digest
+from survey.errors import ConfigError, ReferencesError
+from survey.models import Association, Exposure, Plan, Task
+from survey.pipeline_spec import override_files
+from survey.steps import REGISTRY, check_chain
+from survey.steps.base import PIPELINE_GB, frame_gb, ramp_gb
+
+PACKAGES = ("jwst", "stcal", "crds")
+# Stock Image3, measured with jwst 3.0.0 on full-frame exposures: 33 CPU seconds and 0.35 GB a member (16.8 MB a plane).
+IMAGE3_SECONDS_PER_PLANE_GB = 2000.0
+IMAGE3_PLANES = 21
+# Planes of the mosaic that drizzle, the median and the variances hold at once, each float32.
+IMAGE3_MOSAIC_PLANES = 24
+ZARR_CHUNK = 2048
+
+
+class References(Protocol):
+    """What a plan asks of `survey.references`."""
+
+    @property
+    def context(self) -> str: ...
+
+    def for_step(self, exposure: str, types: Sequence[str]) -> Mapping[str, str]:
+        """Reference type -> file name; ReferencesError for an exposure that was not looked up."""
+        ...
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """File name -> sha1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Makes tasks. Holds what is the same for all of them."""
+
+    config: SurveyConfig
+    references: References | None = None
+    overrides: Mapping[str, str] = field(default_factory=dict)  # path of an override file -> sha256
+
+    @cached_property
+    def chain(self) -> dict[str, dict[str, Any]]:
+        return check(self.config)[0]
+
+    @cached_property
+    def image3(self) -> dict[str, Any]:
+        return check(self.config)[1]
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        return installed_versions()
+
+    def exposure_tasks(self, exposure: Exposure) -> list[Task]:
+        """The chain of one exposure, from its raw file to what the mosaics take."""
+        tasks: list[Task] = []
+        for name, settings in self.chain.items():
+            step = REGISTRY[name]
+            task = Task(
+                key=f"{name}/{exposure.name}",
+                step=name,
+                subject=exposure.name,
+                filter=exposure.filter,
+                settings=settings,
+                inputs=(tasks[-1].key,) if tasks else (),
+                files=() if tasks else (f"raw/{exposure.file}",),
+                memory_gb=step.exposure_gb(exposure),
+                cpu_seconds=step.exposure_seconds(exposure),
+            )
+            raw = {} if tasks else {f"raw/{exposure.file}": exposure.sha256 or ""}
+            tasks.append(self._finish(task, tasks[-1:], exposure.name, raw))
+        return tasks
+
+    def mosaic_tasks(
+        self,
+        association: Association,
+        members: Sequence[Task],
+        exposures: Mapping[str, Exposure],
+        missing: Sequence[str] = (),
+    ) -> list[Task]:
+        """The tasks of one mosaic.
+
+        Parameters
+        ----------
+        association : with all its members
+        members : the last task of each member that is there, in the association's order
+        exposures : by name, the members at least
+        missing : names of members that are not there
+        """
+        present = tuple(task.subject for task in members)
+        facts = {"filter": association.filter, "field": association.field, "program": association.program}
+        made = self._finish(
+            Task(
+                key=f"association/{association.product}",
+                step="association",
+                subject=association.product,
+                filter=association.filter,
+                settings={**facts, "members": list(present)},
+                inputs=tuple(task.key for task in members),
+                missing=tuple(missing),
+                memory_gb=PIPELINE_GB,
+            ),
+            members,
+        )
+        planes = [frame_gb(exposures[name]) for name in present]
+        memory, seconds = self._image3_cost(planes)
+        image3 = self._finish(
+            Task(
+                key=f"image3/{association.product}",
+                step="image3",
+                subject=association.product,
+                filter=association.filter,
+                settings=self.image3,
+                inputs=(made.key, *(task.key for task in members)),
+                missing=tuple(missing),
+                memory_gb=memory,
+                cpu_seconds=seconds,
+            ),
+            [made, *members],
+            present[0] if present else "",
+        )
+        store = Task(
+            key=f"mosaic/{association.product}",
+            step="mosaic",
+            subject=association.product,
+            filter=association.filter,
+            settings={
+                "filter": association.filter,
+                "group": group_name(association),
+                "members": list(present),
+                "missing": list(missing),
+                "chunk": ZARR_CHUNK,
+            },
+            inputs=(image3.key,),
+            missing=tuple(missing),
+            memory_gb=PIPELINE_GB + 0.5,
+        )
+        return [made, image3, self._finish(store, [image3])]
+
+    def _image3_cost(self, planes: Sequence[float]) -> tuple[float, float]:
+        """Predicted peak memory [GB] and CPU time [s] of stock Image3; ``planes``: one float32 plane of each member [GB]."""
+        shape = self.config.mosaic.shape
+        # Without a grid the mosaic is taken to hold its members side by side, and never less than one of them.
+        mosaic = 4e-9 * shape[0] * shape[1] if shape else max(sum(planes) / 2, max(planes, default=0.0))
+        memory = PIPELINE_GB + 1.0 + IMAGE3_PLANES * sum(planes) + IMAGE3_MOSAIC_PLANES * mosaic
+        return round(memory, 3), 20.0 + IMAGE3_SECONDS_PER_PLANE_GB * sum(planes)
+
+    def _finish(self, task: Task, inputs: Iterable[Task], exposure: str = "", raw: Mapping[str, str] | None = None) -> Task:
+        """Add references, versions and the digest; say what is not known yet."""
+        digests = {**{item.key: item.digest for item in inputs}, **(raw or {})}
+        digests |= {path: self.overrides.get(path, "") for path in override_files(task.settings)}
+        found, unknown = self._references_of(task, exposure)
+        sha1 = {} if self.references is None else {name: self.references.files[name] for name in found.values()}
+        pending = unknown or next((f"{name} is not there yet" for name, value in digests.items() if not value), "")
+        task = replace(
+            task,
+            digests=digests,
+            references=found,
+            sha1=sha1,
+            versions=self.versions,
+            context=self.config.references.context,
+            unknown=pending,
+        )
+        return task if pending else replace(task, digest=task_digest(task))
+
+    def _references_of(self, task: Task, exposure: str) -> tuple[dict[str, str], str]:
+        types = REGISTRY[task.step].reference_types
+        if not types:
+            return {}, ""
+        if self.references is None:
+            return {}, "references were not looked up yet"
+        try:
+            found = self.references.for_step(exposure, types)
+        except ReferencesError:
+            return {}, f"references of {exposure} were not looked up yet"
+        return dict(found), ""
+
+
+def plan(
+    config: SurveyConfig,
+    exposures: Sequence[Exposure],
+    references: References | None = None,
+    overrides: Mapping[str, str] | None = None,
+) -> Plan:
+    """List every task of a survey, each with the digest of what it would make.
+
+    Parameters
+    ----------
+    config : what to reduce
+    exposures : what `survey.find_exposures` found
+    references : what `survey.references` looked up; without it, and for raw files that are not there, a task has no
+        digest and says why in ``unknown``
+    overrides : path of an override file -> its sha256
+
+    Raises
+    ------
+    ConfigError
+        The steps or parameters are wrong (every fault named), or the engine is not to be had.
+    """
+    faults = check(config)[2]
+    if faults:
+        raise ConfigError(faults)
+    planner = Planner(config, references, overrides or {})
+    tasks: list[Task] = []
+    last: dict[str, Task] = {}
+    for exposure in exposures:
+        chain = planner.exposure_tasks(exposure)
+        tasks += chain
+        last[exposure.name] = chain[-1]
+    by_name = {exposure.name: exposure for exposure in exposures}
+    associations = mosaics_of(config, exposures)
+    for association in associations:
+        members = [last[name] for name in association.members]
+        tasks += planner.mosaic_tasks(association, members, by_name)
+    return Plan(tuple(tasks), tuple(exposures), associations, config.references.context)
+
+
+def mosaics_of(config: SurveyConfig, exposures: Sequence[Exposure]) -> tuple[Association, ...]:
+    """The associations that a config asks for; none when its steps end before the calibrated images."""
+    last = REGISTRY[list(check(config)[0])[-1]]
+    return group(exposures, config.mosaic.per) if last.produces == REGISTRY["association"].accepts else ()
+
+
+def check(config: SurveyConfig) -> tuple[dict[str, dict[str, Any]], dict[str, Any], list[str]]:
+    """Check everything of a config that the installed pipeline has a say in.
+
+    Returns
+    -------
+    chain : {step: settings}, per exposure
+    image3 : settings of Image3, the config's grid included
+    faults : list of str
+    """
+    chain, faults = check_chain(config.steps)
+    mosaic = config.mosaic
+    given = {**mosaic.image3, "resample": {**_mapping(mosaic.image3.get("resample")), **mosaic.grid}}
+    twice = sorted(set(_mapping(mosaic.image3.get("resample"))) & set(mosaic.grid))
+    faults += [f"mosaic.image3.resample: {name!r} is also given by mosaic's own grid; write it once." for name in twice]
+    image3, found = REGISTRY["image3"].settings(given if given["resample"] else mosaic.image3, "mosaic.image3")
+    faults += found
+    if mosaic.engine == "tiled":
+        faults.append("mosaic.engine: 'tiled' is not built yet; write 'engine: stock', the pipeline's own Image3.")
+    return chain, image3, faults
+
+
+def task_digest(task: Task) -> str:
+    """The digest of a task: everything that its pixels stand on."""
+    return digest(
+        {
+            "step": task.step,
+            "version": REGISTRY[task.step].version,
+            "subject": task.subject,
+            "settings": dict(task.settings),
+            "inputs": dict(task.digests),
+            "versions": dict(task.versions),
+            "references": {kind: task.sha1[name] for kind, name in task.references.items()},
+            "missing": list(task.missing),
+        }
+    )
+
+
+def group_name(association: Association) -> str:
+    """Zarr group of a mosaic: the filter, and below it the observation when there is a mosaic for each."""
+    return association.filter if association.field == "all" else f"{association.filter}/{association.field}"
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that make pixels."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def total_gb(exposures: Iterable[Exposure]) -> float:
+    """What the products of these exposures will take on disk, roughly [GB]: raw, rate, cal and crf.
+
+    A rate file holds 6 float32 planes, a cal and a crf 10 each.
+    """
+    return sum(ramp_gb(exposure) / 2 + 26 * frame_gb(exposure) for exposure in exposures)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}

@@ -1,0 +1,124 @@
+"""The registry of steps: name -> Step. A new step or correction is one row here.
+
+    detector1            uncal -> rate      the pipeline's Detector1
+    subtract_striping    rate -> striping   1/f noise (a correction of this project)
+    image2               rate -> cal        the pipeline's Image2
+    association          cal... -> asn      which exposures make a mosaic
+    image3               asn -> i2d         the pipeline's Image3, whole
+    mosaic               i2d -> zarr        for xarray
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from survey.config import StepConfig
+from survey.pipeline_spec import nearest
+from survey.steps.base import Step
+
+_ROWS = (
+    Step(
+        name="detector1",
+        version=1,
+        scope="exposure",
+        accepts="uncal",
+        produces="rate",
+        folder="stage1",
+        run="survey.steps.exposure:run",
+        step_class="jwst.pipeline.calwebb_detector1:Detector1Pipeline",
+        gb_per_input_gb=16.0,
+        seconds_per_input_gb=280.0,
+    ),
+    Step(
+        name="subtract_striping",
+        version=1,
+        scope="exposure",
+        accepts="rate",
+        produces="striping",
+        folder="stage1",
+        run="survey.steps.exposure:run",
+        step_class="survey.corrections.striping:SubtractStripingStep",
+        gb_per_input_gb=4.0,
+        seconds_per_input_gb=20.0,
+    ),
+    Step(
+        name="image2",
+        version=1,
+        scope="exposure",
+        accepts="rate",
+        produces="cal",
+        folder="stage2",
+        run="survey.steps.exposure:run",
+        step_class="jwst.pipeline.calwebb_image2:Image2Pipeline",
+        # A drizzled image of every single exposure costs more than Image2 itself, and the mosaic does not use it.
+        defaults={"resample": {"skip": True}},
+        gb_per_input_gb=10.0,
+        seconds_per_input_gb=30.0,
+    ),
+    Step(
+        name="association",
+        version=1,
+        scope="mosaic",
+        accepts="cal",
+        produces="asn",
+        folder="asn",
+        run="survey.steps.association:run",
+    ),
+    Step(
+        name="image3",
+        version=1,
+        scope="mosaic",
+        accepts="asn",
+        produces="i2d",
+        folder="mosaics",
+        run="survey.steps.image3:run",
+        step_class="jwst.pipeline.calwebb_image3:Image3Pipeline",
+    ),
+    Step(
+        name="mosaic",
+        version=1,
+        scope="mosaic",
+        accepts="i2d",
+        produces="zarr",
+        folder="mosaics",
+        run="survey.steps.mosaic:run",
+    ),
+)
+
+REGISTRY: dict[str, Step] = {step.name: step for step in _ROWS}
+
+
+def check_chain(chain: Sequence[StepConfig]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Check the config's list of steps: names, order, what each accepts, and every parameter.
+
+    Returns
+    -------
+    settings : {step name: settings with defaults merged in}, in order
+    faults : list of str; empty when all is well
+    """
+    settings: dict[str, dict[str, Any]] = {}
+    faults: list[str] = []
+    known = [name for name, step in REGISTRY.items() if step.scope == "exposure"]
+    suffix = "uncal"
+    for entry in chain:
+        step = REGISTRY.get(entry.name)
+        if step is None or step.scope != "exposure":
+            faults.append(f"steps: {entry.name!r} is not a step of an exposure{nearest(entry.name, known)}")
+            continue
+        if step.accepts != _kind(suffix):
+            before = next((name for name in known if REGISTRY[name].produces == step.accepts), None)
+            hint = f" Add {before!r} before it in steps." if before else ""
+            faults.append(f"steps: {step.name!r} accepts {step.accepts}, got {_kind(suffix)}.{hint}")
+        suffix = step.produces
+        settings[step.name], found = step.settings(entry.settings, f"steps: {step.name}")
+        faults += found
+    return settings, faults
+
+
+def _kind(suffix: str) -> str:
+    """What a product is to the next step: a corrected rate is a rate."""
+    step = next((step for step in REGISTRY.values() if step.produces == suffix), None)
+    if step is not None and step.step_class.startswith("survey.corrections."):
+        return step.accepts
+    return suffix

@@ -1,0 +1,122 @@
+"""What a step is: its row in the registry, the job that a child process gets, and what it hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from survey.models import Exposure
+from survey.pipeline_spec import StepSpec, check_settings, read_spec
+
+# A process with the pipeline imported, before it opens a file; measured with jwst 3.0.0.
+PIPELINE_GB = 0.5
+FULL_FRAME_PIXELS = 2048 * 2048
+SIDES = {"FULL": 2048, "SUB640": 640, "SUB400P": 400, "SUB320": 320, "SUB160": 160, "SUB160P": 160, "SUB64P": 64}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One task as a child process gets it: paths and settings, no arrays."""
+
+    key: str
+    step: str
+    subject: str
+    digest: str
+    survey: str
+    inputs: tuple[str, ...]  # absolute paths of the products that the task's inputs made, in the task's order
+    folder: str  # an empty folder of its own; what stays in `products` is published, the rest is removed
+    settings: Mapping[str, Any]
+    references: Mapping[str, str] = field(default_factory=dict)  # reference type -> file name, as planned
+    context: str = ""
+    missing: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step made: files or folders inside the job's folder, and where they belong in the workspace."""
+
+    # (path inside the job's folder, path inside the workspace); a symbolic link is published and not recorded
+    products: tuple[tuple[str, str], ...]
+    resolved: Mapping[str, Any] = field(default_factory=dict)  # every parameter as the pipeline ran it
+    measurements: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A row of the registry.
+
+    ``run`` names the function that a child process calls, 'module:function', so that a plan imports neither it nor the
+    pipeline. ``step_class`` names the stpipe class whose parameters the config may set.
+    """
+
+    name: str
+    version: int  # bump it when a change of this project's code changes the step's pixels
+    scope: Literal["exposure", "mosaic"]
+    accepts: str  # suffix of the product it reads
+    produces: str  # suffix of the product it makes
+    folder: str  # of its products in the workspace
+    run: str
+    step_class: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # where they differ from the pipeline's own
+    gb_per_input_gb: float = 0.0  # peak memory per GB of the exposure as float32 counts
+    seconds_per_input_gb: float = 0.0
+    seconds: float = 1.0
+
+    @property
+    def spec(self) -> StepSpec | None:
+        return read_spec(self.step_class) if self.step_class else None
+
+    @property
+    def reference_types(self) -> tuple[str, ...]:
+        """CRDS types that this step looks up, parameter files included."""
+        spec = self.spec
+        return () if spec is None else (*spec.all_reference_types, *spec.pars_types)
+
+    def settings(self, given: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+        """The settings that a task carries, and what is wrong with those given."""
+        if self.spec is None:
+            faults = [f"{where}: {self.name} takes no parameters, got {name!r}." for name in given]
+            return {}, faults
+        clean, faults = check_settings(self.spec, given, where)
+        return _merge(self.defaults, clean), faults
+
+    def exposure_gb(self, exposure: Exposure) -> float:
+        """Predicted peak memory of a task on one exposure [GB]."""
+        return round(PIPELINE_GB + self.gb_per_input_gb * ramp_gb(exposure), 3)
+
+    def exposure_seconds(self, exposure: Exposure) -> float:
+        """Predicted CPU time of a task on one exposure [s], for plans and progress only."""
+        return self.seconds + self.seconds_per_input_gb * ramp_gb(exposure)
+
+
+def ramp_gb(exposure: Exposure) -> float:
+    """Size of an exposure's ramp as float32 [GB]: from its header's facts, else from its file's size.
+
+    The file holds 2 bytes a sample; without either, a full-frame exposure of ten groups is assumed.
+    """
+    side = SIDES.get(exposure.subarray)
+    if exposure.groups and exposure.integrations and side:
+        return 4e-9 * side * side * exposure.groups * exposure.integrations
+    if exposure.size:
+        return 2e-9 * exposure.size
+    return 4e-9 * FULL_FRAME_PIXELS * 10
+
+
+def frame_gb(exposure: Exposure) -> float:
+    """Size of one float32 plane of an exposure [GB]."""
+    side = SIDES.get(exposure.subarray, 2048)
+    return 4e-9 * side * side
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged

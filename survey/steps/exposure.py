@@ -1,0 +1,54 @@
+"""Steps that turn one exposure's product into its next one by a pipeline or Step class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from survey.errors import TaskError
+from survey.steps.base import Job, Outcome, Step
+from survey.steps.pipeline import call, check_references, is_simulated, link, stamp
+
+
+def run(job: Job, step: Step) -> Outcome:
+    """Run the step's class on the job's one input; every product that it saves is kept.
+
+    The input is linked under the name that the pipeline expects of its suffix, so that a correction's product goes into
+    the next step as any rate file does, and products come out under the exposure's archive names.
+
+    Raises
+    ------
+    TaskError
+        The class ran and left no product of the suffix that the step promises, or used references that were not planned.
+    """
+    if len(job.inputs) != 1:
+        raise TaskError(f"{job.key}: expected one input, got {len(job.inputs)}.")
+    source = link(job.inputs[0], job.path / "in", f"{job.subject}_{step.accepts}.fits")
+    output = job.path / "products"
+    output.mkdir()
+    resolved = call(step.step_class, source, output, job.settings)
+    main = f"{job.subject}_{step.produces}.fits"
+    rename_product(output, job.subject, step, main)
+    check_references(output / main, source, job)
+    simulated = is_simulated(source)
+    made = sorted(path for path in output.iterdir() if path.is_file())
+    for path in made:
+        if path.suffix == ".fits":
+            stamp(path, job, simulated)
+    return Outcome(tuple((f"products/{path.name}", f"{step.folder}/{path.name}") for path in made), resolved)
+
+
+def rename_product(output: Path, subject: str, step: Step, main: str) -> None:
+    """Give a lone Step's product the suffix of its registry row; stpipe names it after the Step's class.
+
+    Raises
+    ------
+    TaskError
+        There is no product to rename.
+    """
+    if (output / main).exists():
+        return
+    made = sorted(output.glob(f"{subject}_*.fits"))
+    if len(made) != 1:
+        names = ", ".join(path.name for path in made) or "nothing"
+        raise TaskError(f"{subject}: step {step.name!r} should have made {main}, found {names}; its log says why.")
+    made[0].rename(output / main)

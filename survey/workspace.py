@@ -1,0 +1,92 @@
+"""The workspace: where every product lies, and the lock that keeps a second run out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from survey.errors import WorkspaceBusyError
+
+FOLDERS = ("raw", "stage1", "stage2", "stage3", "asn", "mosaics", "records", "reports", "logs")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths of a workspace; nothing is made until `create`."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(os.path.abspath(self.root)))
+
+    def create(self) -> None:
+        for name in FOLDERS:
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+
+    def folder(self, name: str) -> Path:
+        return self.root / name
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "raw"
+
+    @property
+    def records(self) -> Path:
+        return self.root / "records"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def provenance(self) -> Path:
+        return self.root / "provenance.zarr"
+
+    @property
+    def references(self) -> Path:
+        """Which reference file each exposure takes, as the last sync found it."""
+        return self.root / "references.json"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the workspace for one run.
+
+        The operating system drops the lock with its holder, so that a dead run leaves none.
+
+        Raises
+        ------
+        WorkspaceBusyError
+            Another run holds it; the message says which host and process, and since when.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        holder = self.root / ".lock.json"
+        lock = FileLock(self.root / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise WorkspaceBusyError(
+                f"{self.root}: in use by {_holder(holder)}. Wait for it, or stop it, and run again."
+            ) from error
+        try:
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            holder.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "start": now}))
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        facts = json.loads(path.read_text())
+        return f"process {int(facts['pid'])} on {facts['host']}, since {facts['start']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another run"
