@@ -101,7 +101,7 @@ class Detector:
         return self.saturation + np.float32(WELL_MARGIN * (self.settings.saturation_dn - self.settings.bias_dn))
 
     def flat(self, filter_name: str, version: int = 1) -> np.ndarray:
-        """Relative response to a uniform sky, (2048, 2048) float32, median 1 over the frame, finite everywhere.
+        """Relative charge from a uniform sky, (2048, 2048) float32, median 1 over the frame, finite everywhere.
 
         It holds the solid angle of the pixels, as flats made from the sky do: light divided by it is a surface
         brightness. Version 2 differs from version 1 by a smooth pattern of 1% rms.

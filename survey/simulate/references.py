@@ -200,9 +200,9 @@ def _write_planes(writer: _Writer, detector: Detector, subarray: str, scene: Sce
     cut = where.slices
     place = _place(detector, subarray, where)
     match = (detector.name, subarray)
-    # A group's reads are averaged: what the pipeline calls read noise is that of the difference of two single reads
+    # The pipeline's read noise is that of the difference of two single reads (stcal.jump: "read_noise_2 is CDS")
     cds_noise = (detector.read_noise[cut] * np.float32(np.sqrt(2))).astype(np.float32)
-    no_flags = _image("DQ", np.zeros((where.ny, where.nx), np.uint32))
+    no_flags = _image("DQ", np.zeros((where.ny, where.nx), np.uint8))
     for reftype, extensions in (
         ("mask", [_image("DQ", detector.mask[cut])]),
         ("saturation", [_image("SCI", detector.saturation[cut]), no_flags]),
@@ -230,23 +230,27 @@ def _write_dark(writer: _Writer, detector: Detector, subarray: str, scene: Scene
         "TFRAME": timing.frame_s,
         "TGROUP": timing.group_s,
     }
-    counts, no_flags = seconds[:, None, None] * rate, np.zeros(rate.shape, np.uint32)
+    counts, no_flags = seconds[:, None, None] * rate, np.zeros(rate.shape, np.uint8)
     writer.fits("dark", (detector.name, subarray), [_image("SCI", counts), _image("DQ", no_flags)], keywords)
 
 
 def _write_flats(writer: _Writer, detector: Detector, subarray: str, filter_name: str, revised: bool) -> None:
-    """The flat of a filter; ``revised``: another one for the second context."""
+    """The flat of a filter; ``revised``: another one for the second context.
+
+    Flats are measured in counts: where the gain is higher than nominal, a pixel counts less.
+    """
     where = window(detector.name, subarray)
     mask = detector.mask[where.slices]
     flags = np.zeros(mask.shape, np.uint32)
     flags[(mask & (REFERENCE_PIXEL | DEAD)) != 0] = NO_FLAT_FIELD | DO_NOT_USE
     keywords = _place(detector, subarray, where) | {"EXP_TYPE": "NRC_IMAGE", "FILTER": filter_name, "PUPIL": "CLEAR"}
+    counting = np.float32(detector.settings.gain) / detector.gain[where.slices]
     for version, contexts in ((1, (1,)), (2, (2,))) if revised else ((1, (1, 2)),):
-        flat = detector.flat(filter_name, version)[where.slices]
+        flat = detector.flat(filter_name, version)[where.slices] * counting
         writer.fits(
             "flat",
             (detector.name, filter_name, subarray),
-            [_image("SCI", flat), _image("DQ", flags), _image("ERR", np.full_like(flat, 1e-4))],
+            [_image("SCI", flat), _image("DQ", flags)],
             keywords,
             contexts,
         )
