@@ -9,17 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import http.client
 import json
 import logging
 import os
-import queue
 import re
-import threading
-import time
-import urllib.error
 import urllib.parse
-import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,32 +22,17 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from survey.digest import file_sha1
-from survey.errors import AccessRefusedError, ConfigError, DiskFullError, ReferencesError, ServiceUnreachableError
+from survey.errors import ConfigError, DiskFullError, ReferencesError
+from survey.references.downloads import OUT_OF_SPACE, Downloads, Wanted, out_of_space, raise_for
 
 log = logging.getLogger(__name__)
 
 LEDGER = "survey-ledger.json"
 LOCK = "survey.lock"
 LOOPBACK = "loopback"
-DOWNLOADS_AT_ONCE = 4
-ATTEMPTS = 3
-# A transfer that brings less than this in one silence limit is a drip, not a download.
-LEAST_BYTES = 16 * 1024
-_READ_BYTES = 1024 * 1024
 _PLAIN_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
-_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Stat = list[int]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A file that the cache should hold. ``size`` and ``sha1`` are None where no server information tells them."""
-
-    name: str
-    path: str  # below the cache, '/' between folders
-    size: int | None = None
-    sha1: str | None = None
 
 
 @dataclass
@@ -221,17 +200,17 @@ class Cache:
         log.info("fetching %d CRDS files into %s", len(files), self.folder)
         faults: dict[str, Exception] = {}
         kept = 0
-        with _Downloads(self.folder, files, silence_seconds) as downloads:
+        with Downloads(self.folder, files, silence_seconds) as downloads:
             for wanted, part, error in downloads.results():
                 if error is None and part is not None:
                     error = self._accept(wanted, part)
                 if error is None:
                     kept += 1
-                elif isinstance(error, OSError) and error.errno in _OUT_OF_SPACE:
+                elif isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
                     raise DiskFullError(f"{self.folder}: no space left for {wanted.name}. Free some, rerun.") from error
                 else:
                     faults[wanted.name] = error
-        _raise_for(faults, kept, next(iter(files)))
+        raise_for(faults, kept, next(iter(files)))
 
     def _accept(self, wanted: Wanted, part: Path) -> Exception | None:
         """Verify a part file and give it its name; the error if it is not what was wanted."""
@@ -281,117 +260,6 @@ class Cache:
             return None
         match = re.search(r"'server'\s*:\s*'([^']*)'", text)
         return server_identity(match.group(1)) if match else None
-
-
-class _Downloads:
-    """Threads that download into part files, and a watch on their progress.
-
-    The threads are daemons and the watch is outside of them: a server that drips its header one byte at a time holds a
-    thread for ever, but not the caller.
-    """
-
-    def __init__(self, folder: Path, files: Mapping[str, Wanted], silence_seconds: float):
-        self.folder, self.silence_seconds = folder, silence_seconds
-        self.todo: queue.SimpleQueue = queue.SimpleQueue()
-        self.done: queue.SimpleQueue = queue.SimpleQueue()
-        self.count = len(files)
-        self.bytes = 0
-        self.stopped = threading.Event()
-        self.parts: list[Path] = []
-        for item in files.items():
-            self.todo.put(item)
-
-    def __enter__(self) -> _Downloads:
-        for _ in range(min(DOWNLOADS_AT_ONCE, self.count)):
-            threading.Thread(target=self._work, daemon=True).start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.stopped.set()
-        for part in list(self.parts):
-            part.unlink(missing_ok=True)
-
-    def results(self) -> Iterator[tuple[Wanted, Path | None, Exception | None]]:
-        """File, part file and error of each download as it ends."""
-        ended, seen, since = 0, 0, time.monotonic()
-        while ended < self.count:
-            try:
-                result = self.done.get(timeout=min(0.5, self.silence_seconds))
-                ended, since = ended + 1, time.monotonic()
-                yield result
-            except queue.Empty:
-                if self.bytes - seen >= LEAST_BYTES:
-                    seen, since = self.bytes, time.monotonic()
-                elif time.monotonic() - since > self.silence_seconds:
-                    raise ServiceUnreachableError(
-                        f"the CRDS server sent {self.bytes - seen} bytes in {self.silence_seconds:.0f} s; given up. "
-                        "Run again later: what was fetched is kept."
-                    ) from None
-
-    def _work(self) -> None:
-        while not self.stopped.is_set():
-            try:
-                url, wanted = self.todo.get_nowait()
-            except queue.Empty:
-                return
-            part = self.folder / f".part-{uuid.uuid4().hex}"
-            self.parts.append(part)
-            error: Exception | None = None
-            for attempt in range(ATTEMPTS):
-                if attempt and self.stopped.wait(0.5 * 2**attempt):
-                    return
-                error = self._transfer(url, wanted, part)
-                if error is None or not _worth_another_try(error):
-                    break
-            self.done.put((wanted, part if error is None else None, error))
-
-    def _transfer(self, url: str, wanted: Wanted, part: Path) -> Exception | None:
-        try:
-            with urllib.request.urlopen(url, timeout=self.silence_seconds) as answer, open(part, "wb") as stream:
-                while not self.stopped.is_set() and (block := answer.read1(_READ_BYTES)):
-                    stream.write(block)
-                    self.bytes += len(block)
-                stream.flush()
-                os.fsync(stream.fileno())
-            length = answer.headers.get("Content-Length")
-            if length is not None and part.stat().st_size != int(length):
-                return ConnectionError(f"{part.stat().st_size} of {length} bytes came")
-            return None
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            return error
-
-
-def _worth_another_try(error: Exception) -> bool:
-    if isinstance(error, urllib.error.HTTPError):
-        return error.code >= 500
-    return not (isinstance(error, OSError) and error.errno in _OUT_OF_SPACE)
-
-
-def _raise_for(faults: Mapping[str, Exception], kept: int, url: str) -> None:
-    """Turn single faults into the error that tells what to do."""
-    if not faults:
-        return
-    where = urllib.parse.urlsplit(url)._replace(path="", query="").geturl()
-    first = next(iter(faults.values()))
-    if any(isinstance(error, urllib.error.HTTPError) and error.code in (401, 403) for error in faults.values()):
-        raise AccessRefusedError(f"{where} refuses {', '.join(sorted(faults)[:3])}: {first}.")
-    if kept == 0 and all(isinstance(error, OSError) and _worth_another_try(error) for error in faults.values()):
-        raise ServiceUnreachableError(f"{where} sent none of {len(faults)} CRDS files: {first}. Run again later.")
-    lines = [f"{name}: {error}" for name, error in sorted(faults.items())]
-    raise ReferencesError(
-        f"{len(lines)} CRDS file(s) could not be had from {where}; the others are kept:\n" + "\n".join(lines)
-    )
-
-
-@contextlib.contextmanager
-def out_of_space(folder: Path) -> Iterator[None]:
-    """Turn a full disk into DiskFullError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _OUT_OF_SPACE:
-            raise DiskFullError(f"{folder}: no space left. Free some and run again; what is there is kept.") from error
-        raise
 
 
 def mapping_is_whole(path: Path) -> bool:

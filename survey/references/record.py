@@ -1,0 +1,122 @@
+"""The answer: which reference file each exposure gets, and the JSON record by which a rerun knows it without asking."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from survey.digest import digest
+from survey.errors import ReferencesError
+from survey.references.cache import stat_signature
+from survey.references.downloads import out_of_space
+
+NOT_APPLICABLE = "N/A"
+NOT_FOUND = "NOT FOUND"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class References:
+    """The reference files of a set of exposures under one context. Plain JSON types."""
+
+    context: str
+    cache: str
+    groups: tuple[Mapping[str, str], ...]  # reference type -> file, 'N/A' or 'NOT FOUND <why>'
+    exposures: Mapping[str, int]  # exposure name -> its group
+    files: Mapping[str, str]  # reference file -> SHA-1
+    paths: Mapping[str, str]  # reference file -> path below the cache
+    mappings: Mapping[str, str]  # rule file -> SHA-1
+
+    def of(self, exposure: str) -> Mapping[str, str]:
+        """All types of one exposure: file, 'N/A' or 'NOT FOUND <why>'.
+
+        Raises
+        ------
+        ReferencesError
+            The exposure was not part of the sync.
+        """
+        if exposure not in self.exposures:
+            raise ReferencesError(f"{exposure}: no references were looked up for it; run: survey refs CONFIG")
+        return self.groups[self.exposures[exposure]]
+
+    def for_step(self, exposure: str, types: Iterable[str]) -> dict[str, str]:
+        """Reference type -> file name, of the types for which the rules name a file."""
+        found = self.of(exposure)
+        return {kind: found[kind] for kind in sorted(types) if found.get(kind) in self.files}
+
+    def not_found(self, exposure: str, types: Iterable[str]) -> dict[str, str]:
+        """Types for which the rules should name a file and do not -> why. A step that needs one of them fails."""
+        found = self.of(exposure)
+        return {kind: found[kind] for kind in sorted(types) if found.get(kind, "").startswith(NOT_FOUND)}
+
+    def path(self, file: str) -> Path:
+        """Where the cache holds a reference file."""
+        return Path(self.cache) / self.paths[file]
+
+    def sha1s(self, files: Iterable[str]) -> dict[str, str]:
+        return {name: self.files[name] for name in sorted(set(files))}
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> References:
+        return cls(**{**data, "groups": tuple(data["groups"])})
+
+
+def changed(before: References, after: References) -> dict[str, dict[str, tuple[str, str]]]:
+    """Exposure -> reference type -> (file before, file after), where two answers differ."""
+    answer: dict[str, dict[str, tuple[str, str]]] = {}
+    for name in before.exposures.keys() & after.exposures.keys():
+        old, new = before.of(name), after.of(name)
+        types = (kind for kind in sorted(old.keys() | new.keys()) if old.get(kind) != new.get(kind))
+        differences = {kind: (old.get(kind, NOT_APPLICABLE), new.get(kind, NOT_APPLICABLE)) for kind in types}
+        if differences:
+            answer[name] = differences
+    return dict(sorted(answer.items()))
+
+
+def record_key(raw: Mapping[str, Path], context: str, cache: Path, types: tuple[str, ...] | None) -> str:
+    """Digest of all that an answer stands on, but the files in the cache."""
+    versions = {name: importlib.metadata.version(name) for name in ("crds", "jwst")}
+    seen = {name: [str(path), stat_signature(Path(path))] for name, path in raw.items()}
+    return digest([_FORMAT, context, str(cache), list(types or ()), versions, seen])
+
+
+def _held_stats(references: References) -> dict[str, list[int] | None]:
+    """Stat signatures of every file that an answer names, and of crds' own configuration."""
+    paths = {*references.paths.values(), *(f"mappings/jwst/{name}" for name in references.mappings)}
+    paths |= {"config/jwst/server_config"}
+    return {path: stat_signature(Path(references.cache) / path) for path in sorted(paths)}
+
+
+def read_record(record: Path | None, key: str, cache: Path) -> References | None:
+    """The remembered answer, if it was for the same question and no file of the cache changed since."""
+    try:
+        content = json.loads(Path(record).read_text(encoding="ascii")) if record is not None else {}
+        if content.get("key") != key:
+            return None
+        references = References.from_json(content["references"])
+        stats = _held_stats(references)
+        stats.pop("config/jwst/server_config")
+        held = all(stat is not None and content["stats"].get(path) == stat for path, stat in stats.items())
+        return references if held and (cache / "config" / "jwst" / "server_config").exists() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # none yet, or damaged: look up again
+
+
+def write_record(record: Path, key: str, references: References) -> None:
+    content = {"key": key, "references": references.to_json(), "stats": _held_stats(references)}
+    part = record.with_name(f".{record.name}.{os.getpid()}")
+    with out_of_space(record.parent):
+        try:
+            record.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(content), encoding="ascii")
+            os.replace(part, record)
+        finally:
+            part.unlink(missing_ok=True)
