@@ -68,7 +68,7 @@ def build(directory: Path | str, scene: Scene, *, progress: Progress | None = No
             if progress:
                 progress(len(entries), total, name)
     truth.write(directory / "truth")
-    rules.write_crds(directory / "crds", scene)
+    rules.write_crds(directory, scene)
     if progress:
         progress(total, total, "crds")
     entries.sort(key=lambda entry: (entry["start_mjd"], entry["name"]))

@@ -30,8 +30,8 @@ _WIDTHS = {"W": 0.22, "M": 0.10, "N": 0.01}  # band over central wavelength
 class Psf:
     """What a pixel receives of a star, at every sub-pixel phase.
 
-    bank : (PHASES + 1, PHASES + 1, n, n) float32, n = 2 HALF_SIZE + 1; ``bank[b, a]`` is the star b / PHASES pixels above
-        and a / PHASES right of the central pixel's centre; each sums to 1
+    bank : (PHASES + 1, PHASES + 1, n, n) float32, n = 2 HALF_SIZE + 1; in ``bank[b, a]`` the star is b / PHASES pixels
+        above and a / PHASES right of the central pixel's centre; each sums to 1
     fine : (m, m) float64, not integrated over pixels, PHASES samples a pixel, centred; sums to 1
     """
 

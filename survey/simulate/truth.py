@@ -30,7 +30,7 @@ class Truth:
     amplitudes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, name: str, shot: Shot, at: tuple[float, float], zodiacal_e_s: float, ramp: Ramp) -> None:
-        """One detector's exposure; ``at`` is the (V2, V3) of its aperture [arcsec], where its header has the pointing."""
+        """One detector's exposure; ``at`` is its aperture's (V2, V3) [arcsec], where its header has the pointing."""
         self.names.append(name)
         self.pointings.append((*at, *_told(shot.header.at(*at)), *_told(shot.true.at(*at))))
         self.cosmic_rays.append(_named(name, ramp.cosmic_rays))
