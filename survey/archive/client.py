@@ -132,7 +132,7 @@ class _BoundedRequest:
             except requests.RequestException as error:
                 if last or isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema)):
                     raise ServiceUnreachableError(
-                        f"{self._server}: cannot be reached ({_cause(error)}). Check archive.server and the network."
+                        f"{self._server}: cannot be reached ({shown_cause(error)}). Check archive.server."
                     ) from error
             else:
                 if response.status_code in (401, 403):
@@ -211,11 +211,11 @@ def ask(server: str, request: Callable[[], list[Any]]) -> list[dict[str, Any]]:
         raise ServiceUnreachableError(f"{server}: the portal did not finish the query in time ({error}).") from error
     except Exception as error:  # whatever astroquery makes of a reply that is none
         raise ServiceUnreachableError(
-            f"{server}: its reply is not of the MAST portal's form ({_cause(error)}). Check archive.server."
+            f"{server}: its reply is not of the MAST portal's form ({shown_cause(error)}). Check archive.server."
         ) from error
 
 
-def _cause(error: BaseException) -> str:
+def shown_cause(error: BaseException) -> str:
     """The innermost cause in a few words."""
     seen: BaseException = error
     while isinstance(inner := getattr(seen, "reason", None) or seen.__cause__ or seen.__context__, BaseException):

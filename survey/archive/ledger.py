@@ -1,0 +1,96 @@
+"""What is known about the files in ``raw/``: one JSON line per finding, only ever appended.
+
+The last line of a name holds. A line that was cut off by a crash, or makes no sense, is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+LEDGER = "ledger.jsonl"
+
+Signature = tuple[int, int, int, int]
+
+
+def signature(path: Path | str) -> Signature:
+    """Size, mtime [ns], ctime [ns] and inode of a file (of a link's target): unchanged means not written to since."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file as it was found whole."""
+
+    name: str  # file name
+    size: int  # bytes
+    sha256: str  # '' when only its header was read
+    uri: str  # where it came from
+    stat: Signature
+    facts: Mapping[str, Any] = field(default_factory=dict)  # of its header: survey.archive.local.facts
+
+
+class Ledger:
+    """The entries of one file, by name. Safe for threads; one process writes (the workspace's lock sees to it)."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        self._entries: dict[str, Entry] = {}
+        self._ends_whole = True
+        self._read()
+
+    def get(self, name: str) -> Entry | None:
+        return self._entries.get(name)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def append(self, entry: Entry, *, durable: bool = True) -> None:
+        """Add a finding; ``durable`` waits until it is on the disk."""
+        line = json.dumps(asdict(entry), separators=(",", ":")) + "\n"
+        with self._lock:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as stream:
+                if not self._ends_whole:  # a torn line stays alone
+                    stream.write(b"\n")
+                stream.write(line.encode("utf-8"))
+                stream.flush()
+                if durable:
+                    os.fsync(stream.fileno())
+            self._ends_whole = True
+            self._entries[entry.name] = entry
+
+    def _read(self) -> None:
+        try:
+            text = self.path.read_bytes()
+        except FileNotFoundError:
+            return
+        self._ends_whole = not text or text.endswith(b"\n")
+        for line in text.split(b"\n"):
+            entry = _parsed(line)
+            if entry is not None:
+                self._entries[entry.name] = entry
+
+
+def _parsed(line: bytes) -> Entry | None:
+    try:
+        data = json.loads(line)
+        size, mtime, ctime, inode = (int(value) for value in data["stat"])
+        facts = data.get("facts")
+        return Entry(
+            str(data["name"]),
+            int(data["size"]),
+            str(data["sha256"]),
+            str(data["uri"]),
+            (size, mtime, ctime, inode),
+            facts if isinstance(facts, dict) else {},
+        )
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,203 @@
+"""Exposures from the headers of raw files: a folder in place of an archive, and what a download adds to its row.
+
+Only headers are read (primary and SCI), never pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from survey.archive.ledger import Entry, Ledger, signature
+from survey.archive.rows import PUPIL_FILTERS, footprint, sees, text, whole
+from survey.archive.structure import DamagedFileError, Hdu, read_hdus
+from survey.errors import ConfigError, ProductNameError, SurveyError
+from survey.models import Exposure
+from survey.names import NIRCAM_DETECTORS, ExposureName, split_file
+
+UNCAL = "_uncal.fits"
+FACTS = ("filter", "pupil", "subarray", "start_mjd", "groups", "integrations", "footprint")
+_IMAGING = ("NRC_IMAGE",)
+_MJD = ("EXPSTART", "MJD-BEG")
+
+
+def find_exposures(
+    folder: Path | str,
+    program: int | None = None,
+    *,
+    observations: Collection[int] | None = None,
+    filters: Collection[str] | None = None,
+    cache: Ledger | None = None,
+) -> tuple[tuple[Exposure, ...], dict[str, str]]:
+    """NIRCam imaging exposures among the ``*_uncal.fits`` of a folder (its subfolders are not searched).
+
+    Parameters
+    ----------
+    folder : of raw files
+    program, observations, filters : wanted; None: all
+    cache : a ledger to which facts of headers are added, so that a folder of thousands is opened once
+
+    Returns
+    -------
+    exposures : in the order of their names; ``uri`` is the file's path
+    faults : file name -> why it was left out, for files that look like raw files and cannot be used
+
+    Raises
+    ------
+    ConfigError
+        No such folder.
+    SurveyError
+        No exposure fits; the message says what the folder has.
+    """
+    folder = Path(folder).absolute()
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.name.endswith(UNCAL) and path.name[0] != ".")
+    except OSError as error:
+        raise ConfigError(f"archive.local: {folder}: {error.strerror}; expected a folder of *{UNCAL}.") from error
+    wanted = None if filters is None else {name.upper() for name in filters}
+    found: list[Exposure] = []
+    faults: dict[str, str] = {}
+    for path in paths:
+        try:
+            name = _named(path.name)
+            if (program is not None and name.program != program) or (
+                observations and name.observation not in observations
+            ):
+                continue
+            exposure = _cached(path, cache)
+        except (DamagedFileError, ProductNameError, OSError) as error:
+            faults[path.name] = str(error).removeprefix(f"{path.name}: ")
+            continue
+        if exposure is not None:
+            found.append(exposure)
+    exposures = tuple(item for item in found if wanted is None or item.filter in wanted)
+    if not exposures:
+        there = ", ".join(sorted({item.filter for item in found})) or "none"
+        bad = "".join(f"\n{name}: {cause}" for name, cause in sorted(faults.items()))
+        raise SurveyError(
+            f"{folder}: none of {len(paths)} *{UNCAL} files fits program {program}"
+            f"{f', filters {sorted(wanted)}' if wanted else ''}"
+            f"{f', observations {sorted(observations)}' if observations else ''}; "
+            f"NIRCam imaging found: {there}.{bad}"
+        )
+    return exposures, faults
+
+
+def read_exposure(path: Path | str) -> Exposure | None:
+    """The exposure in a raw file, by its headers; None when it is whole but no NIRCam imaging.
+
+    Raises
+    ------
+    DamagedFileError
+        Not a whole FITS file, or its header speaks of another exposure than its name.
+    ProductNameError
+        The file's name does not follow the archive's grammar.
+    OSError
+        The file cannot be read.
+    """
+    path = Path(path)
+    return exposure_from_headers(path, read_hdus(path))
+
+
+def exposure_from_headers(path: Path, hdus: tuple[Hdu, ...], filename: str | None = None) -> Exposure | None:
+    """As `read_exposure`, from headers that were read already; ``filename`` when the path is a part file's."""
+    name = _named(filename or path.name)
+    primary, science = _values(hdus[0]), _science(hdus)
+    _check_identity(primary, name)
+    kind = text(primary.get("EXP_TYPE")).upper()
+    if name.detector not in NIRCAM_DETECTORS or (kind and kind not in _IMAGING):
+        return None
+    filter_name, pupil = _passband(text(primary.get("FILTER")).upper(), text(primary.get("PUPIL")).upper())
+    if not sees(name.detector, filter_name):
+        return None
+    return Exposure(
+        name=str(name),
+        program=name.program,
+        observation=name.observation,
+        visit=name.visit,
+        detector=name.detector,
+        filter=filter_name,
+        pupil=pupil,
+        subarray=text(primary.get("SUBARRAY")).upper() or "FULL",
+        start_mjd=next((float(primary[key]) for key in _MJD if isinstance(primary.get(key), (int, float))), None),
+        groups=whole(primary.get("NGROUPS")),
+        integrations=whole(primary.get("NINTS")),
+        uri=str(path),
+        size=hdus[-1].end,
+        footprint=footprint(science.get("S_REGION")),
+    )
+
+
+def facts(exposure: Exposure) -> dict[str, Any]:
+    """What a header tells beyond the archive's row, as JSON types: for the ledger."""
+    values = asdict(exposure)
+    return {key: values[key] for key in FACTS}
+
+
+def with_facts(exposure: Exposure, told: Mapping[str, Any], sha256: str | None) -> Exposure:
+    """The exposure with what its header tells; the header wins over the row."""
+    known = {key: told[key] for key in FACTS if told.get(key) is not None}
+    if "footprint" in known:
+        known["footprint"] = tuple((float(ra), float(dec)) for ra, dec in known["footprint"])
+    return replace(exposure, sha256=sha256, **known)
+
+
+def _cached(path: Path, cache: Ledger | None) -> Exposure | None:
+    """`read_exposure`, or what an earlier reading of the unchanged file told."""
+    entry = cache.get(path.name) if cache is not None else None
+    stat = signature(path)
+    if entry is not None and entry.uri == str(path) and entry.stat == stat and entry.facts:
+        name = _named(path.name)
+        bare = Exposure(
+            str(name), name.program, name.observation, name.visit, name.detector, "", uri=str(path), size=entry.size
+        )
+        return with_facts(bare, entry.facts, entry.sha256 or None)
+    exposure = read_exposure(path)
+    if exposure is not None and cache is not None:
+        cache.append(Entry(path.name, stat[0], "", str(path), stat, facts(exposure)), durable=False)
+    return exposure
+
+
+def _named(filename: str) -> ExposureName:
+    name, suffix = split_file(filename)
+    if not isinstance(name, ExposureName) or suffix != "uncal":
+        raise ProductNameError(f"{filename}: not the name of a raw exposure.")
+    return name
+
+
+def _values(hdu: Hdu) -> Mapping[str, Any]:
+    """Keywords of a header; long strings put together. A header that astropy cannot read is damage."""
+    from astropy.io import fits
+
+    try:
+        header = fits.Header.fromstring(hdu.header.decode("ascii"))
+        wanted = ("EXP_TYPE", "INSTRUME", "DETECTOR", "PROGRAM", "FILTER", "PUPIL", "SUBARRAY", *_MJD)
+        keys = (*wanted, "NGROUPS", "NINTS", "S_REGION", "EXTNAME")
+        return {key: header[key] for key in keys if key in header}
+    except (ValueError, KeyError, fits.VerifyError) as error:
+        raise DamagedFileError(f"has a header that cannot be read ({error}).") from error
+
+
+def _science(hdus: tuple[Hdu, ...]) -> Mapping[str, Any]:
+    for hdu in hdus[1:]:
+        if hdu.text("EXTNAME") == "SCI":
+            return _values(hdu)
+    raise DamagedFileError("has no SCI extension.")
+
+
+def _check_identity(primary: Mapping[str, Any], name: ExposureName) -> None:
+    """The header's detector and program must be the name's, where it names them."""
+    detector, program = text(primary.get("DETECTOR")).upper(), whole(primary.get("PROGRAM"))
+    if detector and detector != name.detector:
+        raise DamagedFileError(f"holds detector {detector} by its header, expected {name.detector} by its name.")
+    if program is not None and program != name.program:
+        raise DamagedFileError(f"holds program {program} by its header, expected {name.program} by its name.")
+
+
+def _passband(filter_name: str, pupil: str) -> tuple[str, str]:
+    """The element that defines the passband, and the other one: see `survey.archive.rows`."""
+    match = re.fullmatch(r"F\d{3}[WMN]2?", pupil)
+    return (pupil, filter_name) if match and pupil in PUPIL_FILTERS else (filter_name, pupil or "CLEAR")

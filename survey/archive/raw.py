@@ -1,0 +1,144 @@
+"""The files in ``raw/``: keep what is whole, publish what is new, link what lies in a folder of the user's.
+
+A file under its final name is whole. It is trusted as long as its size, times and inode are those of its ledger line;
+otherwise its sha256 decides.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from survey.archive.ledger import LEDGER, Entry, Ledger, signature
+from survey.archive.local import exposure_from_headers, facts, with_facts
+from survey.archive.structure import DamagedFileError, check_structure
+from survey.digest import file_sha256
+from survey.errors import ProductNameError
+from survey.models import Exposure
+
+
+def kept(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure | None:
+    """The exposure with the facts of its file, if that is there and whole; None when it must be fetched (again)."""
+    path = directory / exposure.file
+    try:
+        stat = signature(path)
+    except FileNotFoundError:
+        return None
+    entry = ledger.get(exposure.file)
+    if entry is None or not entry.sha256:
+        return _adopted(exposure, path, ledger)
+    if entry.stat == stat:
+        return with_facts(exposure, entry.facts, entry.sha256)
+    if file_sha256(path) != entry.sha256:
+        return None
+    ledger.append(Entry(entry.name, stat[0], entry.sha256, entry.uri, stat, entry.facts))
+    return with_facts(exposure, entry.facts, entry.sha256)
+
+
+def _adopted(exposure: Exposure, path: Path, ledger: Ledger) -> Exposure | None:
+    """A file without a ledger line (a crash after its rename, or put there by hand), when it stands the checks."""
+    if exposure.size is not None and path.stat().st_size != exposure.size:
+        return None
+    try:
+        return record(exposure, path, ledger)
+    except DamagedFileError:
+        return None
+
+
+def record(exposure: Exposure, path: Path, ledger: Ledger) -> Exposure:
+    """Check a file under its final name and write its ledger line.
+
+    Raises
+    ------
+    DamagedFileError
+        It is not a whole FITS file, or not this exposure.
+    """
+    stat = signature(path)
+    told = checked_facts(path, exposure.file)
+    sha256 = file_sha256(path)
+    ledger.append(Entry(exposure.file, stat[0], sha256, exposure.uri, stat, told))
+    return with_facts(exposure, told, sha256)
+
+
+def checked_facts(path: Path, filename: str) -> dict[str, object]:
+    """Facts of a file's header, after a check of the whole file; errors as in `check_structure`."""
+    found = exposure_from_headers(path, check_structure(path), filename)
+    return facts(found) if found is not None else {}
+
+
+def publish(exposure: Exposure, part: Path, directory: Path, ledger: Ledger) -> Exposure:
+    """Check a finished part file, flush it, give it its final name, and write its ledger line.
+
+    Raises
+    ------
+    DamagedFileError
+        The part is no whole FITS file, or not this exposure; it stays under its own name.
+    """
+    told = checked_facts(part, exposure.file)
+    sha256 = file_sha256(part)
+    with part.open("rb+") as stream:
+        os.fsync(stream.fileno())
+    path = directory / exposure.file
+    os.replace(part, path)
+    flush_folder(directory)
+    stat = signature(path)
+    ledger.append(Entry(exposure.file, stat[0], sha256, exposure.uri, stat, told))
+    return with_facts(exposure, told, sha256)
+
+
+def flush_folder(directory: Path) -> None:
+    """Make renames in a folder durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def link_local(
+    exposures: Iterable[Exposure],
+    directory: Path | str,
+    *,
+    progress: Callable[[str, int, int | None], None] | None = None,
+) -> tuple[tuple[Exposure, ...], dict[str, str]]:
+    """Make a folder's files the raw files of a workspace, by symbolic links, under the checks of a download.
+
+    Links cost no space, cross file systems, and the source is never written to. A source that changes is seen: its
+    size, times or inode differ from the ledger's, it is hashed again, and what was made from it is stale. (A hard link
+    would tie the workspace to one file system; a copy would double a survey's terabyte.)
+
+    Returns
+    -------
+    exposures : those whose file is whole, with sha256
+    missing : exposure name -> why not
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(directory / LEDGER)
+    good: list[Exposure] = []
+    missing: dict[str, str] = {}
+    for exposure in exposures:
+        try:
+            good.append(_linked(exposure, directory, ledger))
+        except (DamagedFileError, ProductNameError) as error:
+            missing[exposure.name] = f"{exposure.uri}: {error}"
+        except OSError as error:
+            missing[exposure.name] = f"{exposure.uri}: {error.strerror or error}"
+        if progress is not None:
+            progress(exposure.name, exposure.size or 0, exposure.size)
+    return tuple(good), missing
+
+
+def _linked(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure:
+    source, path = Path(exposure.uri), directory / exposure.file
+    stat = signature(source)
+    entry = ledger.get(exposure.file)
+    if not (path.is_symlink() and os.readlink(path) == str(source)):
+        temporary = directory / f".{exposure.file}.link"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(source)
+        os.replace(temporary, path)
+    if entry is not None and entry.sha256 and entry.uri == exposure.uri and entry.stat == stat:
+        return with_facts(exposure, entry.facts, entry.sha256)
+    return record(exposure, path, ledger)

@@ -1,0 +1,174 @@
+"""Is this file a whole FITS file? Its headers say how long it must be, and checksums, if any, what is in it.
+
+Needs nothing but numpy: headers are walked with bounded sizes, pixels are read only to verify a checksum that is there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+BLOCK = 2880  # bytes; every part of a FITS file is padded to it
+CARD = 80
+MAX_HEADER_BLOCKS = 4000  # 11.5 MB; the longest headers of JWST products have about 150 blocks
+MAX_HDUS = 1000
+_MAX_AXES = 999
+_SUM_BYTES = 8 * 1024 * 1024
+_INTEGER = re.compile(rb"= +([+-]?\d{1,18}) *(?:/.*)?", re.DOTALL)
+_LOGICAL = re.compile(rb"= +([TF]) *(?:/.*)?", re.DOTALL)
+_QUOTED = re.compile(rb"= '((?:[^']|'')*)'", re.DOTALL)
+
+
+class DamagedFileError(ValueError):
+    """A file that is not a whole, sound FITS file; says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Hdu:
+    """One header and the extent of its data, in bytes from the file's start."""
+
+    header: bytes
+    header_start: int
+    data_start: int
+    data_bytes: int  # without padding
+    end: int  # with padding
+
+    def integer(self, keyword: str) -> int | None:
+        """Value of an integer card, None when there is none."""
+        found = self._match(keyword, _INTEGER)
+        return int(found) if found is not None else None
+
+    def text(self, keyword: str) -> str | None:
+        """Value of a string card, trailing blanks dropped; None when there is none."""
+        found = self._match(keyword, _QUOTED)
+        return None if found is None else found.replace(b"''", b"'").decode("ascii", "replace").rstrip()
+
+    def _match(self, keyword: str, pattern: re.Pattern[bytes]) -> bytes | None:
+        key = keyword.encode().ljust(8)
+        for start in range(0, len(self.header), CARD):
+            if self.header.startswith(key, start):
+                found = pattern.match(self.header[start + 8 : start + CARD])
+                return found[1] if found else None
+        return None
+
+
+def check_structure(path: Path | str) -> tuple[Hdu, ...]:
+    """Check that headers, declared sizes and checksums of a FITS file fit its bytes.
+
+    Returns
+    -------
+    Its HDUs, so that the caller needs not read the headers again.
+
+    Raises
+    ------
+    DamagedFileError
+        No FITS file, cut short, too long, or a CHECKSUM or DATASUM does not fit.
+    OSError
+        The file cannot be read.
+    """
+    hdus = read_hdus(path)
+    with open(path, "rb") as stream:
+        for number, hdu in enumerate(hdus):
+            _check_sums(stream, hdu, number)
+    return hdus
+
+
+def read_hdus(path: Path | str) -> tuple[Hdu, ...]:
+    """Walk the headers of a file, whose declared sizes must add up to its length; errors as in `check_structure`."""
+    with open(path, "rb") as stream:
+        size = stream.seek(0, 2)
+        return tuple(_walk(stream, size))
+
+
+def _walk(stream: BinaryIO, size: int) -> Iterator[Hdu]:
+    if size == 0:
+        raise DamagedFileError("is empty, expected a FITS file.")
+    start = 0
+    for number in range(MAX_HDUS):
+        header = _read_header(stream, start, number)
+        data_start = start + len(header)
+        data_bytes = _declared_bytes(Hdu(header, start, data_start, 0, data_start), number)
+        end = data_start + -(-data_bytes // BLOCK) * BLOCK
+        if end > size:
+            raise DamagedFileError(f"HDU {number} ends at byte {end} by its header, but the file has {size} bytes.")
+        yield Hdu(header, start, data_start, data_bytes, end)
+        if end == size:
+            return
+        start = end
+    raise DamagedFileError(f"has more than {MAX_HDUS} HDUs.")
+
+
+def _read_header(stream: BinaryIO, start: int, number: int) -> bytes:
+    stream.seek(start)
+    blocks: list[bytes] = []
+    while len(blocks) < MAX_HEADER_BLOCKS:
+        block = stream.read(BLOCK)
+        if len(block) < BLOCK:
+            raise DamagedFileError(f"ends within the header of HDU {number} (byte {start + len(blocks) * BLOCK}).")
+        if not blocks and not block.startswith(b"SIMPLE  =" if number == 0 else b"XTENSION="):
+            raise DamagedFileError(f"has no FITS header at byte {start}: found {ascii(block[:16])}.")
+        if not block.isascii():
+            raise DamagedFileError(f"has bytes that are no text in the header of HDU {number}.")
+        blocks.append(block)
+        if any(block[at : at + CARD].rstrip() == b"END" for at in range(0, BLOCK, CARD)):
+            return b"".join(blocks)
+    raise DamagedFileError(f"has a header without END in HDU {number}, or one of over {MAX_HEADER_BLOCKS} blocks.")
+
+
+def _declared_bytes(hdu: Hdu, number: int) -> int:
+    """Data bytes by BITPIX, NAXISn, PCOUNT and GCOUNT (FITS standard 4.0, equations 1 and 2)."""
+    if number == 0 and hdu._match("SIMPLE", _LOGICAL) != b"T":
+        raise DamagedFileError("does not say SIMPLE = T.")
+    bitpix, axes = hdu.integer("BITPIX"), hdu.integer("NAXIS")
+    if bitpix not in (8, 16, 32, 64, -32, -64) or axes is None or not 0 <= axes <= _MAX_AXES:
+        raise DamagedFileError(f"HDU {number} says BITPIX = {bitpix}, NAXIS = {axes}, which no FITS file may.")
+    if axes == 0:
+        return 0
+    elements = 1
+    for axis in range(1, axes + 1):
+        length = hdu.integer(f"NAXIS{axis}")
+        if length is None or length < 0:
+            raise DamagedFileError(f"HDU {number} says NAXIS{axis} = {length}, which no FITS file may.")
+        elements *= length
+    extra, groups = hdu.integer("PCOUNT") or 0, hdu.integer("GCOUNT")
+    if extra < 0 or (groups is not None and groups < 0):
+        raise DamagedFileError(f"HDU {number} says PCOUNT = {extra}, GCOUNT = {groups}, which no FITS file may.")
+    return abs(bitpix) // 8 * (1 if groups is None else groups) * (extra + elements)
+
+
+def _check_sums(stream: BinaryIO, hdu: Hdu, number: int) -> None:
+    """Compare DATASUM and CHECKSUM, where a header has them, with the bytes (FITS standard 4.0, appendix J)."""
+    datasum, checksum = hdu.text("DATASUM"), hdu.text("CHECKSUM")
+    if not (datasum and datasum.isdecimal()) and not checksum:
+        return
+    data = _ones_complement(stream, hdu.data_start, hdu.end)
+    if datasum and datasum.isdecimal() and int(datasum) != data:
+        raise DamagedFileError(f"the data of HDU {number} sum to {data}, but its DATASUM is {datasum}.")
+    if checksum:
+        whole = _folded(_ones_complement(stream, hdu.header_start, hdu.data_start) + data)
+        if whole not in (0, 0xFFFFFFFF):
+            raise DamagedFileError(f"HDU {number} does not fit its CHECKSUM.")
+
+
+def _ones_complement(stream: BinaryIO, start: int, end: int) -> int:
+    """32-bit ones' complement sum of bytes [start, end), a multiple of 4."""
+    stream.seek(start)
+    total, left = 0, end - start
+    while left > 0:
+        block = stream.read(min(_SUM_BYTES, left))
+        if not block:
+            break
+        total += int(np.frombuffer(block, dtype=">u4").sum(dtype=np.uint64))
+        left -= len(block)
+    return _folded(total)
+
+
+def _folded(total: int) -> int:
+    while total > 0xFFFFFFFF:
+        total = (total & 0xFFFFFFFF) + (total >> 32)
+    return total
