@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,41 @@ def file_sha256(path: Path | str) -> str:
 def file_sha1(path: Path | str) -> str:
     """SHA-1 of a file's bytes: what CRDS lists for its files."""
     return _file_hash(path, "sha1")
+
+
+def tree_sha256(path: Path | str) -> tuple[str, int]:
+    """sha256 and size in bytes of a folder that is one product, such as a zarr group.
+
+    The hash runs over the sorted relative paths and the sha256 of each file; times, modes and empty folders do not
+    count.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be read, or is none.
+    ValueError
+        It holds something that is neither a file nor a folder, such as a symbolic link.
+    """
+    root = Path(path)
+    hasher = hashlib.sha256()
+    total = 0
+    for name in sorted(_files_below(root, root)):
+        file = root / name
+        total += file.stat().st_size
+        hasher.update(f"{name}\0{file_sha256(file)}\n".encode("utf-8", "surrogateescape"))
+    return hasher.hexdigest(), total
+
+
+def _files_below(folder: Path, root: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            item = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_below(item, root)
+            elif entry.is_file(follow_symlinks=False):
+                yield item.relative_to(root).as_posix()
+            else:
+                raise ValueError(f"{item}: expected a file or a folder; a product holds no links or devices.")
 
 
 def _file_hash(path: Path | str, algorithm: str) -> str:

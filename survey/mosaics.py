@@ -1,0 +1,298 @@
+"""Mosaics as zarr groups for xarray: written from an i2d file in bands, replaced whole, cut out by sky position.
+
+xr.open_zarr("mosaics/mosaics.zarr", group="F444W", consolidated=False)["sci"]
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from survey.errors import ConfigError, TaskError
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from astropy.io.fits import Header
+    from astropy.wcs import WCS
+
+CHUNK_PX = 2048  # 16 MB a float32 chunk
+SCHEMA = 1  # of the group's arrays and attributes
+# extension -> (must be there, power of the science unit)
+_EXTENSIONS: dict[str, tuple[bool, int]] = {
+    "SCI": (True, 1),
+    "ERR": (False, 1),
+    "WHT": (True, 0),
+    "CON": (True, 0),
+    "VAR_POISSON": (False, 2),
+    "VAR_RNOISE": (False, 2),
+    "VAR_FLAT": (False, 2),
+}
+_WCS_CARD = re.compile(
+    r"WCSAXES|NAXIS[12]|C(?:TYPE|UNIT|RPIX|RVAL|DELT)[12]|(?:PC|CD)[12]_[12]|LONPOLE|LATPOLE|RADESYS|EQUINOX"
+)
+_GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
+# Keywords of the primary header that go along, so that a group says where it comes from without its FITS file.
+_PRIMARY = {"SURVEY": "survey", "SVYDIGST": "digest", "CRDS_CTX": "context", "CAL_VER": "jwst_version",
+            "FILTER": "filter", "PUPIL": "pupil", "SIMULATD": "simulated"}  # fmt: skip
+
+
+def write_group(
+    i2d: Path, store: Path, group: str, *, chunk: int = CHUNK_PX, attrs: Mapping[str, Any] | None = None
+) -> Path:
+    """Write an i2d file as one group of a zarr store; returns the group's folder.
+
+    Arrays ``sci err wht var_poisson var_rnoise var_flat`` are float32 (y, x), NaN = no data; ``con`` is uint32
+    (plane, y, x), bit i of plane p set where member 32 p + i contributes. One band of ``chunk`` rows is in memory at
+    a time. The group is written aside and renamed, so that a reader or a crash sees the old or the new one.
+
+    Parameters
+    ----------
+    i2d : FITS file with SCI, WHT and CON, and whatever there is of ERR and VAR_*
+    store : folder of the zarr store; made when it is not there
+    group : name, such as the filter
+    chunk : pixels on a side of a chunk
+    attrs : JSON types, added to the group's attributes
+
+    Raises
+    ------
+    TaskError
+        The file is no mosaic: an extension is missing, of another shape, or without a celestial WCS.
+    ConfigError
+        ``group`` is no plain name, or ``chunk`` is not positive.
+    """
+    if not _GROUP_NAME.fullmatch(group):
+        raise ConfigError(f"group {ascii(group)[:80]}: expected letters, digits, '_' and '-', such as F444W.")
+    if chunk < 1:
+        raise ConfigError(f"chunk {chunk}: expected a positive number of pixels.")
+    ensure_store(store)
+    for stale in store.glob(f".{group}.*.part"):
+        shutil.rmtree(stale, ignore_errors=True)
+    part = store / f".{group}.{uuid.uuid4().hex[:8]}.part"
+    try:
+        _write(Path(i2d), part, chunk, dict(attrs or {}))
+        _sync(part)
+        return _replace(part, store / group)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def ensure_store(store: Path) -> None:
+    """Make the store's root group, so that zarr can list the groups in it."""
+    import zarr
+
+    store.mkdir(parents=True, exist_ok=True)
+    if not (store / "zarr.json").exists():
+        zarr.open_group(store, mode="a", zarr_format=3)
+
+
+def open_group(store: Path | str, group: str) -> xr.Dataset:
+    """A mosaic, lazily: pixels are read when they are asked for.
+
+    Raises
+    ------
+    ConfigError
+        There is no such group, or its writing was never finished.
+    """
+    import xarray as xr
+
+    folder = Path(store) / group
+    if not _GROUP_NAME.fullmatch(group) or not (folder / "zarr.json").is_file():
+        there = sorted(path.parent.name for path in Path(store).glob("[!.]*/zarr.json"))
+        raise ConfigError(f"{store}: no mosaic {ascii(group)[:80]}; there are {', '.join(there) or 'none'}.")
+    dataset = xr.open_zarr(store, group=group, consolidated=False, chunks=None)
+    if dataset.attrs.get("complete") is not True:
+        raise ConfigError(f"{folder}: was never finished; remove it and run again.")
+    return dataset
+
+
+def read_wcs(mosaic: xr.Dataset | xr.DataArray) -> WCS:
+    """The celestial WCS of a mosaic, of one of its arrays, or of a cutout; pixel (0, 0) is the first one."""
+    from astropy.wcs import WCS
+
+    return WCS(_header(mosaic))
+
+
+def cutout(
+    store: Path | str,
+    group: str,
+    ra: float,
+    dec: float,
+    *,
+    size_px: int | None = None,
+    size_arcsec: float | None = None,
+) -> xr.Dataset:
+    """A square around a sky position, with its own WCS; clipped at the mosaic's edge, read lazily.
+
+    Parameters
+    ----------
+    ra, dec : ICRS [deg]
+    size_px, size_arcsec : side of the square; give one of the two
+
+    Raises
+    ------
+    ConfigError
+        Neither or both sizes, no such group, or a square that lies outside of the mosaic.
+    """
+    import numpy as np
+
+    if (size_px is None) == (size_arcsec is None):
+        raise ConfigError("cutout: give either size_px or size_arcsec.")
+    mosaic = open_group(store, group)
+    if size_px is None:
+        size_px = round(float(size_arcsec or 0) / float(mosaic.attrs["pixel_scale_arcsec"]))
+    if size_px < 1:
+        raise ConfigError(f"cutout: a side of {size_px} pixels; expected at least 1.")
+    x, y = (float(value) for value in read_wcs(mosaic).all_world2pix(ra, dec, 0))
+    ny, nx = mosaic["sci"].shape
+    inside = np.isfinite(x) and np.isfinite(y) and -size_px / 2 < x + 0.5 < nx + size_px / 2
+    if not inside or not -size_px / 2 < y + 0.5 < ny + size_px / 2:
+        raise ConfigError(
+            f"cutout: ({ra}, {dec}) deg is at pixel ({x:.1f}, {y:.1f}), outside of {group}'s {nx} x {ny}."
+        )
+    left, bottom = (int(np.floor(value + 0.5 - (size_px - 1) / 2)) for value in (x, y))
+    columns = slice(max(left, 0), min(left + size_px, nx))
+    rows = slice(max(bottom, 0), min(bottom + size_px, ny))
+    if columns.start >= columns.stop or rows.start >= rows.stop:
+        raise ConfigError(f"cutout: ({ra}, {dec}) deg touches no pixel of {group}.")
+    return _shift_wcs(mosaic.isel(x=columns, y=rows), columns, rows)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+
+def _write(i2d: Path, folder: Path, chunk: int, attrs: dict[str, Any]) -> None:
+    import zarr
+    from astropy.io import fits
+
+    try:
+        opened = fits.open(i2d, memmap=False, lazy_load_hdus=True)
+    except OSError as error:
+        raise TaskError(f"{i2d.name}: not a FITS file ({error}).") from error
+    with opened as hdus:
+        shape = _check(i2d.name, hdus)
+        header = hdus["SCI"].header
+        cards = {card.keyword: card.value for card in header.cards if _WCS_CARD.fullmatch(card.keyword)}
+        text = _to_text(cards)
+        unit = str(header.get("BUNIT", "MJy/sr")).strip()
+        root = zarr.open_group(folder, mode="w", zarr_format=3)
+        for extension, (_, power) in _EXTENSIONS.items():
+            if extension in hdus:
+                units = {0: "", 1: unit, 2: f"({unit})**2"}[power]
+                array = _create(root, extension, hdus[extension], chunk)
+                array.attrs.update({"units": units, "wcs_header": text})
+                _copy(hdus[extension], array, chunk)
+        primary = hdus[0].header
+        facts = {name: _plain(primary[key]) for key, name in _PRIMARY.items() if key in primary}
+        facts |= {"units": unit, "source": i2d.name, "shape": list(shape), "schema": SCHEMA}
+        facts |= {"wcs": cards, "wcs_header": text, "pixel_scale_arcsec": _pixel_scale(cards)}
+        root.attrs.update(facts | attrs)
+        root.attrs["complete"] = True  # last: what lacks it was never finished
+
+
+def _check(name: str, hdus: Any) -> tuple[int, int]:
+    missing = [extension for extension, (needed, _) in _EXTENSIONS.items() if needed and extension not in hdus]
+    if missing:
+        raise TaskError(f"{name}: no extension {', '.join(missing)}; expected an i2d file of the pipeline.")
+    shape = hdus["SCI"].shape
+    odd = {key: hdus[key].shape for key in _EXTENSIONS if key in hdus and hdus[key].shape[-2:] != shape}
+    if len(shape) != 2 or 0 in shape or odd:
+        raise TaskError(f"{name}: SCI has shape {shape}, and {odd or 'no other'} differ; expected one image shape.")
+    header = hdus["SCI"].header
+    kinds = [str(header.get(f"CTYPE{axis}", "")) for axis in (1, 2)]
+    if not (kinds[0].startswith("RA--") and kinds[1].startswith("DEC-")):
+        raise TaskError(f"{name}: SCI has the axes {kinds}, expected a celestial WCS (RA---TAN, DEC--TAN).")
+    return shape
+
+
+def _create(root: Any, extension: str, hdu: Any, chunk: int) -> Any:
+    planes = len(hdu.shape) == 3
+    rows, columns = min(chunk, hdu.shape[-2]), min(chunk, hdu.shape[-1])
+    return root.create_array(
+        extension.lower(),
+        shape=hdu.shape,
+        chunks=(1, rows, columns) if planes else (rows, columns),
+        dtype="uint32" if extension == "CON" else "float32",
+        fill_value=0 if extension == "CON" else float("nan"),
+        dimension_names=("plane", "y", "x") if planes else ("y", "x"),
+    )
+
+
+def _copy(hdu: Any, array: Any, chunk: int) -> None:
+    """Copy pixels by bands of whole chunks; bit patterns of CON are kept, signed or not."""
+    ny, nx = hdu.shape[-2:]
+    for plane in range(hdu.shape[0]) if len(hdu.shape) == 3 else (None,):
+        for y in range(0, ny, chunk):
+            rows = slice(y, min(y + chunk, ny))
+            band = hdu.section[rows, :] if plane is None else hdu.section[plane, rows, :]
+            for x in range(0, nx, chunk):
+                block = band[:, x : x + chunk].astype(array.dtype)
+                where = (rows, slice(x, x + block.shape[1]))
+                array[where if plane is None else (plane, *where)] = block
+
+
+def _replace(part: Path, folder: Path) -> Path:
+    # A folder cannot be renamed onto one that is not empty: move the old one aside first.
+    old = part.with_name(part.name.replace(".part", ".old.part"))
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(part, folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def _sync(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(parent, name), "rb") as stream:
+                os.fsync(stream.fileno())
+
+
+# --- WCS --------------------------------------------------------------------------------------------------------
+
+
+def _to_text(cards: Mapping[str, Any]) -> str:
+    """80-character cards, for ``WCS(fits.Header.fromstring(text))``."""
+    from astropy.io import fits
+
+    # NAXIS1 without NAXIS is no header; WCSAXES says how many axes there are
+    return fits.Header([("NAXIS", 2), *cards.items()]).tostring(endcard=False, padding=False)
+
+
+def _header(mosaic: xr.Dataset | xr.DataArray) -> Header:
+    from astropy.io import fits
+
+    text = mosaic.attrs.get("wcs_header")
+    if not isinstance(text, str):
+        raise ConfigError("no 'wcs_header' among the attributes; expected a mosaic, or one of its arrays.")
+    return fits.Header.fromstring(text)
+
+
+def _pixel_scale(cards: Mapping[str, Any]) -> float:
+    """Square root of the pixel's area at the reference pixel [arcsec]."""
+    from astropy.io import fits
+    from astropy.wcs import WCS
+    from astropy.wcs.utils import proj_plane_pixel_area
+
+    return float(proj_plane_pixel_area(WCS(fits.Header.fromstring(_to_text(cards)))) ** 0.5 * 3600)
+
+
+def _shift_wcs(mosaic: xr.Dataset, columns: slice, rows: slice) -> xr.Dataset:
+    cards = dict(mosaic.attrs["wcs"])
+    cards |= {"CRPIX1": cards["CRPIX1"] - columns.start, "CRPIX2": cards["CRPIX2"] - rows.start}
+    cards |= {"NAXIS1": columns.stop - columns.start, "NAXIS2": rows.stop - rows.start}
+    text = _to_text(cards)
+    shape = [cards["NAXIS2"], cards["NAXIS1"]]
+    window = {"wcs": cards, "wcs_header": text, "shape": shape, "corner": [rows.start, columns.start]}
+    made = mosaic.assign_attrs(window)
+    for name in made.data_vars:
+        made[name] = made[name].assign_attrs(wcs_header=text)
+    return made
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float, bool)) else str(value)
