@@ -37,9 +37,9 @@ class Ramp:
 
     data : (nints, ngroups, ny, nx) uint16 [DN]
     zeroframe : (nints, ny, nx) uint16 [DN], the first frame of each integration; None if the pattern averages nothing
-    cosmic_rays : structured array (n,): x, y, integration, group (first that holds the charge), electrons, sigma (the
-        charge over the noise of a group difference there), detectable (False: first group, reference, dead or unusable
-        pixel, or saturated by then)
+    cosmic_rays : structured array (n,): x, y, integration, group (the first that holds the charge, or most of it if it
+        came between averaged frames), electrons, sigma (the step from the group before over the noise of such a
+        step), detectable (False: first group, reference, dead or unusable pixel, or saturated by then)
     snowballs : structured array (n,): x, y, radius [pixels], integration, group
     amplitudes : what was planted, name -> number
     saturated : (ny, nx) bool, reached the saturation level in any integration
@@ -105,8 +105,8 @@ def make_ramp(
         if zeroframe is not None:
             zeroframe[integration] = first
         reached = _saturated_from(data[integration], pixels["saturation"])
-        hits.append(_hit_table(shocks, integration, rate, reached, pixels, timing))
-        balls.append(_snowball_table(shocks, integration, timing))
+        hits.append(_hit_table(shocks, integration, rate, reached, pixels, timing, readout.groups))
+        balls.append(_snowball_table(shocks, integration, timing, readout.groups))
         saturated |= reached < readout.groups
         leak = None  # released in the first integration
     cosmic_rays, snowballs = np.concatenate(hits), np.concatenate(balls)
@@ -302,26 +302,28 @@ def _hit_table(
     saturated_from: np.ndarray,
     pixels: dict[str, np.ndarray],
     timing: Timing,
+    groups: int,
 ) -> np.ndarray:
     """The truth about the cosmic rays of one integration; hits of one pixel in one group are one row."""
     deposits = shocks.deposits
-    group = timing.group_after(deposits["time"])
+    group, share = timing.landing(deposits["time"], groups)
     ny, nx = rate.shape
     cell, inverse = np.unique((group * ny + deposits["y"]) * nx + deposits["x"], return_inverse=True)
     table = np.zeros(len(cell), COSMIC_RAY)
     x, y, first = cell % nx, (cell // nx) % ny, cell // (nx * ny)
     table["x"], table["y"], table["group"], table["integration"] = x, y, first, integration
     table["electrons"] = np.bincount(inverse, deposits["electrons"], minlength=len(cell))
+    step = np.bincount(inverse, share * deposits["electrons"], minlength=len(cell))
     read_noise_e = (pixels["read_noise"] * pixels["gain"])[y, x]
     variance = 2 * read_noise_e.astype(float) ** 2 / timing.nframes + rate[y, x].astype(float) * timing.group_s
-    table["sigma"] = table["electrons"] / np.sqrt(variance)
+    table["sigma"] = step / np.sqrt(variance)
     table["detectable"] = (first > 0) & ~pixels["useless"][y, x] & (saturated_from[y, x] > first)
     return table
 
 
-def _snowball_table(shocks: _Shocks, integration: int, timing: Timing) -> np.ndarray:
+def _snowball_table(shocks: _Shocks, integration: int, timing: Timing, groups: int) -> np.ndarray:
     table = np.zeros(len(shocks.snowballs), SNOWBALL_HIT)
     for name in ("x", "y", "radius"):
         table[name] = shocks.snowballs[name]
-    table["integration"], table["group"] = integration, timing.group_after(shocks.snowballs["time"])
+    table["integration"], table["group"] = integration, timing.landing(shocks.snowballs["time"], groups)[0]
     return table

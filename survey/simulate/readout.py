@@ -48,11 +48,21 @@ class Timing:
         """Time since the reset at which a frame is read [s]."""
         return self.frame_s * (frame + 1)
 
-    def group_after(self, seconds: np.ndarray) -> np.ndarray:
-        """The first group that holds, in part or whole, a charge that came at these times since the reset [s]; int."""
+    def landing(self, seconds: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where a charge that came at these times since the reset [s] shows in an integration of ``groups`` groups.
+
+        Returns
+        -------
+        group : ndarray of int, the group whose step from the one before holds most of it
+        share : ndarray of float, how much of it: less than 1 where it came between two averaged frames
+        """
         frame = np.floor(np.asarray(seconds) / self.frame_s).astype(np.int64)
         group, phase = np.divmod(frame, self.nframes + self.groupgap)
-        return group + (phase >= self.nframes)
+        dropped = phase >= self.nframes
+        group = group + dropped
+        share = np.where(dropped, 1.0, (self.nframes - phase) / self.nframes)
+        later = (share < 0.5) & (group < groups - 1)
+        return group + later, np.where(later, 1 - share, share)
 
     def mean_seconds(self, group: int) -> float:
         """Mean time since the reset of the frames of a group [s]; frame k is read k + 1 frame times after it."""
