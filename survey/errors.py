@@ -64,6 +64,9 @@ class DownloadError(SurveyError):
         lines = [f"{name}: {cause}" for name, cause in sorted(self.missing.items())]
         super().__init__(f"{len(lines)} file(s) could not be fetched:\n" + "\n".join(lines))
 
+    def __reduce__(self):
+        return type(self), (self.missing,)
+
 
 class ReferencesError(SurveyError):
     """Reference files or mappings are missing, damaged or not to be had."""

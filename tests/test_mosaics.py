@@ -220,8 +220,8 @@ def test_other_bad_input_is_refused(tmp_path, i2d):
 
 @pytest.mark.slow
 def test_a_mosaic_larger_than_the_memory_it_takes(tmp_path):
-    """460 MB of pixels in chunks of 256: less than half of that may be in memory at a time."""
-    path = make_i2d(tmp_path / "large_i2d.fits", ny=4096, nx=4096, planes=1)
+    """118 MB of pixels in chunks of 256: less than half of that may be in memory at a time."""
+    path = make_i2d(tmp_path / "large_i2d.fits", ny=2048, nx=2048, planes=1)
     code = (
         "import sys, resource; from pathlib import Path; from survey.mosaics import write_group\n"
         "import zarr, xarray, numpy, astropy.io.fits, astropy.wcs\n"

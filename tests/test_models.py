@@ -1,0 +1,51 @@
+"""Frozen records and their JSON."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from survey.models import Exposure, Plan, Product, Task, TaskRecord, record_from_json, to_json
+
+RECORD = TaskRecord(
+    "image2/x", "image2", "x", "F200W", "ab", "complete", products=(Product("stage2/x_cal.fits", "cd", 5),),
+    inputs={"detector1/x": "ef"}, measurements={"depth": 27.5},
+)  # fmt: skip
+
+
+def test_a_record_goes_through_json():
+    assert record_from_json(json.loads(json.dumps(to_json(RECORD)))) == RECORD
+
+
+def test_newer_records_can_be_read():
+    assert record_from_json(to_json(RECORD) | {"colour": "blue"}) == RECORD
+
+
+@pytest.mark.parametrize(
+    "bad", [{}, {"key": "x"}, to_json(RECORD) | {"products": [3]}, to_json(RECORD) | {"products": [{}]}, [], None]
+)
+def test_what_is_no_record_is_refused(bad):
+    with pytest.raises(ValueError, match="not a task record"):
+        record_from_json(bad)
+
+
+def test_records_are_frozen_and_travel():
+    exposure = Exposure("jw01345001001_02201_00001_nrcb1", 1345, 1, 1, "NRCB1", "F200W")
+    assert exposure.file == "jw01345001001_02201_00001_nrcb1_uncal.fits"
+    assert pickle.loads(pickle.dumps(exposure)) == exposure
+    with pytest.raises(FrozenInstanceError):
+        exposure.program = 2
+    with pytest.raises(FrozenInstanceError):
+        RECORD.status = "failed"
+
+
+def test_a_plan_is_asked_by_key():
+    tasks = tuple(Task(f"detector1/{n}", "detector1", str(n), "F200W", {}) for n in range(3))
+    plan = Plan(tasks, (), ())
+    assert plan["detector1/1"] is tasks[1]
+    assert (len(plan), list(plan)) == (3, list(tasks))
+    with pytest.raises(KeyError):
+        plan["image2/1"]
