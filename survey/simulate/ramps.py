@@ -268,7 +268,7 @@ def _drift(nx: int, rng: np.random.Generator) -> np.ndarray:
     return np.repeat(rng.standard_normal(amplifiers).astype(np.float32), nx // amplifiers)
 
 
-def measured_counts(true_counts: np.ndarray, quadratic: np.ndarray, cubic: float) -> np.ndarray:
+def measured_counts(true_counts: np.ndarray, quadratic: np.ndarray, cubic: float | np.ndarray) -> np.ndarray:
     """What the non-linear output shows: solves m + quadratic m^2 + cubic m^3 = true for m.
 
     Parameters

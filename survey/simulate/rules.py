@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from pprint import pformat
 
@@ -115,13 +116,13 @@ def _rmap(name: str, reftype: str, entries: list[Entry]) -> str:
     return _mapping(header, "\n".join([*lines, "})"]))
 
 
-def _mapping(header: dict[str, object], selector: str) -> str:
+def _mapping(items: Mapping[str, object], selector: str) -> str:
     """Text of a mapping, with the sha1 of its other lines in its header."""
-    header = {"derived_from": "survey simulate", "observatory": "JWST", "sha1sum": "", **header}
+    header = {"derived_from": "survey simulate", "observatory": "JWST", "sha1sum": "", **items}
 
     def text() -> str:
-        items = "".join(f"    {key!r} : {pformat(header[key], width=1000)},\n" for key in sorted(header))
-        return f"header = {{\n{items}}}\n\nselector = {selector}\n"
+        lines = "".join(f"    {key!r} : {pformat(header[key], width=1000)},\n" for key in sorted(header))
+        return f"header = {{\n{lines}}}\n\nselector = {selector}\n"
 
     counted = "".join(line for line in text().splitlines(keepends=True) if "sha1sum" not in line)
     header["sha1sum"] = hashlib.sha1(counted.encode()).hexdigest()
