@@ -87,9 +87,9 @@ def test_shift_and_roll_are_those_asked_for():
     assert (same.ra, same.dec, same.roll) == pytest.approx((attitude.ra, attitude.dec, attitude.roll), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["NRCC1", "NRS1", "", "NRCA6", "../NRCA1"])
+@pytest.mark.parametrize("name", ["NRCC1", "NRS1", "", "NRCA5", "nrca1", "../NRCA1"])
 def test_unknown_detectors_are_refused_by_name(name):
-    with pytest.raises(ConfigError, match="NRCA1-4"):
+    with pytest.raises(ConfigError, match="NRCA1, NRCA2"):
         geometry.siaf_detector(name)
 
 

@@ -159,12 +159,33 @@ def test_dithers_start_at_the_pointing_and_stay_in_the_pattern():
     assert np.abs(offsets).max() <= 1.5
 
 
-def test_filters_without_a_detector_and_repeated_observations_are_refused():
-    with pytest.raises(ConfigError, match="F200W"):
+def test_all_faults_of_a_scene_are_told_at_once():
+    scene = SMALL.model_copy(
+        update={
+            "detectors": ["NRCBLONG", "NRCB7"],
+            "filters": ["F200W", "F444W", "F123X"],
+            "observations": [Pointing(observation=1), Pointing(observation=1)],
+            "start": "yesterday",
+        }
+    )
+    with pytest.raises(ConfigError) as caught:
+        exposures.plan_shots(scene.model_copy(update={"filters": [*scene.filters, "F444W"]}))
+    text = str(caught.value)
+    for part in ("NRCB7", "F123X", "filters", "observations", "yesterday"):
+        assert part in text
+    assert len(caught.value.faults) == 5
+
+
+def test_filters_without_a_detector_are_refused():
+    with pytest.raises(ConfigError, match="no short-wave detector"):
         exposures.plan_shots(SMALL.model_copy(update={"filters": ["F200W", "F444W"]}))
-    twice = [Pointing(observation=1), Pointing(observation=1)]
+
+
+def test_a_faulty_scene_leaves_an_observatory_as_it_is(tmp_path):
+    (tmp_path / "scene.yaml").write_text("name: before")
     with pytest.raises(ConfigError, match="twice"):
-        exposures.plan_shots(SMALL.model_copy(update={"observations": twice}))
+        observatory.build(tmp_path, SMALL.model_copy(update={"filters": ["F444W", "F444W"]}))
+    assert (tmp_path / "scene.yaml").read_text() == "name: before"
 
 
 @pytest.mark.pipeline

@@ -1,4 +1,4 @@
-"""What the telescope does for a scene: its exposures in time, and the raw file of each detector.
+"""What the telescope does for a scene: its exposures in time, their pointings and filters.
 
 A shot is one exposure of the telescope: every detector of the scene looks at once, short wave through one filter and
 long wave through another. It has one pointing error, which its detectors share.
@@ -8,20 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 from astropy.time import Time, TimeDelta
-from stdatamodels.jwst.datamodels import Level1bModel
 
 from survey.errors import ConfigError
-from survey.names import ExposureName
+from survey.names import NIRCAM_DETECTORS, ExposureName
 from survey.simulate import geometry
-from survey.simulate.detector import stream
+from survey.simulate.detector import LONG_FILTERS, SHORT_FILTERS, stream
 from survey.simulate.geometry import Attitude
 from survey.simulate.psf import passband
-from survey.simulate.ramps import Ramp
 from survey.simulate.readout import readout_timing
 from survey.simulate.scene import Pointing, Scene
 
@@ -29,7 +24,8 @@ OVERHEAD_S = 60.0  # between exposures
 VISIT_OVERHEAD_S = 1800.0  # between observations
 VISIT_GROUP, SEQUENCE = "02", "2"
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
-_GOLDEN = (0.7548776662466927, 0.5698402909980532)  # plastic-number sequence: fills the square evenly
+# Powers of the plastic number: multiples of them, modulo 1, fill the unit square evenly (the R2 sequence)
+_DITHER_STEPS = (0.7548776662466927, 0.5698402909980532)
 
 
 @dataclass(frozen=True)
@@ -82,10 +78,11 @@ def plan_shots(scene: Scene) -> list[Shot]:
     Raises
     ------
     ConfigError
-        A filter that no detector of the scene can use, a detector that is none, or the same observation twice.
+        A filter that no detector of the scene can use, a detector or filter that NIRCam has not, a start that is no
+        time, or anything named twice; all faults are told.
     """
+    _check(scene)
     pairs = _filter_pairs(scene)
-    _check_observations(scene)
     centre = _reference_point(scene)
     rng = stream(scene.seed, "pointing errors")
     step = exposure_times(scene).duration + OVERHEAD_S
@@ -111,7 +108,7 @@ def plan_shots(scene: Scene) -> list[Shot]:
 def dither_offsets(pointing: Pointing) -> Iterator[tuple[float, float]]:
     """(V2, V3) offsets [arcsec] of the dithers: the first is 0, the others fill a square of the pattern's size."""
     for k in range(pointing.dithers):
-        x, y = ((k * step + 0.5) % 1.0 - 0.5 for step in _GOLDEN)
+        x, y = ((k * step + 0.5) % 1.0 - 0.5 for step in _DITHER_STEPS)
         yield pointing.dither_arcsec * x, pointing.dither_arcsec * y
 
 
@@ -134,12 +131,6 @@ def _filter_pairs(scene: Scene) -> list[tuple[tuple[str, str], ...]]:
     """Per activity, what each detector looks through; the shorter list of filters starts again when it ends."""
     channels = {name: "LONG" if name.endswith("LONG") else "SHORT" for name in scene.detectors}
     filters = {channel: [f for f in scene.filters if passband(f)[2] == channel] for channel in ("SHORT", "LONG")}
-    unused = [f for channel in filters if channel not in channels.values() for f in filters[channel]]
-    if unused or not scene.filters or not scene.detectors:
-        raise ConfigError(
-            f"scene {scene.name!r}: filters {unused or scene.filters} have no detector among {scene.detectors}. "
-            "Short-wave filters need short-wave chips, long-wave ones NRCALONG or NRCBLONG."
-        )
     count = max(map(len, filters.values()))
     return [
         tuple((name, filters[c][k % len(filters[c])]) for name, c in channels.items() if filters[c])
@@ -147,218 +138,35 @@ def _filter_pairs(scene: Scene) -> list[tuple[tuple[str, str], ...]]:
     ]
 
 
-def _check_observations(scene: Scene) -> None:
-    seen = [(pointing.observation, pointing.visit) for pointing in scene.observations]
-    if len(set(seen)) != len(seen):
-        raise ConfigError(f"scene {scene.name!r}: observations {seen}: a pair of observation and visit occurs twice.")
+def _check(scene: Scene) -> None:
+    """Refuse what NIRCam has not and what would make two files of one name; all faults at once."""
+    faults = []
+    for detector in scene.detectors:
+        if detector not in NIRCAM_DETECTORS:
+            faults.append(f"detector {detector!r}: not of NIRCam; expected one of {', '.join(NIRCAM_DETECTORS)}")
+    for filter_name in scene.filters:
+        channel = "SHORT" if filter_name in SHORT_FILTERS else "LONG"
+        if filter_name not in SHORT_FILTERS + LONG_FILTERS:
+            faults.append(f"filter {filter_name!r}: expected one of {', '.join(SHORT_FILTERS + LONG_FILTERS)}")
+        elif not any(name.endswith("LONG") == (channel == "LONG") for name in scene.detectors):
+            faults.append(
+                f"filter {filter_name!r}: no {channel.lower()}-wave detector among {scene.detectors}; add one"
+            )
+    visits = [(pointing.observation, pointing.visit) for pointing in scene.observations]
+    for field, values in (("detectors", scene.detectors), ("filters", scene.filters), ("observations", visits)):
+        if not values:
+            faults.append(f"{field}: empty; name at least one")
+        if len(set(values)) != len(values):
+            faults.append(f"{field}: {values}: something occurs twice; name each once")
+    try:
+        Time(scene.start, scale="utc")
+    except ValueError:
+        faults.append(f"start: {scene.start!r}; expected a UTC time such as 2022-12-21T00:00:00")
+    if faults:
+        raise ConfigError([f"scene {scene.name!r}: {fault}." for fault in faults])
 
 
 def _activity(number: int) -> str:
     """Two base-36 digits; the archive counts activities in odd numbers."""
     high, low = divmod(2 * number + 1, 36)
     return _BASE36[high] + _BASE36[low]
-
-
-def write_uncal(path: Path, scene: Scene, shot: Shot, detector: str, filter_name: str, ramp: Ramp) -> None:
-    """Write a detector's raw exposure as a level-1b file that the pipeline reads.
-
-    The same arguments give the same bytes: the file's date is the end of the exposure.
-    """
-    with _RawModel(data=ramp.data) as model:
-        if ramp.zeroframe is not None:
-            model.zeroframe = ramp.zeroframe
-        model.update({"meta": header(scene, shot, detector, filter_name, ramp)})
-        model.extra_fits = {"PRIMARY": {"header": [["SIMULATD", "T", "simulated data"]]}}
-        model.save(str(path))
-
-
-class _RawModel(Level1bModel):
-    """A Level1bModel that keeps the clock on the wall out of its file."""
-
-    def on_save(self, path: str | None = None) -> None:
-        super().on_save(path)
-        self.meta.model_type = "Level1bModel"
-        self.meta.date = self.meta.observation.date_end
-
-
-def header(scene: Scene, shot: Shot, detector: str, filter_name: str, ramp: Ramp) -> dict[str, Any]:
-    """Metadata of a raw exposure, as a tree of the jwst datamodels' ``meta``."""
-    nints, ngroups = ramp.data.shape[:2]
-    return {
-        "telescope": "JWST",
-        "origin": "SIMULATED",
-        "time_sys": "UTC",
-        "time_unit": "s",
-        "filename": f"{shot.name(scene, detector)}_uncal.fits",
-        "program": {"title": f"Simulated program {scene.name}", "pi_name": "UNKNOWN", "category": "ERS"},
-        "target": _target(scene, shot),
-        "instrument": {
-            "name": "NIRCAM",
-            "detector": detector,
-            "module": detector[3],
-            "channel": passband(filter_name)[2],
-            "filter": filter_name,
-            "pupil": "CLEAR",
-        },
-        "observation": _observation(scene, shot),
-        "visit": {"type": "PRIME_TARGETED_FIXED", "status": "SUCCESSFUL", "tsovisit": False, "internal_target": False,
-                  "engdb_pointing_quality": "CALCULATED_TRACK_TR_202111", "engineering_quality": "OK"},
-        "dither": {"primary_type": "INTRAMODULE" if scene.subarray == "FULL" else "SUBARRAY_DITHER",
-                   "primary_points": shot.dithers, "total_points": shot.dithers, "position_number": shot.exposure},
-        "exposure": _exposure(scene, shot, nints, ngroups, ramp.zeroframe is not None),
-        "coordinates": {"reference_frame": "ICRS"},
-        "velocity_aberration": {"scale_factor": 1.0, "va_ra_ref": shot.header.ra, "va_dec_ref": shot.header.dec},
-        **_placing(scene, shot, detector),
-    }  # fmt: skip
-
-
-def _target(scene: Scene, shot: Shot) -> dict[str, Any]:
-    return {
-        "proposer_name": scene.target,
-        "catalog_name": scene.target,
-        "type": "FIXED",
-        "ra": scene.ra_deg,
-        "dec": scene.dec_deg,
-        "proposer_ra": scene.ra_deg,
-        "proposer_dec": scene.dec_deg,
-        "source_type_apt": "UNKNOWN",
-    }
-
-
-def _observation(scene: Scene, shot: Shot) -> dict[str, Any]:
-    begin = Time(shot.start, scale="utc")
-    end = begin + TimeDelta(exposure_times(scene).duration, format="sec")
-    visit = f"{scene.program:05d}{shot.observation:03d}{shot.visit:03d}"
-    return {
-        "date": begin.isot[:10],
-        "time": begin.isot[11:],
-        "date_beg": begin.isot,
-        "date_end": end.isot,
-        "obs_id": f"V{visit}P0000000{VISIT_GROUP}{SEQUENCE}{shot.activity}",
-        "visit_id": visit,
-        "program_number": f"{scene.program:05d}",
-        "observation_number": f"{shot.observation:03d}",
-        "visit_number": f"{shot.visit:03d}",
-        "visit_group": VISIT_GROUP,
-        "sequence_id": SEQUENCE,
-        "activity_id": shot.activity,
-        "exposure_number": str(shot.exposure),
-        "bkgdtarg": False,
-        "template": "NIRCam Imaging",
-        "observation_label": scene.target,
-    }
-
-
-def _exposure(scene: Scene, shot: Shot, nints: int, ngroups: int, zero_frame: bool) -> dict[str, Any]:
-    times = exposure_times(scene)
-    nframes, groupgap, _, _ = readout_timing(scene.readout.pattern, scene.subarray)
-    begin = Time(shot.start, scale="utc").mjd
-    end = begin + times.duration / 86400
-    mid = (begin + end) / 2
-    return {
-        "type": "NRC_IMAGE",
-        "prime_parallel": "PRIME",
-        "count": 1,
-        "readpatt": scene.readout.pattern,
-        "nints": nints,
-        "ngroups": ngroups,
-        "nframes": nframes,
-        "groupgap": groupgap,
-        "frame_divisor": nframes,
-        "drop_frames1": 0,
-        "drop_frames3": 0,
-        "integration_start": 1,
-        "integration_end": nints,
-        "noutputs": 4 if scene.subarray == "FULL" else 1,
-        "nsamples": 1,
-        "sample_time": 10,
-        "frame_time": times.frame,
-        "group_time": times.group,
-        "integration_time": times.integration,
-        "exposure_time": times.exposure,
-        "effective_exposure_time": times.exposure,
-        "measurement_time": nints * (ngroups - 1) * times.group,
-        "duration": times.duration,
-        "elapsed_exposure_time": times.duration,
-        "nresets_at_start": 1,
-        "nresets_between_ints": 1 if nints > 1 else 0,
-        "zero_frame": zero_frame,
-        "data_problem": False,
-        "start_time": begin,
-        "mid_time": mid,
-        "end_time": end,
-        "start_time_mjd": begin,
-        "mid_time_mjd": mid,
-        "end_time_mjd": end,
-    }
-
-
-def _placing(scene: Scene, shot: Shot, detector: str) -> dict[str, Any]:
-    """Subarray, aperture, pointing and wcsinfo: where the header says that the pixels look."""
-    place = geometry.aperture(detector, scene.subarray)
-    window = geometry.window(detector, scene.subarray)
-    here = shot.header.at(float(place.V2Ref), float(place.V3Ref))
-    boresight = shot.header.at(0.0, 0.0)
-    pa_aperture = (here.roll + float(place.V3IdlYAngle)) % 360
-    fastaxis, slowaxis = geometry.readout_axes(detector)
-    return {
-        "subarray": {
-            "name": scene.subarray,
-            "xstart": window.x0 + 1,
-            "ystart": window.y0 + 1,
-            "xsize": window.nx,
-            "ysize": window.ny,
-            "fastaxis": fastaxis,
-            "slowaxis": slowaxis,
-        },
-        "aperture": {"name": place.AperName, "pps_name": place.AperName, "position_angle": pa_aperture},
-        "pointing": {"ra_v1": boresight.ra, "dec_v1": boresight.dec, "pa_v3": boresight.roll},
-        "wcsinfo": {
-            "wcsaxes": 2,
-            "crpix1": float(place.XSciRef),
-            "crpix2": float(place.YSciRef),
-            "crval1": here.ra,
-            "crval2": here.dec,
-            "ctype1": "RA---TAN",
-            "ctype2": "DEC--TAN",
-            "cunit1": "deg",
-            "cunit2": "deg",
-            "cdelt1": float(place.XSciScale) / 3600,
-            "cdelt2": float(place.YSciScale) / 3600,
-            **_rotation_matrix(pa_aperture, int(place.VIdlParity)),
-            "s_region": s_region(footprint(scene, shot, detector)),
-            "v2_ref": here.v2,
-            "v3_ref": here.v3,
-            "vparity": int(place.VIdlParity),
-            "v3yangle": float(place.V3IdlYAngle),
-            "ra_ref": here.ra,
-            "dec_ref": here.dec,
-            "roll_ref": here.roll,
-            "velosys": 0.0,
-        },
-    }
-
-
-def _rotation_matrix(pa_aperture: float, parity: int) -> dict[str, float]:
-    """PC matrix of the header's linear WCS."""
-    angle = np.radians(pa_aperture)
-    return {
-        "pc1_1": float(parity * np.cos(angle)),
-        "pc1_2": float(np.sin(angle)),
-        "pc2_1": float(-parity * np.sin(angle)),
-        "pc2_2": float(np.cos(angle)),
-    }
-
-
-def footprint(scene: Scene, shot: Shot, detector: str) -> list[list[float]]:
-    """Outer corners of a detector's window by the header's pointing, [[ra, dec] * 4] in degrees."""
-    window = geometry.window(detector, scene.subarray)
-    x = window.x0 + np.array([-0.5, window.nx - 0.5, window.nx - 0.5, -0.5])
-    y = window.y0 + np.array([-0.5, -0.5, window.ny - 0.5, window.ny - 0.5])
-    ra, dec = shot.header.to_sky(*geometry.pixel_to_v2v3(detector, x, y))
-    return [[round(float(a), 9), round(float(d), 9)] for a, d in zip(ra, dec, strict=True)]
-
-
-def s_region(corners: list[list[float]]) -> str:
-    """Corners as the archive's S_REGION."""
-    return "POLYGON ICRS  " + " ".join(f"{value:.9f}" for corner in corners for value in corner)

@@ -19,6 +19,7 @@ from astropy.modeling.models import AffineTransformation2D, Mapping, Polynomial2
 from scipy.interpolate import RectBivariateSpline
 
 from survey.errors import ConfigError
+from survey.names import NIRCAM_DETECTORS
 
 FULL_SIZE = 2048
 ARCSEC = np.pi / 180 / 3600  # radians
@@ -100,10 +101,9 @@ def siaf_detector(detector: str) -> str:
     ConfigError
         Not a NIRCam detector.
     """
-    name = detector.upper().replace("LONG", "5")
-    if len(name) != 5 or name[:3] != "NRC" or name[3] not in "AB" or name[4] not in "12345":
-        raise ConfigError(f"detector {detector!r}: expected one of NRCA1-4, NRCALONG, NRCB1-4, NRCBLONG.")
-    return name
+    if detector not in NIRCAM_DETECTORS:
+        raise ConfigError(f"detector {detector!r}: not of NIRCam; expected one of {', '.join(NIRCAM_DETECTORS)}.")
+    return detector.replace("LONG", "5")
 
 
 @lru_cache(maxsize=1)

@@ -5,6 +5,8 @@
     DIR/truth/             what was planted
     DIR/crds/              two contexts and their reference files
     DIR/exposures.json     one entry per raw file; written last, so a folder without it is unfinished
+
+With the same scene every file has the same bytes.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from survey.digest import file_sha256
 from survey.errors import ConfigError
 from survey.simulate import geometry, rules, sky
 from survey.simulate.detector import Detector, load_detector, stream
-from survey.simulate.exposures import Shot, exposure_times, footprint, plan_shots, write_uncal
+from survey.simulate.exposures import Shot, exposure_times, plan_shots
 from survey.simulate.ramps import Ramp, make_ramp
+from survey.simulate.rawfiles import footprint, write_uncal
 from survey.simulate.scene import Scene
 from survey.simulate.truth import Truth
 
@@ -47,9 +50,10 @@ def build(directory: Path | str, scene: Scene, *, progress: Progress | None = No
     directory = Path(directory)
     shots = plan_shots(scene)
     _clear(directory)
-    (directory / "raw").mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(scene.model_dump(mode="json"), sort_keys=False)
-    (directory / "scene.yaml").write_text(text)
+    (directory / "scene.yaml").write_text(text)  # first: it marks the folder as one that may be cleared
+    (directory / "raw").mkdir()
 
     sources = sky.draw_sources(scene)
     truth = Truth(sources)
