@@ -18,11 +18,12 @@ PACKAGE = "survey"
 # A module imports from its own layer or from one above it in this list, never from one below.
 LAYERS = (
     ("errors", "names", "digest"),
-    ("models", "config", "grid", "pipeline_spec"),
+    ("models", "config", "grid", "pipeline_spec", "workspace"),
     ("archive", "references", "associations", "provenance", "mosaics", "quality", "corrections"),
     ("steps",),
-    ("planning", "execute"),
-    ("graph", "cluster"),
+    ("children", "planning", "execute", "staleness"),
+    ("graph", "cluster", "progress"),
+    ("reduction", "report"),
     ("__init__",),
     ("simulate", "cli"),
 )
