@@ -125,9 +125,9 @@ def run_crds(arguments: list[str], server: Server, cache) -> str:
 @pytest.mark.slow
 def test_crds_sync_brings_a_context_and_its_references(folder, tmp_path):
     with Server(folder) as server:
-        run_crds(["crds", "sync", "--contexts", "jwst_0001.pmap", "--fetch-references"], server, tmp_path)
-        run_crds(["crds", "sync", "--contexts", "jwst_0001.pmap", "--check-sha1sum", "--check-files"], server, tmp_path)
-        listed = run_crds(["crds", "list", "--resolve-contexts", "--contexts", "jwst-latest"], server, tmp_path)
+        run_crds(["crds.sync", "--contexts", "jwst_0001.pmap", "--fetch-references"], server, tmp_path)
+        run_crds(["crds.sync", "--contexts", "jwst_0001.pmap", "--check-sha1sum", "--check-files"], server, tmp_path)
+        listed = run_crds(["crds.list", "--resolve-contexts", "--contexts", "jwst-latest"], server, tmp_path)
     assert "jwst_0002.pmap" in listed
     names = {path.name for path in (tmp_path / "references").rglob("*.fits")}
     assert names == {f"jwst_nircam_{name}.fits" for name in ("flat_0001", "flat_0002", "mask_0001")}

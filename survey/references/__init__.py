@@ -6,7 +6,7 @@ verified here (`cache`, `downloads`). Workers get a read-only cache, an explicit
 
 from survey.references.child import worker_environment
 from survey.references.record import References, changed
-from survey.references.sync import PIPELINES, best_references, pin, reference_types, sync
+from survey.references.sync import PIPELINES, best_references, pin, recall, reference_types, sync
 
 __all__ = [
     "PIPELINES",
@@ -14,6 +14,7 @@ __all__ = [
     "best_references",
     "changed",
     "pin",
+    "recall",
     "reference_types",
     "sync",
     "worker_environment",

@@ -84,10 +84,12 @@ class Cache:
     def __init__(self, folder: Path):
         self.folder = folder
         self.ledger = self._read_ledger()
+        self.fresh: dict[str, dict] = {}  # verified by this process, not yet in the ledger's file
+        self.server = self.ledger.server
 
     @contextlib.contextmanager
     def locked(self, wait_seconds: float) -> Iterator[None]:
-        """Hold the cache for one process. A cache that cannot be written needs no lock.
+        """Hold the cache for one writer. A cache that cannot be written needs no lock; nor does reading.
 
         Raises
         ------
@@ -112,6 +114,8 @@ class Cache:
                 lock = FileLock(self.folder / LOCK, mode=0o666)
                 lock.acquire(timeout=0)
                 return lock
+            except FileExistsError as error:
+                raise ConfigError(f"references.cache: {self.folder} is a file; expected a folder.") from error
             except Timeout:
                 log.info("waiting for another process that syncs %s", self.folder)
             except OSError as error:
@@ -145,7 +149,7 @@ class Cache:
                 f"references.cache: {self.folder} was filled from {known}, references.server is {url}. "
                 "One cache holds the files of one server: give another folder, or the server that it belongs to."
             )
-        self.ledger.server = wanted
+        self.server = wanted
 
     def fault(self, wanted: Wanted) -> str | None:
         """Why a file is not good as it stands in the cache, or None. What was read and found good enters the ledger."""
@@ -155,31 +159,36 @@ class Cache:
             return "missing"
         if wanted.size is not None and stat[0] != wanted.size:
             return f"{stat[0]} bytes, expected {wanted.size}"
-        entry = self.ledger.files.get(wanted.path)
+        entry = self.entry(wanted.path)
         if entry and entry["stat"] == stat and wanted.sha1 in (None, entry["sha1"]):
             return None
         found = file_sha1(path)
         expected = wanted.sha1 or (entry or {}).get("sha1")
         if expected is not None and found != expected:
             return f"SHA-1 {found}, expected {expected}"
-        if wanted.name.endswith("map") and not mapping_is_whole(path):
+        if wanted.is_mapping and not mapping_is_whole(path):
             return "its own sha1sum does not fit its text"
         if expected is None and stat[0] == 0:
             return "empty"
-        self.ledger.files[wanted.path] = {"sha1": found, "stat": stat}
+        self.fresh[wanted.path] = {"sha1": found, "stat": stat}
         return None
 
-    def sha1(self, path: str) -> str:
-        return self.ledger.files[path]["sha1"]
+    def entry(self, path: str) -> dict | None:
+        """What was verified of a file (``sha1``, ``stat``), or None."""
+        return self.fresh.get(path) or self.ledger.files.get(path)
 
     def write_config(self, name: str, text: str) -> None:
         """Write a file below config/jwst, as crds reads it."""
         self._publish(self.folder / "config" / "jwst" / name, text.encode("utf-8"))
 
-    def save_ledger(self) -> None:
-        if self.writable:
-            content = {"server": self.ledger.server, "files": self.ledger.files}
+    def save_ledger(self, wait_seconds: float) -> None:
+        """Add what was verified to the ledger's file, if there is news and the cache can be written."""
+        if not self.writable or not (self.fresh or self.ledger.server != self.server):
+            return
+        with self.locked(wait_seconds):
+            content = {"server": self.server or self.ledger.server, "files": self.ledger.files | self.fresh}
             self._publish(self.folder / LEDGER, json.dumps(content, indent=1, sort_keys=True).encode("ascii"))
+            self.ledger, self.fresh = self._read_ledger(), {}
 
     def fetch(self, files: Mapping[str, Wanted], silence_seconds: float) -> None:
         """Download files (URL -> file), verify them, and rename them into place.
@@ -225,7 +234,7 @@ class Cache:
             _sync_folder(path.parent)
         except OSError as error:
             return error
-        self.ledger.files[wanted.path] = {"sha1": found, "stat": stat_signature(path)}
+        self.fresh[wanted.path] = {"sha1": found, "stat": stat_signature(path)}
         return None
 
     def _publish(self, path: Path, content: bytes) -> None:

@@ -37,6 +37,10 @@ class Wanted:
     size: int | None = None
     sha1: str | None = None
 
+    @property
+    def is_mapping(self) -> bool:
+        return self.name.endswith((".pmap", ".imap", ".rmap"))
+
 
 class Downloads:
     """Threads that download into part files, and a watch on their progress.

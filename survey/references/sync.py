@@ -107,17 +107,20 @@ def sync(
     if remembered is not None:
         return remembered
     wanted = reference_types() if wanted is None else wanted
-    with cache.locked(LOCK_WAIT_SECONDS):
-        try:
-            urls = _sync_mappings(cache, context, settings.server, timeout)
-            found = _look_up(cache, context, wanted, raw)
-            _sync_references(cache, found, urls, timeout)
-        finally:
-            cache.save_ledger()
-        references = _references(cache, context, found)
+    urls = _sync_mappings(cache, context, settings.server, timeout)
+    found = _look_up(cache, context, wanted, raw)
+    _sync_references(cache, found, urls, timeout)
+    cache.save_ledger(LOCK_WAIT_SECONDS)
+    references = _references(cache, context, found)
     if record is not None:
         write_record(record, key, references)
     return references
+
+
+def recall(raw: Mapping[str, Path], settings: ReferencesSettings, record: Path) -> References | None:
+    """What the last `sync` of the same raw files and context found, if no file changed since; else None."""
+    cache = Path(settings.cache).expanduser().absolute()
+    return read_record(record, record_key(raw, settings.context, cache, None), cache)
 
 
 def best_references(
@@ -154,7 +157,7 @@ def _sync_mappings(cache: Cache, context: str, server: str | None, timeout: floa
         raise ConfigError(f"references.context: {context} is not to be had from {error}") from error
     names = [plain_name(name) for name in catalog["mappings"]]
     files = [Wanted(name, f"mappings/jwst/{name}", *_known(catalog, name)) for name in names]
-    _fetch_faulty(cache, files, catalog["urls"], timeout)
+    complete(cache, files, catalog["urls"], timeout)
     if cache.writable:
         cache.write_config("server_config", catalog["info"])
         if not (cache.folder / "config" / "jwst" / "ref_cache_subdir_mode").exists() and not _has_references(cache):
@@ -195,7 +198,7 @@ def _look_up(cache: Cache, context: str, types: tuple[str, ...], raw: Mapping[st
 
 def _sync_references(cache: Cache, found: Mapping[str, Any], urls: Mapping[str, str] | None, timeout: float) -> None:
     files = [Wanted(plain_name(name), path, *_known(found, name)) for name, path in sorted(found["paths"].items())]
-    _fetch_faulty(cache, files, urls, timeout)
+    complete(cache, files, urls, timeout)
     if not (cache.folder / "config" / "jwst" / "server_config").exists():
         raise ReferencesError(
             f"{cache.folder}: config/jwst/server_config is missing, and crds cannot work offline without it. "
@@ -203,19 +206,27 @@ def _sync_references(cache: Cache, found: Mapping[str, Any], urls: Mapping[str, 
         )
 
 
-def _fetch_faulty(cache: Cache, files: list[Wanted], urls: Mapping[str, str] | None, timeout: float) -> None:
+def complete(cache: Cache, files: list[Wanted], urls: Mapping[str, str] | None, timeout: float) -> None:
     """Fetch what is missing or damaged in the cache; without a server, say what it is."""
-    faulty = {wanted.name: (wanted, why) for wanted in files if (why := cache.fault(wanted)) is not None}
+    faulty = _faulty(cache, files)
     if not faulty:
         return
+    cache.folder.mkdir(parents=True, exist_ok=True)
     if urls is None or not cache.writable:
-        _refuse(cache, {name: why for name, (_, why) in faulty.items()})
+        _refuse(cache, {wanted.name: why for wanted, why in faulty})
         return
-    for name, (_, why) in faulty.items():
-        if why != "missing":
-            log.warning("%s in %s is damaged (%s) and is fetched again", name, cache.folder, why)
-    kind = {name: "mappings" if name.endswith("map") else "references" for name in faulty}
-    cache.fetch({f"{urls[kind[name]]}/{name}": wanted for name, (wanted, _) in faulty.items()}, timeout)
+    with cache.locked(LOCK_WAIT_SECONDS):
+        todo = {}
+        for wanted, why in _faulty(cache, [wanted for wanted, _ in faulty]):  # another process may have been quicker
+            if why != "missing":
+                log.warning("%s in %s is damaged (%s) and is fetched again", wanted.name, cache.folder, why)
+            todo[f"{urls['mappings' if wanted.is_mapping else 'references']}/{wanted.name}"] = wanted
+        cache.fetch(todo, timeout)
+    cache.save_ledger(LOCK_WAIT_SECONDS)
+
+
+def _faulty(cache: Cache, files: Iterable[Wanted]) -> list[tuple[Wanted, str]]:
+    return [(wanted, why) for wanted in files if (why := cache.fault(wanted)) is not None]
 
 
 def _refuse(cache: Cache, faults: Mapping[str, str]) -> None:
@@ -228,13 +239,13 @@ def _refuse(cache: Cache, faults: Mapping[str, str]) -> None:
 
 
 def _references(cache: Cache, context: str, found: Mapping[str, Any]) -> References:
-    entries = cache.ledger.files
+    sha1 = {path: (cache.entry(path) or {}).get("sha1", "") for path in found["paths"].values()}
     return References(
         context=context,
         cache=str(cache.folder),
         groups=tuple(found["groups"]),
         exposures=found["exposures"],
-        files={name: entries.get(path, {}).get("sha1", "") for name, path in sorted(found["paths"].items())},
+        files={name: sha1[path] for name, path in sorted(found["paths"].items())},
         paths=dict(sorted(found["paths"].items())),
-        mappings={name: cache.sha1(f"mappings/jwst/{name}") for name in found["mappings"]},
+        mappings={name: (cache.entry(f"mappings/jwst/{name}") or {})["sha1"] for name in found["mappings"]},
     )
