@@ -183,7 +183,7 @@ class _Downloads:
                     job.abandoned = True
                 self._change.notify_all()
         for thread in threads:
-            thread.join(0.5)
+            thread.join(0.1)
         if self._fatal is not None:
             raise self._fatal
         if self._unreachable and not self.done and not self._has_kept and self.missing == self._unreachable:

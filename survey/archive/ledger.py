@@ -49,6 +49,9 @@ class Ledger:
     def get(self, name: str) -> Entry | None:
         return self._entries.get(name)
 
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._entries)
+
     def __len__(self) -> int:
         return len(self._entries)
 

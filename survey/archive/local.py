@@ -99,6 +99,7 @@ def read_exposure(path: Path | str) -> Exposure | None:
         The file cannot be read.
     """
     path = Path(path)
+    _named(path.name)
     return exposure_from_headers(path, read_hdus(path))
 
 
@@ -137,12 +138,12 @@ def facts(exposure: Exposure) -> dict[str, Any]:
     return {key: values[key] for key in FACTS}
 
 
-def with_facts(exposure: Exposure, told: Mapping[str, Any], sha256: str | None) -> Exposure:
-    """The exposure with what its header tells; the header wins over the row."""
+def with_facts(exposure: Exposure, told: Mapping[str, Any], sha256: str | None, size: int) -> Exposure:
+    """The exposure with what its file tells; the file wins over the row."""
     known = {key: told[key] for key in FACTS if told.get(key) is not None}
     if "footprint" in known:
         known["footprint"] = tuple((float(ra), float(dec)) for ra, dec in known["footprint"])
-    return replace(exposure, sha256=sha256, **known)
+    return replace(exposure, sha256=sha256, size=size, **known)
 
 
 def _cached(path: Path, cache: Ledger | None) -> Exposure | None:
@@ -154,7 +155,7 @@ def _cached(path: Path, cache: Ledger | None) -> Exposure | None:
         bare = Exposure(
             str(name), name.program, name.observation, name.visit, name.detector, "", uri=str(path), size=entry.size
         )
-        return with_facts(bare, entry.facts, entry.sha256 or None)
+        return with_facts(bare, entry.facts, entry.sha256 or None, entry.size)
     exposure = read_exposure(path)
     if exposure is not None and cache is not None:
         cache.append(Entry(path.name, stat[0], "", str(path), stat, facts(exposure)), durable=False)

@@ -29,11 +29,11 @@ def kept(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure | None
     if entry is None or not entry.sha256:
         return _adopted(exposure, path, ledger)
     if entry.stat == stat:
-        return with_facts(exposure, entry.facts, entry.sha256)
+        return with_facts(exposure, entry.facts, entry.sha256, entry.size)
     if file_sha256(path) != entry.sha256:
         return None
     ledger.append(Entry(entry.name, stat[0], entry.sha256, entry.uri, stat, entry.facts))
-    return with_facts(exposure, entry.facts, entry.sha256)
+    return with_facts(exposure, entry.facts, entry.sha256, entry.size)
 
 
 def _adopted(exposure: Exposure, path: Path, ledger: Ledger) -> Exposure | None:
@@ -58,7 +58,7 @@ def record(exposure: Exposure, path: Path, ledger: Ledger) -> Exposure:
     told = checked_facts(path, exposure.file)
     sha256 = file_sha256(path)
     ledger.append(Entry(exposure.file, stat[0], sha256, exposure.uri, stat, told))
-    return with_facts(exposure, told, sha256)
+    return with_facts(exposure, told, sha256, stat[0])
 
 
 def checked_facts(path: Path, filename: str) -> dict[str, object]:
@@ -84,7 +84,7 @@ def publish(exposure: Exposure, part: Path, directory: Path, ledger: Ledger) -> 
     flush_folder(directory)
     stat = signature(path)
     ledger.append(Entry(exposure.file, stat[0], sha256, exposure.uri, stat, told))
-    return with_facts(exposure, told, sha256)
+    return with_facts(exposure, told, sha256, stat[0])
 
 
 def flush_folder(directory: Path) -> None:
@@ -140,5 +140,5 @@ def _linked(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure:
         temporary.symlink_to(source)
         os.replace(temporary, path)
     if entry is not None and entry.sha256 and entry.uri == exposure.uri and entry.stat == stat:
-        return with_facts(exposure, entry.facts, entry.sha256)
+        return with_facts(exposure, entry.facts, entry.sha256, entry.size)
     return record(exposure, path, ledger)

@@ -1,0 +1,100 @@
+"""A folder of raw files in place of an archive: headers alone are read."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from observatory import CORNERS, make_observatory, write_raw
+
+from survey.archive import local
+from survey.archive.ledger import Ledger
+from survey.archive.local import find_exposures, read_exposure
+from survey.archive.structure import DamagedFileError
+from survey.errors import ConfigError, ProductNameError, SurveyError
+
+ONE = "jw01345001001_02101_00001_nrcb1"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_observatory(tmp_path, observations=(1, 2), exposures=1) / "raw"
+
+
+def test_headers_tell_the_exposure(folder):
+    exposure = read_exposure(folder / f"{ONE}_uncal.fits")
+    assert (exposure.name, exposure.program, exposure.observation, exposure.visit) == (ONE, 1345, 1, 1)
+    assert (exposure.detector, exposure.filter, exposure.pupil, exposure.subarray) == (
+        "NRCB1",
+        "F200W",
+        "CLEAR",
+        "SUB320",
+    )
+    assert (exposure.groups, exposure.integrations, exposure.start_mjd) == (3, 1, 59934.5)
+    assert exposure.footprint == CORNERS  # a string longer than one card
+    assert exposure.size == (folder / f"{ONE}_uncal.fits").stat().st_size
+
+
+def test_choice(folder):
+    (folder / "notes.txt").write_text("x")
+    found, faults = find_exposures(folder)
+    assert len(found) == 6 and faults == {} and [item.name for item in found] == sorted(item.name for item in found)
+    assert len(find_exposures(folder, 1345, observations=[2], filters=["f200w"])[0]) == 2
+
+
+def test_bad_files_are_named_and_the_others_found(folder):
+    os.truncate(folder / f"{ONE}_uncal.fits", 11520)
+    (folder / "odd_uncal.fits").write_bytes(b"")
+    (folder / f"{ONE[:-1]}3_uncal.fits").write_bytes(b"<html>")
+    (folder / f"{ONE[:-1]}4_uncal.fits").symlink_to(folder / "nowhere")
+    found, faults = find_exposures(folder)
+    assert len(found) == 5
+    assert set(faults) == {f"{ONE}_uncal.fits", "odd_uncal.fits", f"{ONE[:-1]}3_uncal.fits", f"{ONE[:-1]}4_uncal.fits"}
+    assert "11520 bytes" in faults[f"{ONE}_uncal.fits"]
+
+
+def test_other_data_is_left_out(folder):
+    for name, detector, keywords in (
+        ("jw01345001001_02101_00009_nrcb1", "NRCB1", {"EXP_TYPE": "NRC_TACQ"}),
+        ("jw01345001001_02101_00009_mirimage", "MIRIMAGE", {"EXP_TYPE": "MIR_IMAGE"}),
+        ("jw01345001001_02101_00009_nrcblong", "NRCBLONG", {"FILTER": "F200W"}),
+    ):
+        write_raw(folder / f"{name}_uncal.fits", name, detector, keywords.pop("FILTER", "F200W"), **keywords)
+        assert read_exposure(folder / f"{name}_uncal.fits") is None
+    assert len(find_exposures(folder)[0]) == 6
+
+
+def test_narrow_filter_in_the_pupil_wheel(folder):
+    name = "jw01345001001_02101_00007_nrcb1"
+    write_raw(folder / f"{name}_uncal.fits", name, "NRCB1", "F150W2", PUPIL="F162M")
+    exposure = read_exposure(folder / f"{name}_uncal.fits")
+    assert (exposure.filter, exposure.pupil) == ("F162M", "F150W2")
+
+
+def test_header_of_another_exposure(folder):
+    path = folder / "jw01345001001_02101_00008_nrcb1_uncal.fits"
+    write_raw(path, "jw09999001001_02101_00008_nrcb1", "NRCB1", "F200W")
+    with pytest.raises(DamagedFileError, match="program 9999"):
+        read_exposure(path)
+
+
+def test_errors_say_what_the_folder_has(folder, tmp_path):
+    with pytest.raises(ConfigError, match=r"archive\.local"):
+        find_exposures(tmp_path / "nowhere")
+    with pytest.raises(SurveyError, match="F200W, F444W"):
+        find_exposures(folder, filters=["F115W"])
+    with pytest.raises(SurveyError, match="program 2"):
+        find_exposures(folder, 2)
+    with pytest.raises(ProductNameError):
+        read_exposure(tmp_path / "x_uncal.fits")
+
+
+def test_cache_spares_the_headers_of_unchanged_files(folder, tmp_path, monkeypatch):
+    first, _ = find_exposures(folder, cache=Ledger(tmp_path / "cache.jsonl"))
+    opened = []
+    read = local.read_exposure
+    monkeypatch.setattr(local, "read_exposure", lambda path: opened.append(path.name) or read(path))
+    assert find_exposures(folder, cache=Ledger(tmp_path / "cache.jsonl"))[0] == first and opened == []
+    write_raw(folder / f"{ONE}_uncal.fits", ONE, "NRCB1", "F115W")
+    again, _ = find_exposures(folder, cache=Ledger(tmp_path / "cache.jsonl"))
+    assert opened == [f"{ONE}_uncal.fits"] and again[0].filter == "F115W"
