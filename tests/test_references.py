@@ -128,6 +128,7 @@ def test_rerun_asks_nothing_and_is_quick(synced):
     assert seconds < 0.5  # stat calls; a child process alone takes longer
 
 
+@pytest.mark.slow
 def test_damaged_files_are_replaced_though_the_record_is_there(server, raw, cache, tmp_path, synced):
     record = tmp_path / "references.json"
     mapping = cache / "mappings/jwst/jwst_nircam_flat_0001.rmap"
@@ -154,12 +155,23 @@ def test_says_what_is_missing_without_a_server(raw, cache):
     assert "mask_0001.fits: 100 bytes" in str(caught.value)
 
 
-@pytest.mark.parametrize("url", [None, "http://localhost:9/crds"])
+@pytest.mark.parametrize("url", [None, pytest.param("http://localhost:9/crds", marks=pytest.mark.slow)])
 def test_works_without_a_server_when_the_cache_suffices(raw, cache, synced, url):
     if url is None:
         (cache / "survey-ledger.json").unlink()  # crds' own server information still tells the SHA-1 of every file
     found = references.sync(raw, Settings(url, "jwst_0001.pmap", cache), types=TYPES)
     assert found.files == synced[0].files
+
+
+@pytest.mark.slow
+def test_files_that_the_server_calls_invalid_are_refused(raw, cache, monkeypatch):
+    path = cache / "config/jwst/server_config"
+    path.write_text(path.read_text().replace("'bad_files_list': []", f"'bad_files_list': ['{FLAT}']"))
+    settings = Settings(None, "jwst_0001.pmap", cache)
+    with pytest.raises(ReferencesError, match="scientifically invalid"):
+        references.sync(raw, settings, types=TYPES)
+    monkeypatch.setenv("CRDS_ALLOW_BAD_REFERENCES", "1")
+    references.sync(raw, settings, types=TYPES)
 
 
 @pytest.mark.slow
@@ -170,17 +182,20 @@ def test_a_damaged_mapping_without_a_server(raw, cache):
         references.sync(raw, Settings(None, "jwst_0001.pmap", cache), types=TYPES)
 
 
+@pytest.mark.slow
 def test_an_empty_cache_without_a_server(raw, tmp_path):
     with pytest.raises(ReferencesError, match=r"jwst_0001\.pmap"):
         references.sync(raw, Settings(None, "jwst_0001.pmap", tmp_path / "cache"), types=TYPES)
 
 
+@pytest.mark.slow
 def test_an_unreadable_raw_file_is_named(cache, raw, tmp_path):
     (tmp_path / "cut.fits").write_bytes(raw["early"].read_bytes()[:1000])
     with pytest.raises(ReferencesError, match="cut: ValueError"):
         references.sync({**raw, "cut": tmp_path / "cut.fits"}, Settings(None, "jwst_0001.pmap", cache), types=TYPES)
 
 
+@pytest.mark.slow
 def test_what_another_context_would_change(server, raw, cache, synced):
     settings = Settings(server.url, "jwst_0002.pmap", cache)
     after = references.sync(raw, settings, types=TYPES)
@@ -189,7 +204,6 @@ def test_what_another_context_would_change(server, raw, cache, synced):
     assert references.best_references("jwst_0002.pmap", cache, raw, TYPES) == after
 
 
-@pytest.mark.slow
 def test_another_context_without_its_files(raw, cache, tmp_path, synced, observatory):
     """The rules alone are enough to say what would change: no reference file is fetched."""
     shutil.copytree(observatory / "mappings", cache / "mappings", dirs_exist_ok=True)
@@ -198,6 +212,7 @@ def test_another_context_without_its_files(raw, cache, tmp_path, synced, observa
     assert list(references.changed(synced[0], after)) == ["early", "same"]
 
 
+@pytest.mark.slow
 def test_unknown_context_names_it(server, raw, tmp_path):
     with pytest.raises(ConfigError, match=r"jwst_0009\.pmap"):
         references.sync(raw, Settings(server.url, "jwst_0009.pmap", tmp_path / "cache"), types=TYPES)

@@ -141,7 +141,8 @@ def best(context: str, types: Iterable[str], exposures: Mapping[str, str]) -> di
     dict
         ``groups`` list of {type: file, 'N/A' or 'NOT FOUND <why>'}; ``exposures`` name -> index of its group;
         ``mappings`` that were used; ``paths`` reference file -> path below the cache; ``faults`` exposure -> why its
-        header could not be read; ``known`` what the cached server information says of the files.
+        header could not be read; ``known`` what the cached server information says of the files, and ``bad`` which
+        of them it calls scientifically invalid.
     """
     from crds.core import rmap, utils
 
@@ -173,7 +174,10 @@ def best(context: str, types: Iterable[str], exposures: Mapping[str, str]) -> di
             answer["paths"].update(_paths(answer["groups"][-1].values(), instrument))
         answer["exposures"][name] = seen[key]
     answer["mappings"] = sorted(answer["mappings"])
-    answer["known"] = _known([*answer["mappings"], *answer["paths"]])
+    names = [*answer["mappings"], *answer["paths"]]
+    info = _cached_server_info()
+    answer["known"] = _facts(_metadata(info), names)
+    answer["bad"] = sorted(set(info.get("bad_files_list") or ()) & set(names))
     return answer
 
 
@@ -218,19 +222,27 @@ def _paths(names: Iterable[str], instrument: str) -> dict[str, str]:
     return {name: f"{folder}/{name}" for name in names if name != NOT_APPLICABLE and not name.startswith("NOT FOUND")}
 
 
-def _known(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Size and sha1 of files by the server information in the cache; empty when it holds none."""
+def _cached_server_info() -> dict[str, Any]:
+    """What the server said when the cache was last synced; empty when the cache does not hold it."""
     import ast
 
-    from crds.client import proxy
     from crds.core import config
 
     try:
-        info = ast.literal_eval(Path(config.locate_config("server_config", OBSERVATORY)).read_text(encoding="utf-8"))
-        metadata = proxy.crds_decode(info["download_metadata"])
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError):
+        text = Path(config.locate_config("server_config", OBSERVATORY)).read_text(encoding="utf-8")
+        info = ast.literal_eval(text)
+    except (OSError, ValueError, SyntaxError):
         return {}
-    return _facts(metadata, names)
+    return info if isinstance(info, dict) else {}
+
+
+def _metadata(info: Mapping[str, Any]) -> Mapping[str, Any]:
+    from crds.client import proxy
+
+    try:
+        return dict(proxy.crds_decode(info["download_metadata"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _facts(metadata: Mapping[str, Any], names: Iterable[str]) -> dict[str, dict[str, Any]]:

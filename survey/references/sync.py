@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,11 +13,12 @@ from survey.errors import ConfigError, ReferencesError, ServiceError, ServiceUnr
 from survey.references.cache import Cache, plain_name
 from survey.references.child import run_crds
 from survey.references.downloads import Wanted
-from survey.references.record import References, read_record, record_key, write_record
+from survey.references.record import NOT_FOUND, References, read_record, record_key, write_record
 
 log = logging.getLogger(__name__)
 
 PIPELINES = ("Detector1Pipeline", "Image2Pipeline", "Image3Pipeline")
+_BAD = ("RULES", "REFERENCES")
 LOCK_WAIT_SECONDS = 1800.0  # a first sync of a large survey takes this long
 LOOKUP_SECONDS = 600.0  # offline, bounded by the machine alone
 _CONTEXT = re.compile(r"jwst_\d{4,}\.pmap", re.ASCII)
@@ -193,7 +195,23 @@ def _look_up(cache: Cache, context: str, types: tuple[str, ...], raw: Mapping[st
         if why is not None:
             faults[name] = why
     _refuse(cache, faults)
+    _refuse_bad(found["bad"])
+    for kind in sorted(
+        {kind for group in found["groups"] for kind, name in group.items() if name.startswith(NOT_FOUND)}
+    ):
+        log.info("%s names no reference of type %s for some exposures; a step that needs one will fail", context, kind)
     return found
+
+
+def _refuse_bad(names: list[str]) -> None:
+    """Refuse what crds would refuse in every worker, unless the same variables allow it."""
+    allowed = {kind: os.environ.get(f"CRDS_ALLOW_BAD_{kind}", "").lower() in ("1", "t", "true") for kind in _BAD}
+    refused = [name for name in names if not allowed["RULES" if name.endswith("map") else "REFERENCES"]]
+    if refused:
+        raise ReferencesError(
+            f"the CRDS server calls {', '.join(refused)} scientifically invalid. Choose another context, or set "
+            "CRDS_ALLOW_BAD_RULES=1 or CRDS_ALLOW_BAD_REFERENCES=1."
+        )
 
 
 def _sync_references(cache: Cache, found: Mapping[str, Any], urls: Mapping[str, str] | None, timeout: float) -> None:
