@@ -258,8 +258,7 @@ def _smooth(rng: np.random.Generator, waves: int = 4) -> np.ndarray:
     axis = np.linspace(-1, 1, FRAME, dtype=np.float32)
     pattern = np.zeros((FRAME, FRAME), np.float32)
     for _ in range(waves):
-        kx, ky = rng.uniform(-4, 4, 2)
-        phase = rng.uniform(0, 2 * np.pi)
+        kx, ky, phase = rng.uniform((-4, -4, 0), (4, 4, 2 * np.pi)).astype(np.float32)
         # sin(a + b) split into products of rows and columns: no transcendental function per pixel
         row, column = kx * axis, ky * axis + phase
         pattern += np.outer(np.sin(column), np.cos(row)) + np.outer(np.cos(column), np.sin(row))
