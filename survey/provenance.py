@@ -105,7 +105,7 @@ class Records:
 
 
 def read_records(folder: Path) -> Records:
-    """Read every record of a folder; torn and foreign files become named faults. A folder that is not there is empty."""
+    """Read every record of a folder; torn and foreign files become named faults; no folder is no records."""
     records: dict[str, TaskRecord] = {}
     faults: dict[str, str] = {}
     for path in sorted(folder.glob("*.json")):
