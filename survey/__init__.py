@@ -1,3 +1,52 @@
-"""Distributed reduction of JWST imaging surveys, from a program number to science-ready mosaics."""
+"""Distributed reduction of JWST imaging surveys, from a program number to science-ready mosaics.
+
+    import survey
+    config = survey.load_config("configs/demo.yaml")
+    plan = survey.plan(config, survey.find_exposures(config))
+    run = survey.run(config, client=client)      # any dask Client
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Public name -> module. Resolved on first use: `survey --help` must not wait for what it does not need.
+_PUBLIC = {
+    "SurveyConfig": "survey.config",
+    "load_config": "survey.config",
+    "find_exposures": "survey.reduction",
+    "fetch": "survey.reduction",
+    "sync_references": "survey.reduction",
+    "plan": "survey.reduction",
+    "run": "survey.reduction",
+    "mosaic": "survey.reduction",
+    "status": "survey.reduction",
+    "explain": "survey.reduction",
+    "verify": "survey.reduction",
+    "cutout": "survey.mosaics",
+    "read_wcs": "survey.mosaics",
+    "SurveyError": "survey.errors",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+if TYPE_CHECKING:
+    from survey.config import SurveyConfig, load_config
+    from survey.errors import SurveyError
+    from survey.mosaics import cutout, read_wcs
+    from survey.reduction import explain, fetch, find_exposures, mosaic, plan, run, status, sync_references, verify
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'survey' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

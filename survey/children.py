@@ -252,4 +252,5 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):  # the worker is gone: nobody is left to answer
+        serve()

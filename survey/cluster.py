@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -79,11 +80,18 @@ def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
         "distributed.scheduler.no-workers-timeout": "10 minutes",
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
     }
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # its comings and goings are no news to an astronomer
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         workers = {
             number: {
                 "cls": Nanny,
-                "options": {"nthreads": 1, "resources": {RESOURCE: size}, "memory_limit": 0, "host": "127.0.0.1"},
+                "options": {
+                    "nthreads": 1,
+                    "resources": {RESOURCE: size},
+                    "memory_limit": 0,
+                    "host": "127.0.0.1",
+                    "silence_logs": logging.ERROR,
+                },
             }
             for number, size in enumerate(sizes)
         }
@@ -92,7 +100,7 @@ def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
             "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "dashboard": True},
         }
         cluster = stack.enter_context(
-            SpecCluster(workers=workers, scheduler=scheduler, name="survey", silence_logs="ERROR", asynchronous=False)
+            SpecCluster(workers=workers, scheduler=scheduler, name="survey", silence_logs=logging.ERROR, asynchronous=False)
         )
         client = stack.enter_context(Client(cluster, set_as_default=False))
         client.wait_for_workers(len(sizes), timeout=120)

@@ -87,7 +87,7 @@ def run_plan(
     try:
         _submit_exposures(flow)
         flow.fresh.clear()
-        completed: Any = as_completed(list(flow.pending), raise_errors=False)
+        completed: Any = as_completed(list(flow.pending), loop=flow.client.loop, raise_errors=False)
         for future in completed:
             _decide(flow, future)
             while flow.fresh:

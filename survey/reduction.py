@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from survey import references as crds_references
-from survey.archive import fetch as archive_fetch
+from survey.archive import held as archive_held
 from survey.archive import local as archive_local
 from survey.archive.ledger import LEDGER, Ledger
 from survey.config import SurveyConfig, resolved
@@ -77,9 +77,10 @@ def find_exposures(config: SurveyConfig, *, say: Say = _silent) -> tuple[Exposur
         No exposure fits the config.
     """
     archive = config.archive
+    raw = Workspace(config.workspace).raw
     if archive.local is not None:
         exposures, faults = archive_local.find_exposures(
-            archive.local, config.program, observations=config.observations, filters=config.filters
+            archive.local, config.program, observations=config.observations, filters=config.filters, cache=Ledger(raw / LEDGER)
         )
         for name, cause in faults.items():
             say(f"left out {name}: {cause}")
@@ -95,7 +96,7 @@ def find_exposures(config: SurveyConfig, *, say: Say = _silent) -> tuple[Exposur
             timeout_seconds=archive.timeout_seconds,
             retries=archive.retries,
         )
-    return archive_fetch.known(exposures, Workspace(config.workspace).raw)
+    return archive_held.known(exposures, raw)
 
 
 def fetch(
@@ -113,10 +114,34 @@ def fetch(
         Some files could not be had; they are named, the others are kept.
     ServiceError, DiskFullError
     """
+    from survey.archive.fetch import fetch as download
+    from survey.archive.raw import link_local
+    from survey.archive.transfer import FetchSettings
+
     wanted = find_exposures(config, say=say) if exposures is None else tuple(exposures)
     workspace = Workspace(config.workspace)
     workspace.create()
-    return archive_fetch.fetch(wanted, workspace.raw, config.archive, progress=progress)
+    if config.archive.local is not None:
+        good, missing = link_local(wanted, workspace.raw, progress=progress)
+        if missing:
+            raise DownloadError(missing)
+        return good
+    settings = FetchSettings(
+        downloads=config.archive.downloads,
+        retries=config.archive.retries,
+        timeout_seconds=config.archive.timeout_seconds,
+    )
+    report = download(
+        wanted,
+        workspace.raw,
+        server=config.archive.server,
+        token=os.environ.get("MAST_API_TOKEN"),
+        settings=settings,
+        progress=progress,
+    )
+    if report.error is not None:
+        raise report.error
+    return report.exposures
 
 
 def sync_references(config: SurveyConfig, exposures: Sequence[Exposure]) -> References:
@@ -274,16 +299,15 @@ def verify(config: SurveyConfig) -> dict[str, str]:
                 continue
             if sha256 != product.sha256:
                 faults[product.path] = f"sha256 is {sha256[:12]}..., its record says {product.sha256[:12]}..."
-    return faults | archive_fetch.verify(workspace.raw)
+    return faults | archive_held.verify(workspace.raw)
 
 
 def held_exposures(config: SurveyConfig) -> tuple[Exposure, ...]:
     """The config's exposures whose verified raw files are in the workspace, known from the ledger alone."""
     workspace = Workspace(config.workspace)
-    found = archive_local.held(Ledger(workspace.raw / LEDGER), workspace.raw)
     return tuple(
         exposure
-        for exposure in found
+        for exposure in archive_held.held(workspace.raw)
         if exposure.program == config.program
         and (config.observations is None or exposure.observation in config.observations)
         and (config.filters is None or exposure.filter in config.filters)
@@ -307,7 +331,7 @@ def _fetch_what_can_be_had(
     except DownloadError as error:
         for line in str(error).splitlines():
             say(line)
-        return archive_fetch.known(found, Workspace(config.workspace).raw), error.missing
+        return archive_held.known(found, Workspace(config.workspace).raw), error.missing
 
 
 def _run_tasks(

@@ -48,10 +48,10 @@ def call(step_class: str, source: Path, output: Path, settings: Mapping[str, Any
             config.pop(key, None)
         name = config.pop("name", None)
         instance = cls.from_config_section(config, name=name, config_file=config_file)
+        resolved = plain(instance.get_pars())  # now: Image2 leaves its instance with parameters that its own spec refuses
         result = instance.run(str(source))
     except SystemExit as error:
         raise TaskError(f"{class_name} ended the process with {error.code!r}; its log says why.") from error
-    resolved = plain(instance.get_pars())
     _close(result)
     return resolved
 

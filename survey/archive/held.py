@@ -1,0 +1,83 @@
+"""What the workspace already holds of an archive, known from the ledger alone: no server, no file is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from survey.archive.ledger import LEDGER, Entry, Ledger, signature
+from survey.archive.local import with_facts
+from survey.digest import file_sha256
+from survey.errors import ProductNameError
+from survey.models import Exposure
+from survey.names import ExposureName, split_file
+
+
+def known(exposures: Iterable[Exposure], directory: Path) -> tuple[Exposure, ...]:
+    """The same exposures, with sha256 and header facts where the ledger knows the file as it lies there now.
+
+    A file that was changed since its line was written counts as not there: `fetch` will look at it.
+    """
+    ledger = Ledger(directory / LEDGER)
+    return tuple(_with_entry(exposure, ledger.get(exposure.file), directory) for exposure in exposures)
+
+
+def held(directory: Path) -> tuple[Exposure, ...]:
+    """Every exposure whose unchanged file is in a workspace's ``raw/``, in the order of their names."""
+    ledger = Ledger(directory / LEDGER)
+    found = []
+    for name in sorted(ledger.names()):
+        try:
+            parsed, suffix = split_file(name)
+        except ProductNameError:
+            continue
+        entry = ledger.get(name)
+        if suffix != "uncal" or entry is None or not isinstance(parsed, ExposureName):
+            continue
+        bare = Exposure(
+            str(parsed),
+            parsed.program,
+            parsed.observation,
+            parsed.visit,
+            parsed.detector,
+            "",
+            uri=entry.uri,
+            size=entry.size,
+        )
+        exposure = _with_entry(bare, entry, directory)
+        if exposure.sha256:
+            found.append(exposure)
+    return tuple(found)
+
+
+def verify(directory: Path) -> dict[str, str]:
+    """Compare every raw file with the ledger, byte by byte.
+
+    Returns
+    -------
+    faults : 'raw/<name>' -> what is wrong
+    """
+    ledger = Ledger(directory / LEDGER)
+    faults = {}
+    for name in sorted(ledger.names()):
+        entry = ledger.get(name)
+        if entry is None or not entry.sha256:
+            continue
+        try:
+            sha256 = file_sha256(directory / name)
+        except OSError as error:
+            faults[f"raw/{name}"] = f"cannot be read: {error.strerror or error}"
+            continue
+        if sha256 != entry.sha256:
+            faults[f"raw/{name}"] = f"sha256 is {sha256[:12]}..., the ledger says {entry.sha256[:12]}..."
+    return faults
+
+
+def _with_entry(exposure: Exposure, entry: Entry | None, directory: Path) -> Exposure:
+    if entry is None or not entry.sha256:
+        return exposure
+    try:
+        unchanged = signature(directory / entry.name) == entry.stat
+    except OSError:
+        return exposure
+    return with_facts(exposure, entry.facts, entry.sha256, entry.size) if unchanged else exposure

@@ -1,0 +1,297 @@
+"""The command `survey`: arguments in, text or one JSON document out. Nothing is decided here."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from survey import __version__
+from survey.errors import ConfigError, InterruptedRunError, SurveyError
+
+CONFIG = click.argument("config", type=click.Path(path_type=Path))
+WORKSPACE = click.option("--workspace", type=click.Path(path_type=Path), help="Folder of all products; overrides the config's.")
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, nothing else there.")
+
+
+def common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that reads a config."""
+    return CONFIG(WORKSPACE(JSON(command)))
+
+
+def say(text: str) -> None:
+    """One line for people, on standard error; the archive's token never appears in it."""
+    token = os.environ.get("MAST_API_TOKEN", "").strip()
+    click.echo(text.replace(token, "***") if len(token) > 3 else text, err=True)
+
+
+def emit(document: Any, as_json: bool, text: Callable[[], str]) -> None:
+    click.echo(json.dumps(document, indent=1, default=str) if as_json else text())
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="survey")
+@click.option("-v", "--verbose", is_flag=True, help="More log lines on standard error.")
+def main(verbose: bool) -> None:
+    """Reduce JWST imaging surveys: from a program number to science-ready mosaics.
+
+    Example: survey run configs/demo.yaml
+    """
+    level = logging.DEBUG if verbose else logging.WARNING
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--scene", type=click.Path(path_type=Path), help="Scene file; default: the demo scene's values.")
+@click.option("--seed", type=int, help="Replaces the scene's seed.")
+@JSON
+def simulate(directory: Path, scene: Path | None, seed: int | None, as_json: bool) -> None:
+    """Make a small observatory: raw exposures, truth, CRDS rules and references.
+
+    Example: survey simulate runs/observatory --scene configs/scenes/demo.yaml
+    """
+    from survey.simulate.observatory import build
+    from survey.simulate.scene import Scene, load_scene
+
+    chosen = load_scene(scene, seed) if scene else Scene(**({} if seed is None else {"seed": seed}))
+    build(directory, chosen, progress=say)
+    exposures = json.loads((directory / "exposures.json").read_text())
+    summary = {"directory": str(directory), "program": chosen.program, "exposures": len(exposures)}
+    emit(summary, as_json, lambda: f"{len(exposures)} exposures of program {chosen.program} in {directory}")
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on loopback; default: a free one.")
+@click.option("--faults", type=click.Path(path_type=Path), help="File of faults to make, for trying how a run bears them.")
+def serve(directory: Path, command: tuple[str, ...], port: int, faults: Path | None) -> None:
+    """Serve DIRECTORY as an archive (MAST protocol) and a CRDS server on loopback.
+
+    With a COMMAND behind '--', serve only while it runs, with SURVEY_ARCHIVE_URL and SURVEY_CRDS_URL set for it, and end with
+    its exit code.
+
+    Example: survey serve runs/observatory -- survey run configs/demo.yaml
+    """
+    from survey.simulate.faults import load_faults
+    from survey.simulate.server import serve as start
+
+    with start(directory, port, faults=load_faults(faults) if faults else ()) as server:
+        click.echo(json.dumps({"archive": server.url, "crds": server.crds_url}))
+        sys.stdout.flush()
+        if command:
+            environment = {**os.environ, "SURVEY_ARCHIVE_URL": server.url, "SURVEY_CRDS_URL": server.crds_url}
+            sys.exit(_run_command(command, environment))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.pause()
+
+
+@main.command()
+@common
+def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
+    """Query the archive, download what is missing, verify.
+
+    Example: survey fetch configs/demo.yaml
+    """
+    from survey import reduction
+    from survey.config import load_config
+    from survey.progress import DownloadProgress
+    from survey.workspace import Workspace
+
+    loaded = load_config(config, workspace=workspace)
+    with Workspace(loaded.workspace).lock():
+        exposures = reduction.fetch(loaded, progress=DownloadProgress(say), say=say)
+    files = {item.file: {"sha256": item.sha256, "size": item.size} for item in exposures}
+    emit({"exposures": len(files), "files": files}, as_json, lambda: f"{len(files)} raw files verified in {loaded.workspace}/raw")
+
+
+@main.command()
+@common
+def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
+    """Sync and verify the CRDS context and the references that these exposures need.
+
+    Example: survey refs configs/demo.yaml
+    """
+    from survey import reduction
+    from survey.config import load_config
+    from survey.workspace import Workspace
+
+    loaded = load_config(config, workspace=workspace)
+    with Workspace(loaded.workspace).lock():
+        exposures = reduction.held_exposures(loaded)
+        if not exposures:
+            raise SurveyError(f"{loaded.workspace}/raw: no verified raw files yet; run 'survey fetch {config}' first.")
+        found = reduction.sync_references(loaded, exposures)
+    document = {"context": found.context, "cache": found.cache, "references": dict(found.files), "mappings": dict(found.mappings)}
+    emit(document, as_json, lambda: f"{found.context}: {len(found.files)} reference files verified in {found.cache}")
+
+
+@main.command()
+@common
+def plan(config: Path, workspace: Path | None, as_json: bool) -> None:
+    """Show what would run, and why; touches no pixel.
+
+    Example: survey plan configs/ceers.yaml --json
+    """
+    from survey import reduction, report
+    from survey.config import load_config
+
+    loaded = load_config(config, workspace=workspace)
+    made = reduction.plan(loaded, reduction.find_exposures(loaded, say=say))
+    found = reduction.plan_states(loaded, made)
+    emit(report.plan_document(made, found), as_json, lambda: report.plan_text(loaded, made, found))
+
+
+@main.command()
+@common
+@click.option("--cluster", help="'local' (default), or a dask scheduler's address such as tcp://127.0.0.1:8786.")
+@click.option("--until", metavar="STEP", help="Last step to run, such as image2.")
+def run(config: Path, workspace: Path | None, as_json: bool, cluster: str | None, until: str | None) -> None:
+    """The main job: fetch, references, then every step that is not already done.
+
+    Example: survey run configs/demo.yaml --until image2
+    """
+    from survey import reduction
+    from survey.config import load_config
+    from survey.progress import DownloadProgress, TaskProgress
+
+    loaded = load_config(config, workspace=workspace)
+    with TaskProgress(say) as progress:
+        done = reduction.run(
+            loaded, cluster=cluster, until=until, watch=progress.watch, progress=DownloadProgress(say), say=say
+        )
+    _finish(loaded, done, as_json)
+
+
+@main.command()
+@common
+@click.option("--asn", "association", required=True, type=click.Path(path_type=Path), help="A level-3 association.")
+@click.option("--cluster", help="'local' (default), or a dask scheduler's address.")
+def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Path, cluster: str | None) -> None:
+    """Mosaic the members of an existing level-3 association.
+
+    Example: survey mosaic configs/demo.yaml --asn my_asn.json
+    """
+    from survey import reduction
+    from survey.config import load_config
+    from survey.progress import TaskProgress
+
+    loaded = load_config(config, workspace=workspace)
+    with TaskProgress(say) as progress:
+        done = reduction.mosaic(loaded, association, cluster=cluster, watch=progress.watch, say=say)
+    _finish(loaded, done, as_json)
+
+
+@main.command()
+@common
+def status(config: Path, workspace: Path | None, as_json: bool) -> None:
+    """Show per step and filter what is done, running, failed or skipped, and why.
+
+    Example: survey status configs/demo.yaml --json
+    """
+    from survey import reduction, report
+    from survey.config import load_config
+
+    loaded = load_config(config, workspace=workspace)
+    document = report.status_document(loaded, reduction.status(loaded))
+    emit(document, as_json, lambda: report.status_text(document))
+
+
+@main.command()
+@common
+@click.argument("product")
+def explain(config: Path, workspace: Path | None, as_json: bool, product: str) -> None:
+    """Show how PRODUCT was made: inputs, settings, versions, references, and what is stale.
+
+    Example: survey explain configs/demo.yaml jw01345-a3001_t001_nircam_clear-f444w-sub320_i2d.fits
+    """
+    from survey import reduction, report
+    from survey.config import load_config
+
+    loaded = load_config(config, workspace=workspace)
+    tree, stale = reduction.explain(loaded, product)
+    emit(report.lineage_document(tree, stale), as_json, lambda: report.lineage_text(tree, stale))
+
+
+@main.command()
+@common
+def verify(config: Path, workspace: Path | None, as_json: bool) -> None:
+    """Compare every product with its recorded sha256.
+
+    Example: survey verify configs/demo.yaml
+    """
+    from survey import reduction
+    from survey.config import load_config
+
+    loaded = load_config(config, workspace=workspace)
+    faults = reduction.verify(loaded)
+    for name, cause in sorted(faults.items()):
+        say(f"{name}: {cause}")
+    emit({"faults": faults}, as_json, lambda: f"{len(faults)} faults" if faults else "every product is as recorded")
+    if faults:
+        sys.exit(1)
+
+
+def _finish(config: Any, done: Any, as_json: bool) -> None:
+    """Print what a run made, name what it did not, and end with its exit code."""
+    from survey import report
+
+    document = report.run_document(config, done)
+    emit(document, as_json, lambda: report.run_text(document))
+    for record in done.failed:
+        say(f"{record.status} {record.key}: {record.error.splitlines()[0] if record.error else ''}")
+    for name, cause in sorted(done.missing.items()):
+        say(f"missing {name}: {cause}")
+    for record in done.incomplete_mosaics:
+        say(f"{record.subject}: made without {', '.join(record.missing)}")
+    if done.failed or done.missing:
+        sys.exit(1)
+
+
+def _run_command(command: tuple[str, ...], environment: dict[str, str]) -> int:
+    """Run a command to its end; Control-C reaches it as well, and is its to answer."""
+    try:
+        process = subprocess.Popen(command, env=environment)
+    except OSError as error:
+        raise ConfigError(f"{command[0]}: {error.strerror}") from error
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
+
+
+def console() -> NoReturn:
+    """Entry point: every expected error ends with its exit code and without a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        main(standalone_mode=False)
+        sys.exit(0)
+    except click.exceptions.Abort:
+        _fail(InterruptedRunError("interrupted; run again to continue."))
+    except KeyboardInterrupt:
+        _fail(InterruptedRunError("interrupted; run again to continue."))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except SurveyError as error:
+        _fail(error)
+
+
+def _fail(error: SurveyError) -> NoReturn:
+    for line in str(error).splitlines():
+        say(line)
+    sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    console()

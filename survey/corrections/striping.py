@@ -1,0 +1,133 @@
+"""1/f striping: noise of the readout, correlated along the fast axis, that is left in a rate image as stripes."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from jwst.lib.reffile_utils import get_subarray_model
+from jwst.stpipe import Step
+from scipy.ndimage import binary_dilation
+from stdatamodels.jwst import datamodels
+from stdatamodels.jwst.datamodels import dqflags
+
+log = logging.getLogger(__name__)
+
+__all__ = ["SubtractStripingStep", "measure_striping", "source_mask"]
+
+MAD_TO_SIGMA = 1.4826  # of a normal distribution
+_CLIP_ROUNDS = 5
+
+
+def source_mask(image, good, n_sigma, grow):
+    """Mark pixels that sources raise above the sky.
+
+    Parameters
+    ----------
+    image : ndarray (ny, nx), float
+    good : ndarray (ny, nx), bool; True = has data
+    n_sigma : float; a pixel this many robust standard deviations above the median is a source
+    grow : int; pixels by which the mask grows on all sides [pixels]
+
+    Returns
+    -------
+    mask : ndarray (ny, nx), bool; True = source. All False where no pixel is good.
+    """
+    sky = good & np.isfinite(image)
+    for _ in range(_CLIP_ROUNDS):
+        if not sky.any():
+            return np.zeros(image.shape, bool)
+        middle = np.median(image[sky])
+        sigma = MAD_TO_SIGMA * np.median(np.abs(image[sky] - middle))
+        sky &= image < middle + n_sigma * sigma if sigma > 0 else True
+    with np.errstate(invalid="ignore"):
+        mask = good & (image > middle + n_sigma * sigma)
+    return binary_dilation(mask, iterations=grow) if grow else mask
+
+
+def measure_striping(sci, good, flat, amplifiers, n_sigma=2.0, grow=2, min_pixels=50):
+    """Measure the stripe of every row in every amplifier, on a flat-fielded copy with sources masked.
+
+    The flat keeps the structure of the sky's own light out of the measurement; what is measured is additive in the rate.
+
+    Parameters
+    ----------
+    sci : ndarray (ny, nx), float32 [DN/s]; NaN = no data
+    good : ndarray (ny, nx), bool; True = use
+    flat : ndarray (ny, nx), float32; response relative to 1; not positive or NaN = do not use
+    amplifiers : int; equal blocks of columns that are read out side by side: 4 on a full frame, 1 on most subarrays
+    n_sigma, grow : see `source_mask`
+    min_pixels : int; a row with fewer usable pixels in its amplifier is taken to have no stripe
+
+    Returns
+    -------
+    stripes : ndarray (ny, nx), float32 [DN/s]; to be subtracted from ``sci``. Each amplifier's median over rows is zero, so
+        that the level of the sky stays. Without noise and sources, a clean image gives zeros.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, or the columns do not divide into the amplifiers.
+
+    References
+    ----------
+    Bagley et al. 2023, ApJL 946, L12, section 3.2 (CEERS NIRCam reduction).
+    """
+    if not sci.shape == good.shape == flat.shape:
+        raise ValueError(f"sci {sci.shape}, good {good.shape} and flat {flat.shape} must have one shape.")
+    ny, nx = sci.shape
+    if nx % amplifiers:
+        raise ValueError(f"{nx} columns do not divide into {amplifiers} amplifiers.")
+    usable = good & np.isfinite(sci) & np.isfinite(flat) & (flat > 0)
+    flattened = np.divide(sci, flat, out=np.full(sci.shape, np.nan, np.float32), where=usable)
+    usable &= ~source_mask(flattened, usable, n_sigma, grow)
+    flattened[~usable] = np.nan
+    stripes = np.zeros((ny, amplifiers), np.float32)
+    for number, block in enumerate(np.split(flattened, amplifiers, axis=1)):
+        enough = np.isfinite(block).sum(axis=1) >= min_pixels
+        if enough.any():
+            rows = np.nanmedian(block[enough], axis=1)
+            stripes[enough, number] = rows - np.median(rows)
+    return np.repeat(stripes, nx // amplifiers, axis=1)
+
+
+class SubtractStripingStep(Step):
+    """Subtract 1/f striping from a rate image, row by row and amplifier by amplifier."""
+
+    class_alias = "subtract_striping"
+
+    spec = """
+        n_sigma = float(default=2.0, min=0.0) # Pixels this far above the sky are sources [standard deviations]
+        grow = integer(default=2, min=0) # Pixels by which the source mask grows
+        min_pixels = integer(default=50, min=1) # Rows with fewer usable pixels in an amplifier are left alone
+        suffix = string(default='striping')
+    """
+
+    reference_file_types = ["flat"]  # noqa: RUF012 - stpipe's own form
+
+    def process(self, input_data):
+        """Return a copy of a rate image without its striping.
+
+        Parameters
+        ----------
+        input_data : str or ImageModel; a rate product
+
+        Returns
+        -------
+        ImageModel
+        """
+        with datamodels.open(input_data) as model:
+            result = model.copy()
+        good = (result.dq & dqflags.pixel["DO_NOT_USE"]) == 0
+        name = self.get_reference_file(result, "flat")
+        flat = np.ones(result.data.shape, np.float32)
+        if name != "N/A":
+            with datamodels.open(name) as reference:
+                flat = np.array(get_subarray_model(result, reference).data)
+        amplifiers = int(result.meta.exposure.noutputs or 1)
+        stripes = measure_striping(
+            result.data, good, flat, amplifiers, n_sigma=self.n_sigma, grow=self.grow, min_pixels=self.min_pixels
+        )
+        result.data = result.data - stripes
+        log.info("Striping: rms %.4g DN/s over %d amplifier(s)", float(np.std(stripes)), amplifiers)
+        return result

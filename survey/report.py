@@ -1,0 +1,212 @@
+"""What commands show: documents of JSON types, and the same as text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from survey.config import SurveyConfig
+from survey.models import COMPLETE, Plan, TaskRecord
+from survey.planning import total_gb
+from survey.progress import clock
+from survey.provenance import Lineage
+from survey.reduction import Run
+from survey.staleness import DONE, State, causes, summary
+from survey.workspace import Workspace
+
+SHOWN = 12
+
+
+def plan_document(made: Plan, found: Sequence[State]) -> dict[str, Any]:
+    waiting = [item.task for item in found if item.state != DONE]
+    return {
+        "context": made.context,
+        "exposures": [
+            {
+                "name": item.name,
+                "filter": item.filter,
+                "detector": item.detector,
+                "observation": item.observation,
+                "size": item.size,
+                "fetched": item.sha256 is not None,
+                "footprint": item.footprint,
+            }
+            for item in made.exposures
+        ],
+        "associations": [
+            {"product": item.product, "filter": item.filter, "members": list(item.members)} for item in made.associations
+        ],
+        "tasks": [
+            {
+                "key": item.task.key,
+                "step": item.task.step,
+                "filter": item.task.filter,
+                "state": item.state,
+                "why": list(item.reasons),
+                "digest": item.task.digest,
+                "memory_gb": item.task.memory_gb,
+                "cpu_seconds": item.task.cpu_seconds,
+            }
+            for item in found
+        ],
+        "summary": summary(found),
+        "causes": causes(found),
+        "to_run": len(waiting),
+        "cpu_hours": round(sum(task.cpu_seconds for task in waiting) / 3600, 3),
+        "peak_gb": max((task.memory_gb for task in waiting), default=0.0),
+        "raw_gb": round(sum(item.size or 0 for item in made.exposures) / 1e9, 3),
+        "products_gb": round(total_gb(made.exposures), 3),
+    }
+
+
+def plan_text(config: SurveyConfig, made: Plan, found: Sequence[State]) -> str:
+    document = plan_document(made, found)
+    fetched = sum(item.sha256 is not None for item in made.exposures)
+    lines = [
+        f"{config.survey}: program {config.program}, {len(made.exposures)} exposures "
+        f"({fetched} fetched, {document['raw_gb']:.2f} GB raw), context {made.context}",
+        *(f"  {_counts(name, counts)}" for name, counts in document["summary"].items()),
+        *(f"  mosaic {item.product}: {len(item.members)} exposures" for item in made.associations),
+    ]
+    for reason, counts in list(document["causes"].items())[:SHOWN]:
+        lines.append(f"  because {reason}: {', '.join(f'{count} {step}' for step, count in counts.items())}")
+    if len(document["causes"]) > SHOWN:
+        lines.append(f"  ... and {len(document['causes']) - SHOWN} more causes; --json lists them all")
+    lines.append(
+        f"{document['to_run']} of {len(found)} tasks to run: {document['cpu_hours']:.2f} CPU-hours, largest task "
+        f"{document['peak_gb']:.1f} GB of memory, about {document['products_gb']:.1f} GB of products"
+    )
+    return "\n".join(lines)
+
+
+def run_document(config: SurveyConfig, done: Run) -> dict[str, Any]:
+    root = Workspace(config.workspace).root
+    mosaics = [item for item in done.products if item.startswith("mosaics/") and item.endswith("_i2d.fits")]
+    return {
+        "workspace": str(root),
+        "tasks": len(done.records),
+        "ran": len(done.ran),
+        "reused": len(done.reused),
+        "failed": {record.key: record.error for record in done.failed},
+        "missing": dict(done.missing),
+        "mosaics": [str(root / item) for item in mosaics],
+        "incomplete": {record.subject: list(record.missing) for record in done.incomplete_mosaics},
+    }
+
+
+def run_text(document: Mapping[str, Any]) -> str:
+    lines = [
+        f"{document['tasks']} tasks: {document['ran']} run, {document['reused']} already done, "
+        f"{len(document['failed'])} failed or skipped",
+        *document["mosaics"],
+    ]
+    return "\n".join(lines)
+
+
+def status_document(config: SurveyConfig, records: Sequence[TaskRecord]) -> dict[str, Any]:
+    """Counts by step and filter. A task that runs now has no record yet, but its folder: '.<step>.<subject>.<id>'."""
+    counts: dict[str, Counter[str]] = {}
+    for record in records:
+        word = "done" if record.status == COMPLETE else record.status
+        counts.setdefault(f"{record.step} {record.filter}", Counter())[word] += 1
+    running = sorted(_running(config))
+    return {
+        "steps": {name: dict(row) for name, row in sorted(counts.items())},
+        "running": running,
+        "failed": {record.key: record.error for record in records if record.status != COMPLETE},
+        "seconds": {name: round(value, 1) for name, value in _mean_seconds(records).items()},
+    }
+
+
+def status_text(document: Mapping[str, Any]) -> str:
+    lines = [_counts(name, row) for name, row in document["steps"].items()]
+    lines += [f"running {name}" for name in document["running"]]
+    lines += [f"failed {name}: {error}" for name, error in document["failed"].items()]
+    lines += [f"{step}: {clock(seconds)} a task" for step, seconds in document["seconds"].items()]
+    return "\n".join(lines) or "nothing was run yet"
+
+
+def lineage_document(tree: Lineage, stale: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The tree, each task once: a mosaic's association and its drizzle stand on the same members."""
+    nodes: dict[str, Any] = {}
+    for _, node in tree.walk():
+        record = node.record
+        if record is None:
+            nodes.setdefault(node.name, {"file": node.name, "sha256": node.digest})
+            continue
+        nodes.setdefault(
+            node.name,
+            {
+                "step": record.step,
+                "digest": record.digest,
+                "inputs": dict(record.inputs),
+                "settings": dict(record.settings),
+                "resolved": dict(record.resolved),
+                "references": {kind: {"file": name, "sha1": record.sha1.get(name, "")} for kind, name in record.references.items()},
+                "context": record.context,
+                "versions": dict(record.versions),
+                "products": [item.path for item in record.products],
+                "missing": list(record.missing),
+                "started": record.started,
+                "host": record.host,
+                "stale": list(stale.get(node.name, ())),
+            },
+        )
+    return {"product": tree.name, "nodes": nodes, "raw": list(tree.raw_files()), "stale": {k: list(v) for k, v in stale.items()}}
+
+
+def lineage_text(tree: Lineage, stale: Mapping[str, Sequence[str]]) -> str:
+    lines: list[str] = []
+    seen: set[str] = set()
+    for depth, node in tree.walk():
+        indent = "  " * depth
+        record = node.record
+        if record is None:
+            lines.append(f"{indent}{node.name}  sha256 {node.digest[:12]}")
+            continue
+        if node.name in seen:
+            continue
+        seen.add(node.name)
+        versions = " ".join(f"{name} {value}" for name, value in sorted(record.versions.items()))
+        lines.append(f"{indent}{node.name}  digest {record.digest[:12]}  {record.context}  {versions}")
+        lines += [f"{indent}  set {name}" for name in _flat(record.settings)]
+        lines += [f"{indent}  {kind}: {name}" for kind, name in sorted(record.references.items())]
+        lines += [f"{indent}  missing {name}" for name in record.missing]
+        lines += [f"{indent}  STALE: {reason}" for reason in stale.get(node.name, ())]
+    lines.append("stale: " + (", ".join(sorted(stale)) if stale else "nothing"))
+    return "\n".join(lines)
+
+
+def _flat(settings: Mapping[str, Any], path: str = "") -> list[str]:
+    rows: list[str] = []
+    for key, value in settings.items():
+        name = f"{path}.{key}" if path else key
+        if isinstance(value, Mapping):
+            rows += _flat(value, name)
+        else:
+            text = str(value)
+            rows.append(f"{name} = {text if len(text) <= 80 else text[:77] + '...'}")
+    return rows
+
+
+def _counts(name: str, counts: Mapping[str, int]) -> str:
+    return f"{name:<24} " + ", ".join(f"{count} {word}" for word, count in counts.items())
+
+
+def _running(config: SurveyConfig) -> list[str]:
+    root = Workspace(config.workspace).root
+    found = []
+    for folder in ("stage1", "stage2", "stage3", "asn", "mosaics"):
+        for path in (root / folder).glob(".*.*.*"):
+            _, step, *subject, _ = path.name.split(".")
+            found.append(f"{step}/{'.'.join(subject)}")
+    return found
+
+
+def _mean_seconds(records: Sequence[TaskRecord]) -> dict[str, float]:
+    rows: dict[str, list[float]] = {}
+    for record in records:
+        if record.status == COMPLETE:
+            rows.setdefault(record.step, []).append(record.seconds)
+    return {step: sum(values) / len(values) for step, values in rows.items()}
