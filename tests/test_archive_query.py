@@ -118,7 +118,7 @@ def test_server_that_does_not_answer_is_given_up(server, fault):
     start = time.monotonic()
     with pytest.raises(ServiceUnreachableError, match=server.url) as caught:
         find_exposures(1345, server=server.url, timeout_seconds=0.5, retries=1)
-    assert time.monotonic() - start < 3 and caught.value.exit_code == 3
+    assert time.monotonic() - start < 15 and caught.value.exit_code == 3
 
 
 @pytest.mark.parametrize("where", ["columnsconfig", "Mast.Caom.Filtered"])

@@ -22,6 +22,7 @@ UNCAL = "_uncal.fits"
 FACTS = ("filter", "pupil", "subarray", "start_mjd", "groups", "integrations", "footprint")
 _IMAGING = ("NRC_IMAGE",)
 _MJD = ("EXPSTART", "MJD-BEG")
+_KEYWORDS = ("EXP_TYPE", "DETECTOR", "PROGRAM", "FILTER", "PUPIL", "SUBARRAY", *_MJD, "NGROUPS", "NINTS", "S_REGION")
 
 
 def find_exposures(
@@ -174,10 +175,8 @@ def _values(hdu: Hdu) -> Mapping[str, Any]:
     from astropy.io import fits
 
     try:
-        header = fits.Header.fromstring(hdu.header.decode("ascii"))
-        wanted = ("EXP_TYPE", "INSTRUME", "DETECTOR", "PROGRAM", "FILTER", "PUPIL", "SUBARRAY", *_MJD)
-        keys = (*wanted, "NGROUPS", "NINTS", "S_REGION", "EXTNAME")
-        return {key: header[key] for key in keys if key in header}
+        cards = b"".join(hdu.card(key) for key in _KEYWORDS)  # a few of thousands: a header as a whole takes 30 ms
+        return dict(fits.Header.fromstring(cards.decode("ascii")))
     except (ValueError, KeyError, fits.VerifyError) as error:
         raise DamagedFileError(f"has a header that cannot be read ({error}).") from error
 

@@ -134,7 +134,8 @@ def _linked(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure:
     source, path = Path(exposure.uri), directory / exposure.file
     stat = signature(source)
     entry = ledger.get(exposure.file)
-    if not (path.is_symlink() and os.readlink(path) == str(source)):
+    itself = path.exists() and not path.is_symlink() and path.samefile(source)  # archive.local is this very folder
+    if not itself and not (path.is_symlink() and os.readlink(path) == str(source)):
         temporary = directory / f".{exposure.file}.link"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(source)

@@ -48,13 +48,27 @@ class Hdu:
         found = self._match(keyword, _QUOTED)
         return None if found is None else found.replace(b"''", b"'").decode("ascii", "replace").rstrip()
 
+    def card(self, keyword: str) -> bytes:
+        """The first card of a keyword with the CONTINUE cards that follow it, b'' when there is none."""
+        start = _find(self.header, keyword.encode().ljust(8))
+        if start < 0:
+            return b""
+        end = start + CARD
+        while self.header.startswith(b"CONTINUE", end):
+            end += CARD
+        return self.header[start:end]
+
     def _match(self, keyword: str, pattern: re.Pattern[bytes]) -> bytes | None:
-        key = keyword.encode().ljust(8)
-        for start in range(0, len(self.header), CARD):
-            if self.header.startswith(key, start):
-                found = pattern.match(self.header[start + 8 : start + CARD])
-                return found[1] if found else None
-        return None
+        found = pattern.match(self.card(keyword)[8:CARD])
+        return found[1] if found else None
+
+
+def _find(header: bytes, key: bytes) -> int:
+    """Offset of the card that begins with these 8 bytes, -1 when there is none."""
+    start = header.find(key)
+    while start >= 0 and start % CARD:
+        start = header.find(key, start + 1)
+    return start
 
 
 def check_structure(path: Path | str) -> tuple[Hdu, ...]:

@@ -32,7 +32,7 @@ class FetchSettings:
     downloads: int = 4  # at the same time
     retries: int = 4  # further attempts per file, after errors that may pass
     timeout_seconds: float = 60.0  # without progress, until a file or the server is given up
-    min_bytes_per_second: float = 1000.0  # a body that is slower over a third of the timeout makes no progress
+    min_bytes_per_second: float = 5000.0  # a body that is slower over a third of the timeout makes no progress
     backoff_seconds: float = 0.5  # before the second attempt; doubles
     max_wait_seconds: float = 20.0  # longest pause between attempts, whatever Retry-After asks
 
