@@ -6,6 +6,8 @@ Each function draws one kind of disturbance with the generator that it is given.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from scipy import fft
 
@@ -20,6 +22,9 @@ CHARGE_SCATTER = 1.0  # sigma of ln(charge): the flight distribution spans three
 COMMON_SHARE = 0.7  # of the variance of 1/f noise that all amplifiers of a full frame share
 LINE_OVERHEAD_PIXELS = 12  # pixel times between two rows
 CORE_SHARE = 0.4  # of a snowball's radius that is saturated
+
+# The corner (x, y) at the centre of the module, in half frames from the middle
+_WISP_CORNER = {"NRCA3": (-1, 1), "NRCA4": (-1, -1), "NRCB3": (1, -1), "NRCB4": (1, 1)}
 
 DEPOSIT = np.dtype([("time", "f8"), ("x", "i4"), ("y", "i4"), ("electrons", "f8")])
 SNOWBALL = np.dtype([("time", "f8"), ("x", "f8"), ("y", "f8"), ("radius", "f8")])
@@ -123,17 +128,31 @@ def has_wisps(detector: str, filter_name: str) -> bool:
     return detector in WISP_DETECTORS and filter_name in WISP_FILTERS
 
 
+@lru_cache(maxsize=4)
 def wisp_template(detector: str, seed: int) -> np.ndarray:
-    """Scattered light over the full frame, (2048, 2048) float32, peak 1: soft arcs, fixed for each detector."""
+    """Scattered light over the full frame, (2048, 2048) float32, peak 1: soft arcs, fixed for each detector.
+
+    The first arc runs through the corner of the module's centre, where the small subarrays lie.
+    """
     rng = stream(seed, detector, "wisps")
     axis = np.linspace(-1, 1, FRAME, dtype=np.float32)
-    x, y = axis[None, :], axis[:, None]
     template = np.zeros((FRAME, FRAME), np.float32)
-    for _ in range(3):
-        cx, cy = rng.uniform(-1.5, 1.5, 2)
-        radius, width = np.hypot(cx, cy) + rng.uniform(-0.4, 0.4), rng.uniform(0.08, 0.25)
-        ring = np.exp(-(((np.hypot(x - cx, y - cy) - radius) / width) ** 2))
-        patch = np.exp(-(((x - rng.uniform(-0.5, 0.5)) / 0.8) ** 2) - ((y - rng.uniform(-0.5, 0.5)) / 0.8) ** 2)
-        template += ring * patch
+    for number in range(4):
+        at_corner = number == 0
+        middle = 0.85 * np.array(_WISP_CORNER[detector]) if at_corner else rng.uniform(-0.5, 0.5, 2)
+        angle, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.4, 1.5)
+        width = rng.uniform(0.05, 0.08) if at_corner else rng.uniform(0.08, 0.25)
+        centre = middle + radius * np.array([np.cos(angle), np.sin(angle)])
+        template += _arc(axis, middle, centre, width)
     template /= template.max()
-    return template.astype(np.float32)
+    template.setflags(write=False)
+    return template
+
+
+def _arc(axis: np.ndarray, middle: np.ndarray, centre: np.ndarray, width: float) -> np.ndarray:
+    """A piece of a ring about ``centre`` through ``middle``, which fades away from there; all in units of ``axis``."""
+    x, y = axis[None, :], axis[:, None]
+    (mx, my), (cx, cy) = middle.astype(np.float32), centre.astype(np.float32)
+    off_ring = (np.hypot(x - cx, y - cy) - np.hypot(mx - cx, my - cy)) / np.float32(width)
+    away = ((x - mx) ** 2 + (y - my) ** 2) / np.float32(0.8**2)
+    return np.exp(-(off_ring**2) - away)
