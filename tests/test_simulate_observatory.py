@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from astropy.table import Table
 from survey.digest import file_sha256
 from survey.errors import ConfigError
 from survey.names import parse_exposure
-from survey.simulate import exposures, geometry, observatory
+from survey.simulate import exposures, geometry, observatory, sky
 from survey.simulate.scene import Pointing, PointingErrors, Scene, load_scene
 
 HEADER_COLUMNS = ("v2_ref", "v3_ref", "header_ra", "header_dec", "header_roll")
@@ -174,6 +175,23 @@ def test_all_faults_of_a_scene_are_told_at_once():
     for part in ("NRCB7", "F123X", "filters", "observations", "yesterday"):
         assert part in text
     assert len(caught.value.faults) == 5
+
+
+def test_scene_files_name_every_fault(tmp_path):
+    path = tmp_path / "scene.yaml"
+    path.write_text("sky: {radius_arcsec: -1}\nstarz: 3\n1: 2\n")
+    with pytest.raises(ConfigError) as caught:
+        load_scene(path)
+    assert len(caught.value.faults) == 3
+    assert "sky.radius_arcsec" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["demo", "full"])
+def test_shipped_scenes_can_be_observed(name):
+    scene = load_scene(Path(__file__).parents[1] / "configs" / "scenes" / f"{name}.yaml")
+    shots = exposures.plan_shots(scene)
+    assert sum(len(shot.filters) for shot in shots) == {"demo": 20, "full": 8}[name]
+    assert len(sky.draw_sources(scene)) == scene.sky.stars.number + scene.sky.galaxies.number
 
 
 def test_filters_without_a_detector_are_refused():

@@ -100,6 +100,18 @@ def test_catalogue_lies_where_and_is_as_bright_as_asked():
     np.testing.assert_allclose(stars["flux_F200W"], 10 ** (0.4 * (23.9 - stars["mag_ab"])), rtol=1e-12)
 
 
+def test_scattered_points_fill_the_disc_and_keep_apart():
+    rng = np.random.default_rng(1)
+    east, north = sky.scatter(300, 20.0, 1.0, rng)
+    distance = np.hypot(east[:, None] - east, north[:, None] - north)
+    assert distance[~np.eye(300, dtype=bool)].min() >= 1.0
+    # uniform: a quarter of them within half the radius, to 3 sigma of a binomial
+    assert np.mean(np.hypot(east, north) < 10.0) == pytest.approx(0.25, abs=0.075)
+    with pytest.raises(ConfigError, match="do not fit"):
+        sky.scatter(300, 5.0, 1.0, rng)
+    assert sky.scatter(0, 5.0, 1.0, rng)[0].shape == (0,)
+
+
 @pytest.mark.parametrize("offset", [(0.0, 0.0), (0.4, -3.3)])
 def test_star_has_its_flux_at_its_place(offset):
     attitude, window = looking_at_target(dx=offset[0], dy=offset[1])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class _Section(BaseModel):
@@ -23,6 +23,7 @@ class Stars(_Section):
     bright_mag: float = Field(18.0, description="AB magnitude of the brightest")
     faint_mag: float = Field(25.0, description="AB magnitude of the faintest")
     slope: float = Field(0.15, description="d log10 N / d mag of the number counts")
+    separation_arcsec: float = Field(0.0, ge=0, description="no two stars are closer than this")
 
 
 class Galaxies(_Section):
@@ -60,7 +61,7 @@ class Pointing(_Section):
 
 
 class PointingErrors(_Section):
-    """What alignment must find: errors of the header's pointing, drawn once per exposure (all its detectors share it)."""
+    """What alignment must find: errors of the header's pointing, drawn once per exposure; its detectors share them."""
 
     shift_arcsec: float = Field(0.05, ge=0, description="rms per axis")
     roll_arcsec: float = Field(20.0, ge=0, description="rms roll error [arcsec of angle]")
@@ -179,7 +180,7 @@ def load_scene(path: Path | str, seed: int | None = None) -> Scene:
     if seed is not None:
         data["seed"] = seed
     try:
-        return Scene(**data)
-    except ValueError as error:
-        faults = getattr(error, "errors", lambda: [{"loc": (), "msg": str(error)}])()
-        raise ConfigError([f"{path}: {'.'.join(map(str, f['loc']))}: {f['msg']}" for f in faults]) from error
+        return Scene.model_validate(data)
+    except ValidationError as error:
+        faults = [f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise ConfigError(faults) from error

@@ -12,11 +12,12 @@ from astropy.table import Table
 from scipy.signal import fftconvolve
 from scipy.special import gammaincinv
 
+from survey.errors import ConfigError
 from survey.simulate import geometry
 from survey.simulate.detector import Detector, stream
 from survey.simulate.geometry import Attitude, Window
 from survey.simulate.psf import HALF_SIZE, PHASES, Psf, load_psf, passband
-from survey.simulate.scene import Scene
+from survey.simulate.scene import Galaxies, Scene, Stars
 
 AB_ZERO_UJY = 23.9  # AB magnitude of 1 uJy
 REFERENCE_UM = 2.0  # wavelength at which mag_ab holds
@@ -24,6 +25,7 @@ DEFAULT_ZODIACAL_MJY_SR = 0.2
 STAR_COLOUR = (0.8, 0.5)  # mean and rms of d mag_ab / d log10 wavelength: stars are blue here
 GALAXY_COLOUR = (-0.6, 0.8)
 EDGE_RADII = 6.0  # a galaxy ends at this many half-light radii; its flux is what lies within
+_TRIES_PER_POINT = 50
 GALAXY_SAMPLES = 4  # per pixel and axis
 GALAXY_PSF_HALF = 32  # pixels: galaxies are blurred by the inner part of the PSF, which holds 98 per cent of its light
 
@@ -39,10 +41,9 @@ def draw_sources(scene: Scene) -> Table:
         stars, axis ratio 1).
     """
     stars, galaxies = scene.sky.stars, scene.sky.galaxies
-    rng = stream(scene.seed, "sky", "stars")
-    star = _draw(scene, stars.number, stars.bright_mag, stars.faint_mag, stars.slope, STAR_COLOUR, rng)
+    star = _draw(scene, stars, STAR_COLOUR, stars.separation_arcsec, stream(scene.seed, "sky", "stars"))
     rng = stream(scene.seed, "sky", "galaxies")
-    galaxy = _draw(scene, galaxies.number, galaxies.bright_mag, galaxies.faint_mag, galaxies.slope, GALAXY_COLOUR, rng)
+    galaxy = _draw(scene, galaxies, GALAXY_COLOUR, 0.0, rng)
     n = galaxies.number
     low, high = np.log(galaxies.half_light_arcsec)
     shapes = {
@@ -70,20 +71,44 @@ def draw_sources(scene: Scene) -> Table:
 
 
 def _draw(
-    scene: Scene, n: int, bright: float, faint: float, slope: float, colour: tuple[float, float], rng: Any
+    scene: Scene, kind: Stars | Galaxies, colour: tuple[float, float], separation: float, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Positions uniform on a disc about the target, magnitudes with counts rising as 10^(slope mag), colours."""
-    radius = scene.sky.radius_arcsec * np.sqrt(rng.uniform(0, 1, n))
-    angle = rng.uniform(0, 2 * np.pi, n)
-    centre = Attitude(0.0, 0.0, scene.ra_deg, scene.dec_deg, 0.0)
-    ra, dec = centre.to_sky(radius * np.sin(angle), radius * np.cos(angle))
-    u = rng.uniform(0, 1, n)
-    if slope == 0:
-        mag = bright + u * (faint - bright)
+    """Positions on a disc about the target, magnitudes with counts rising as 10^(slope mag), colours."""
+    east, north = scatter(kind.number, scene.sky.radius_arcsec, separation, rng)
+    ra, dec = Attitude(0.0, 0.0, scene.ra_deg, scene.dec_deg, 0.0).to_sky(east, north)
+    u = rng.uniform(0, 1, kind.number)
+    if kind.slope == 0:
+        mag = kind.bright_mag + u * (kind.faint_mag - kind.bright_mag)
     else:
-        low, high = 10 ** (slope * bright), 10 ** (slope * faint)
-        mag = np.log10(low + u * (high - low)) / slope
-    return {"ra": ra, "dec": dec, "mag_ab": mag, "colour": rng.normal(*colour, n)}
+        low, high = 10 ** (kind.slope * kind.bright_mag), 10 ** (kind.slope * kind.faint_mag)
+        mag = np.log10(low + u * (high - low)) / kind.slope
+    return {"ra": ra, "dec": dec, "mag_ab": mag, "colour": rng.normal(*colour, kind.number)}
+
+
+def scatter(n: int, radius: float, separation: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw n points uniformly on a disc, none closer than ``separation`` to another; (n,) each.
+
+    Raises
+    ------
+    ConfigError
+        The disc has no room for so many.
+    """
+    points = np.empty((n, 2))
+    placed = 0
+    for _ in range(_TRIES_PER_POINT * n):
+        if placed == n:
+            break
+        r, angle = radius * np.sqrt(rng.uniform()), rng.uniform(0, 2 * np.pi)
+        point = r * np.sin(angle), r * np.cos(angle)
+        if separation == 0 or np.all(np.hypot(*(points[:placed] - point).T) >= separation):
+            points[placed] = point
+            placed += 1
+    if placed < n:
+        raise ConfigError(
+            f"sky: {n} stars at least {separation} arcsec apart do not fit within {radius} arcsec (placed {placed}). "
+            "Lower number or separation_arcsec, or raise radius_arcsec."
+        )
+    return points[:, 0], points[:, 1]
 
 
 def zodiacal_mjy_sr(scene: Scene, filter_name: str) -> float:
