@@ -23,7 +23,9 @@ LAYERS = (
     ("steps",),
     ("children", "planning", "execute", "staleness"),
     ("graph", "cluster", "progress"),
-    ("reduction", "report"),
+    ("inputs",),
+    ("reduction",),
+    ("inspection", "report"),
     ("__init__",),
     ("simulate", "cli"),
 )

@@ -1,9 +1,9 @@
 """Distributed reduction of JWST imaging surveys, from a program number to science-ready mosaics.
 
-    import survey
-    config = survey.load_config("configs/demo.yaml")
-    plan = survey.plan(config, survey.find_exposures(config))
-    run = survey.run(config, client=client)      # any dask Client
+import survey
+config = survey.load_config("configs/demo.yaml")
+plan = survey.plan(config, survey.find_exposures(config))
+run = survey.run(config, client=client)      # any dask Client
 """
 
 from __future__ import annotations
@@ -17,27 +17,45 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "SurveyConfig": "survey.config",
     "load_config": "survey.config",
-    "find_exposures": "survey.reduction",
-    "fetch": "survey.reduction",
-    "sync_references": "survey.reduction",
+    "find_exposures": "survey.inputs",
+    "fetch": "survey.inputs",
+    "sync_references": "survey.inputs",
     "plan": "survey.reduction",
     "run": "survey.reduction",
     "mosaic": "survey.reduction",
-    "status": "survey.reduction",
-    "explain": "survey.reduction",
-    "verify": "survey.reduction",
+    "status": "survey.inspection",
+    "explain": "survey.inspection",
+    "verify": "survey.inspection",
     "cutout": "survey.mosaics",
     "read_wcs": "survey.mosaics",
     "SurveyError": "survey.errors",
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]
+__all__ = [
+    "SurveyConfig",
+    "SurveyError",
+    "__version__",
+    "cutout",
+    "explain",
+    "fetch",
+    "find_exposures",
+    "load_config",
+    "mosaic",
+    "plan",
+    "read_wcs",
+    "run",
+    "status",
+    "sync_references",
+    "verify",
+]
 
 if TYPE_CHECKING:
     from survey.config import SurveyConfig, load_config
     from survey.errors import SurveyError
+    from survey.inputs import fetch, find_exposures, sync_references
+    from survey.inspection import explain, status, verify
     from survey.mosaics import cutout, read_wcs
-    from survey.reduction import explain, fetch, find_exposures, mosaic, plan, run, status, sync_references, verify
+    from survey.reduction import mosaic, plan, run
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,9 @@
 """Child processes for pipeline tasks: one process a task, forked from a server that has the pipeline imported.
 
-A worker starts the server as a plain subprocess (so it works below any dask worker, daemonic or threaded) and sends it one
-JSON line a job; the server forks, the child runs the job and leaves ``result.json`` in the job's folder, and the server
-answers with what the operating system accounted: exit status, CPU seconds, peak memory. The server ends, and takes its child
-along, when its standard input closes: when the worker is gone, whatever killed it.
+A worker starts the server as a plain subprocess (so it works below any dask worker, daemonic or threaded) and sends it
+one JSON line a job; the server forks, the child runs the job and leaves ``result.json`` in the job's folder, and the
+server answers with what the operating system accounted: exit status, CPU seconds, peak memory. The server ends, and
+takes its child along, when its standard input closes: when the worker is gone, whatever killed it.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ def _child(job: dict[str, Any]) -> None:
     except SystemExit as error:
         # sys.exit() inside a step must not look like success: no result file is there.
         print(f"the task called sys.exit({error.code!r})", file=sys.stderr)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it is, it ends in the log and in the exit code
         import traceback
 
         traceback.print_exc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -15,10 +16,12 @@ from typing import Any, NoReturn
 import click
 
 from survey import __version__
-from survey.errors import ConfigError, InterruptedRunError, SurveyError
+from survey.errors import ConfigError, DiskFullError, InterruptedRunError, SurveyError
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
-WORKSPACE = click.option("--workspace", type=click.Path(path_type=Path), help="Folder of all products; overrides the config's.")
+WORKSPACE = click.option(
+    "--workspace", type=click.Path(path_type=Path), help="Folder of all products; overrides the config's."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, nothing else there.")
 
 
@@ -63,7 +66,7 @@ def simulate(directory: Path, scene: Path | None, seed: int | None, as_json: boo
     from survey.simulate.scene import Scene, load_scene
 
     chosen = load_scene(scene, seed) if scene else Scene(**({} if seed is None else {"seed": seed}))
-    build(directory, chosen, progress=say)
+    build(directory, chosen, progress=lambda done, total, name: say(f"{done}/{total} {name}"))
     exposures = json.loads((directory / "exposures.json").read_text())
     summary = {"directory": str(directory), "program": chosen.program, "exposures": len(exposures)}
     emit(summary, as_json, lambda: f"{len(exposures)} exposures of program {chosen.program} in {directory}")
@@ -73,12 +76,14 @@ def simulate(directory: Path, scene: Path | None, seed: int | None, as_json: boo
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on loopback; default: a free one.")
-@click.option("--faults", type=click.Path(path_type=Path), help="File of faults to make, for trying how a run bears them.")
+@click.option(
+    "--faults", type=click.Path(path_type=Path), help="File of faults to make, for trying how a run bears them."
+)
 def serve(directory: Path, command: tuple[str, ...], port: int, faults: Path | None) -> None:
     """Serve DIRECTORY as an archive (MAST protocol) and a CRDS server on loopback.
 
-    With a COMMAND behind '--', serve only while it runs, with SURVEY_ARCHIVE_URL and SURVEY_CRDS_URL set for it, and end with
-    its exit code.
+    With a COMMAND behind '--', serve only while it runs, with SURVEY_ARCHIVE_URL and SURVEY_CRDS_URL set for it, and
+    end with its exit code.
 
     Example: survey serve runs/observatory -- survey run configs/demo.yaml
     """
@@ -102,16 +107,20 @@ def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey fetch configs/demo.yaml
     """
-    from survey import reduction
+    from survey import inputs
     from survey.config import load_config
     from survey.progress import DownloadProgress
     from survey.workspace import Workspace
 
     loaded = load_config(config, workspace=workspace)
     with Workspace(loaded.workspace).lock():
-        exposures = reduction.fetch(loaded, progress=DownloadProgress(say), say=say)
+        exposures = inputs.fetch(loaded, progress=DownloadProgress(say), say=say)
     files = {item.file: {"sha256": item.sha256, "size": item.size} for item in exposures}
-    emit({"exposures": len(files), "files": files}, as_json, lambda: f"{len(files)} raw files verified in {loaded.workspace}/raw")
+    emit(
+        {"exposures": len(files), "files": files},
+        as_json,
+        lambda: f"{len(files)} raw files verified in {loaded.workspace}/raw",
+    )
 
 
 @main.command()
@@ -121,17 +130,22 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey refs configs/demo.yaml
     """
-    from survey import reduction
+    from survey import inputs
     from survey.config import load_config
     from survey.workspace import Workspace
 
     loaded = load_config(config, workspace=workspace)
     with Workspace(loaded.workspace).lock():
-        exposures = reduction.held_exposures(loaded)
+        exposures = inputs.held_exposures(loaded)
         if not exposures:
             raise SurveyError(f"{loaded.workspace}/raw: no verified raw files yet; run 'survey fetch {config}' first.")
-        found = reduction.sync_references(loaded, exposures)
-    document = {"context": found.context, "cache": found.cache, "references": dict(found.files), "mappings": dict(found.mappings)}
+        found = inputs.sync_references(loaded, exposures)
+    document = {
+        "context": found.context,
+        "cache": found.cache,
+        "references": dict(found.files),
+        "mappings": dict(found.mappings),
+    }
     emit(document, as_json, lambda: f"{found.context}: {len(found.files)} reference files verified in {found.cache}")
 
 
@@ -142,12 +156,12 @@ def plan(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey plan configs/ceers.yaml --json
     """
-    from survey import reduction, report
+    from survey import inputs, inspection, reduction, report
     from survey.config import load_config
 
     loaded = load_config(config, workspace=workspace)
-    made = reduction.plan(loaded, reduction.find_exposures(loaded, say=say))
-    found = reduction.plan_states(loaded, made)
+    made = reduction.plan(loaded, inputs.find_exposures(loaded, say=say))
+    found = inspection.plan_states(loaded, made)
     emit(report.plan_document(made, found), as_json, lambda: report.plan_text(loaded, made, found))
 
 
@@ -198,11 +212,11 @@ def status(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey status configs/demo.yaml --json
     """
-    from survey import reduction, report
+    from survey import inspection, report
     from survey.config import load_config
 
     loaded = load_config(config, workspace=workspace)
-    document = report.status_document(loaded, reduction.status(loaded))
+    document = report.status_document(loaded, inspection.status(loaded))
     emit(document, as_json, lambda: report.status_text(document))
 
 
@@ -214,11 +228,11 @@ def explain(config: Path, workspace: Path | None, as_json: bool, product: str) -
 
     Example: survey explain configs/demo.yaml jw01345-a3001_t001_nircam_clear-f444w-sub320_i2d.fits
     """
-    from survey import reduction, report
+    from survey import inspection, report
     from survey.config import load_config
 
     loaded = load_config(config, workspace=workspace)
-    tree, stale = reduction.explain(loaded, product)
+    tree, stale = inspection.explain(loaded, product)
     emit(report.lineage_document(tree, stale), as_json, lambda: report.lineage_text(tree, stale))
 
 
@@ -229,11 +243,11 @@ def verify(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey verify configs/demo.yaml
     """
-    from survey import reduction
+    from survey import inspection
     from survey.config import load_config
 
     loaded = load_config(config, workspace=workspace)
-    faults = reduction.verify(loaded)
+    faults = inspection.verify(loaded)
     for name, cause in sorted(faults.items()):
         say(f"{name}: {cause}")
     emit({"faults": faults}, as_json, lambda: f"{len(faults)} faults" if faults else "every product is as recorded")
@@ -285,6 +299,10 @@ def console() -> NoReturn:
         sys.exit(2)
     except SurveyError as error:
         _fail(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(DiskFullError(f"{error.filename or 'workspace'}: {error.strerror}; make room and run again."))
 
 
 def _fail(error: SurveyError) -> NoReturn:

@@ -100,7 +100,9 @@ def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
             "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "dashboard": True},
         }
         cluster = stack.enter_context(
-            SpecCluster(workers=workers, scheduler=scheduler, name="survey", silence_logs=logging.ERROR, asynchronous=False)
+            SpecCluster(
+                workers=workers, scheduler=scheduler, name="survey", silence_logs=logging.ERROR, asynchronous=False
+            )
         )
         client = stack.enter_context(Client(cluster, set_as_default=False))
         client.wait_for_workers(len(sizes), timeout=120)

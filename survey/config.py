@@ -72,7 +72,9 @@ class Section(BaseModel):
 class ArchiveConfig(Section):
     server: Server = Field("https://mast.stsci.edu", description="root of an archive that speaks the MAST protocol")
     local: ConfigPath | None = Field(None, description="a folder of *_uncal.fits instead of an archive")
-    timeout_seconds: float = Field(60.0, gt=0, description="how long a server may stay silent before it is given up [s]")
+    timeout_seconds: float = Field(
+        60.0, gt=0, description="how long a server may stay silent before it is given up [s]"
+    )
     downloads: int = Field(4, ge=1, le=32, description="files fetched at the same time")
     retries: int = Field(4, ge=0, le=20, description="tries again after errors that may pass")
 
@@ -88,7 +90,9 @@ class ReferencesConfig(Section):
     cache: ConfigPath = Field(
         Path("${CRDS_PATH}"), validate_default=True, description="CRDS cache, one per server; default: ${CRDS_PATH}"
     )
-    timeout_seconds: float = Field(60.0, gt=0, description="how long a server may stay silent before it is given up [s]")
+    timeout_seconds: float = Field(
+        60.0, gt=0, description="how long a server may stay silent before it is given up [s]"
+    )
 
     @field_validator("server")
     @classmethod
@@ -97,7 +101,9 @@ class ReferencesConfig(Section):
 
 
 class MosaicConfig(Section):
-    engine: Literal["stock", "tiled"] = Field("stock", description="stock: the pipeline's own Image3, one process a mosaic")
+    engine: Literal["stock", "tiled"] = Field(
+        "stock", description="stock: the pipeline's own Image3, one process a mosaic"
+    )
     per: tuple[Literal["filter", "observation"], ...] = Field(("filter",), description="what one mosaic is made of")
     pixel_scale_arcsec: float | None = Field(None, gt=0, description="[arcsec]; default: the pipeline's own choice")
     crval_deg: tuple[float, float] | None = Field(None, description="right ascension and declination of crpix [deg]")
@@ -127,7 +133,9 @@ class MosaicConfig(Section):
     @classmethod
     def _on_the_sky(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
         if value is not None and not (0 <= value[0] < 360 and -90 <= value[1] <= 90):
-            raise ValueError(f"{value} is not on the sky; expected 0 <= right ascension < 360, -90 <= declination <= 90.")
+            raise ValueError(
+                f"{value} is not on the sky; expected 0 <= right ascension < 360, -90 <= declination <= 90."
+            )
         return value
 
     @field_validator("shape")
@@ -139,7 +147,9 @@ class MosaicConfig(Section):
 
     @property
     def grid(self) -> dict[str, Any]:
-        """The output grid and weighting as parameters of the pipeline's resample step; what is not given is left out."""
+        """The output grid and weighting as parameters of the pipeline's resample step; what is not given is left
+        out.
+        """
         values = {
             "pixel_scale": self.pixel_scale_arcsec,
             "crval": self.crval_deg,
@@ -151,7 +161,9 @@ class MosaicConfig(Section):
             "weight_type": self.weight,
         }
         return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value is not None
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value is not None
         }
 
 
@@ -202,7 +214,9 @@ class SurveyConfig(Section):
         known = [*SHORT_WAVE, *LONG_WAVE]
         unknown = [name for name in value if name not in known]
         if unknown:
-            raise ValueError("; ".join(f"{name!r} is not a NIRCam filter{nearest(str(name), known)}" for name in unknown))
+            raise ValueError(
+                "; ".join(f"{name!r} is not a NIRCam filter{nearest(str(name), known)}" for name in unknown)
+            )
         if len(set(value)) != len(value):
             raise ValueError(f"{list(value)}: a filter stands twice.")
         return tuple(value)
@@ -238,7 +252,7 @@ def load_config(path: Path | str, *, workspace: Path | str | None = None) -> Sur
     """
     text = _read_text(Path(path))
     try:
-        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+        data = yaml.load(text, Loader=_StrictLoader)
         lines = _line_numbers(yaml.compose(text, Loader=_StrictLoader))
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
@@ -258,7 +272,9 @@ def resolved(config: SurveyConfig) -> dict[str, Any]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without aliases (a few lines of them expand to gigabytes) and without repeated keys (the first would be lost)."""
+    """YAML without aliases (a few lines of them expand to gigabytes) and without repeated keys (the first would be
+    lost).
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

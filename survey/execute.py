@@ -1,7 +1,8 @@
 """Run one task: reuse it, or run it in a child process, publish its products atomically, and record it last.
 
-A product without its record does not exist: the old record goes first, the products are renamed into place, the new record
-comes last. Two runs of one task at once are harmless: the publication is locked, and the second finds the first's record.
+A product without its record does not exist: the old record goes first, the products are renamed into place, the new
+record comes last. Two runs of one task at once are harmless: the publication is locked, and the second finds the
+first's record.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from survey.steps.base import Job, Outcome
 from survey.workspace import Workspace
 
 # Numerical libraries must not start threads below a worker that counts as one core.
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 _MEMORY_SIGNS = ("MemoryError", "ArrayMemoryError", "Cannot allocate memory")
 _LOG_TAIL_LINES = 12
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -67,7 +68,8 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = ()) -> TaskR
 
     Returns
     -------
-    record : complete; skipped, when an input is not complete; failed, with its cause and class: 'never', 'memory' (worth
+    record : complete; skipped, when an input is not complete; failed, with its cause and class: 'never', 'memory'
+    (worth
         one more try with more memory) or 'disk' (the workspace is full; nothing that was committed is touched)
 
     Raises

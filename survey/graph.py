@@ -1,7 +1,7 @@
 """Plan -> dask futures: one future a task, failures contained, mosaics gathered when their members are decided.
 
-The chain of an exposure goes to the scheduler whole. A mosaic waits here until every member is complete or lost, since the
-config's `max_missing` decides then whether, and of what, it is made.
+The chain of an exposure goes to the scheduler whole. A mosaic waits here until every member is complete or lost, since
+the config's `max_missing` decides then whether, and of what, it is made.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dask.distributed import Client, Future, as_completed
 from survey.errors import DiskFullError, InterruptedRunError, SurveyError
 from survey.execute import Site, blank_record, reusable, run_task
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Plan, Task, TaskRecord
-from survey.planning import Planner
+from survey.planning import Planner, steps_until
+from survey.steps import REGISTRY
 from survey.workspace import Workspace
 
 RESOURCE = "memory_gb"
@@ -81,7 +82,7 @@ def run_plan(
     SurveyError
         A task needs more memory than any worker has, or the scheduler is gone.
     """
-    flow = _Flow(plan, planner, site, client, watch, stored, _steps_until(plan, until), capacity(client))
+    flow = _Flow(plan, planner, site, client, watch, stored, steps_until(plan, until), capacity(client))
     _index(flow)
     _check_capacity(flow)
     try:
@@ -107,15 +108,6 @@ def capacity(client: Client) -> float:
     return max((float(worker.get("resources", {}).get(RESOURCE, 0.0)) for worker in workers), default=0.0)
 
 
-def _steps_until(plan: Plan, until: str | None) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(task.step for task in plan))
-    if until is None:
-        return names
-    if until not in names:
-        raise SurveyError(f"--until {until}: the plan has no such step; its steps are {', '.join(names)}.")
-    return names[: names.index(until) + 1]
-
-
 def _check_capacity(flow: _Flow) -> None:
     """A task that no worker can hold would wait for ever."""
     if not flow.capacity:
@@ -137,7 +129,7 @@ def _root(flow: _Flow) -> Path:
 def _index(flow: _Flow) -> None:
     flow.by_key = {task.key: task for task in flow.plan}
     for task in flow.plan:
-        if task.step in flow.names and task.step in flow.planner.chain:
+        if task.step in flow.names and REGISTRY[task.step].scope != "mosaic":
             flow.chains.setdefault(task.subject, []).append(task)
     if "association" not in flow.names:
         return

@@ -71,7 +71,9 @@ class Task:
     files: tuple[str, ...] = ()  # inputs that no task makes, relative to the workspace
     references: Mapping[str, str] = field(default_factory=dict)  # reference type -> file name; 'N/A' left out
     sha1: Mapping[str, str] = field(default_factory=dict)  # reference file name -> sha1
-    digests: Mapping[str, str] = field(default_factory=dict)  # what the digest stands on: key or file -> digest or sha256
+    digests: Mapping[str, str] = field(
+        default_factory=dict
+    )  # what the digest stands on: key or file -> digest or sha256
     versions: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()  # members that the mosaic has to do without
     context: str = ""

@@ -1,8 +1,8 @@
 """Parameters that the installed pipeline's steps accept, read from their source without importing them.
 
 Importing jwst.pipeline takes seconds; a config must be refused in less. Every Step declares its parameters in a literal
-``spec`` (configobj), its sub-steps in ``step_defs`` and its reference types in ``reference_file_types``: `ast` reads these.
-A test compares the result with what the imported classes say.
+``spec`` (configobj), its sub-steps in ``step_defs`` and its reference types in ``reference_file_types``: `ast` reads
+these. A test compares the result with what the imported classes say.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,8 @@ from configobj.validate import ValidateError, Validator, VdtMissingValue
 
 # Every Step descends from these two; they hold the parameters that all steps share.
 _ROOTS = ("stpipe.step:Step", "jwst.stpipe.core:JwstStep")
-# The pipeline gets its inputs and outputs from survey: a config that redirects them would hide products from the records.
+# The pipeline gets its inputs and outputs from survey: a config that redirects them would hide products from the
+# records.
 RESERVED = frozenset(
     {"output_dir", "output_file", "output_ext", "output_use_model", "output_use_index", "search_output_file"}
     | {"input_dir", "suffix", "config_file", "class", "name", "pre_hooks", "post_hooks"}
@@ -115,6 +116,34 @@ def check_settings(spec: StepSpec, settings: Mapping[str, Any], where: str) -> t
         except ValueError as error:
             faults.append(f"{where}: {error}")
     return clean, faults
+
+
+def types_in_use(spec: StepSpec, settings: Mapping[str, Any], pars: Container[str] = ()) -> tuple[str, ...]:
+    """CRDS types that a run with these settings can read: those of steps that are skipped are left out.
+
+    Parameters
+    ----------
+    spec, settings : as in `check_settings`
+    pars : 'pars-*' types for which CRDS has a file. Such a file can switch a step on that is off by default, so a step
+    counts
+        as skipped by default only when neither it nor the class above it has one.
+
+    Returns
+    -------
+    types : sorted, each once; 'pars-*' types included
+    """
+    own = f"pars-{spec.class_name.lower()}"
+    types = {*spec.reference_types, own}
+    for name, step in spec.steps.items():
+        given = settings.get(name, {})
+        switch = given.get("skip") if isinstance(given, Mapping) else None
+        told_by_crds = own in pars or f"pars-{step.class_name.lower()}" in pars
+        off_by_default = "default=True" in step.parameters.get("skip", "") and not told_by_crds
+        if switch is True or (switch is None and off_by_default):
+            types.add(f"pars-{step.class_name.lower()}")
+        else:
+            types.update(types_in_use(step, given if isinstance(given, Mapping) else {}, pars))
+    return tuple(sorted(types))
 
 
 def override_files(settings: Mapping[str, Any]) -> list[str]:

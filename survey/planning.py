@@ -1,8 +1,9 @@
 """Config + exposures -> Plan: pure, before a pixel is read, and without dask or the pipeline.
 
-A task's digest stands on its step's name and version, its settings, the digests of its inputs, the sha256 of the raw file, the
-versions of jwst, stcal and crds, and the sha1 of each reference file of the step. The name of the CRDS context is not part of
-it: two contexts that give a task the same files give the same pixels, and a new context makes again only what it changes.
+A task's digest stands on its step's name and version, its settings, the digests of its inputs, the sha256 of the raw
+file, the versions of jwst, stcal and crds, and the sha1 of each reference file of the step. The name of the CRDS
+context is not part of it: two contexts that give a task the same files give the same pixels, and a new context makes
+again only what it changes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from survey.config import SurveyConfig
 from survey.digest import digest
 from survey.errors import ConfigError, ReferencesError
 from survey.models import Association, Exposure, Plan, Task
-from survey.pipeline_spec import override_files
+from survey.pipeline_spec import override_files, types_in_use
 from survey.steps import REGISTRY, check_chain
 from survey.steps.base import PIPELINE_GB, frame_gb, ramp_gb
 
@@ -87,6 +88,19 @@ class Planner:
             tasks.append(self._finish(task, tasks[-1:], exposure.name, raw))
         return tasks
 
+    def given_task(self, exposure: Exposure) -> Task:
+        """The task that takes a calibrated file from outside the workspace; ``exposure.uri`` is its path."""
+        task = Task(
+            key=f"given/{exposure.name}",
+            step="given",
+            subject=exposure.name,
+            filter=exposure.filter,
+            settings={},
+            files=(exposure.uri,),
+            memory_gb=PIPELINE_GB,
+        )
+        return self._finish(task, [], raw={exposure.uri: exposure.sha256 or ""})
+
     def mosaic_tasks(
         self,
         association: Association,
@@ -154,14 +168,18 @@ class Planner:
         return [made, image3, self._finish(store, [image3])]
 
     def _image3_cost(self, planes: Sequence[float]) -> tuple[float, float]:
-        """Predicted peak memory [GB] and CPU time [s] of stock Image3; ``planes``: one float32 plane of each member [GB]."""
+        """Predicted peak memory [GB] and CPU time [s] of stock Image3; ``planes``: one float32 plane of each member
+        [GB].
+        """
         shape = self.config.mosaic.shape
         # Without a grid the mosaic is taken to hold its members side by side, and never less than one of them.
         mosaic = 4e-9 * shape[0] * shape[1] if shape else max(sum(planes) / 2, max(planes, default=0.0))
         memory = PIPELINE_GB + 1.0 + IMAGE3_PLANES * sum(planes) + IMAGE3_MOSAIC_PLANES * mosaic
         return round(memory, 3), 20.0 + IMAGE3_SECONDS_PER_PLANE_GB * sum(planes)
 
-    def _finish(self, task: Task, inputs: Iterable[Task], exposure: str = "", raw: Mapping[str, str] | None = None) -> Task:
+    def _finish(
+        self, task: Task, inputs: Iterable[Task], exposure: str = "", raw: Mapping[str, str] | None = None
+    ) -> Task:
         """Add references, versions and the digest; say what is not known yet."""
         digests = {**{item.key: item.digest for item in inputs}, **(raw or {})}
         digests |= {path: self.overrides.get(path, "") for path in override_files(task.settings)}
@@ -180,13 +198,14 @@ class Planner:
         return task if pending else replace(task, digest=task_digest(task))
 
     def _references_of(self, task: Task, exposure: str) -> tuple[dict[str, str], str]:
-        types = REGISTRY[task.step].reference_types
-        if not types:
+        spec = REGISTRY[task.step].spec
+        if spec is None:
             return {}, ""
         if self.references is None:
             return {}, "references were not looked up yet"
         try:
-            found = self.references.for_step(exposure, types)
+            pars = self.references.for_step(exposure, spec.pars_types)
+            found = self.references.for_step(exposure, types_in_use(spec, task.settings, pars))
         except ReferencesError:
             return {}, f"references of {exposure} were not looked up yet"
         return dict(found), ""
@@ -229,6 +248,22 @@ def plan(
         members = [last[name] for name in association.members]
         tasks += planner.mosaic_tasks(association, members, by_name)
     return Plan(tuple(tasks), tuple(exposures), associations, config.references.context)
+
+
+def steps_until(made: Plan, until: str | None) -> tuple[str, ...]:
+    """Names of a plan's steps in order, up to ``until``; all of them when it is None.
+
+    Raises
+    ------
+    ConfigError
+        The plan has no such step.
+    """
+    names = tuple(dict.fromkeys(task.step for task in made))
+    if until is None:
+        return names
+    if until not in names:
+        raise ConfigError(f"--until {until}: the plan has no such step; its steps are {', '.join(names)}.")
+    return names[: names.index(until) + 1]
 
 
 def mosaics_of(config: SurveyConfig, exposures: Sequence[Exposure]) -> tuple[Association, ...]:

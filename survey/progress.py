@@ -43,7 +43,12 @@ class TaskProgress(AbstractContextManager["TaskProgress"]):
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-            columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+            columns = (
+                TextColumn("{task.description:<18}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
             self._bars = Progress(*columns, console=Console(stderr=True))
             self._bars.start()
             self._rows = {step: self._bars.add_task(step, total=count, note="") for step, count in self._total.items()}

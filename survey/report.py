@@ -35,7 +35,8 @@ def plan_document(made: Plan, found: Sequence[State]) -> dict[str, Any]:
             for item in made.exposures
         ],
         "associations": [
-            {"product": item.product, "filter": item.filter, "members": list(item.members)} for item in made.associations
+            {"product": item.product, "filter": item.filter, "members": list(item.members)}
+            for item in made.associations
         ],
         "tasks": [
             {
@@ -143,7 +144,9 @@ def lineage_document(tree: Lineage, stale: Mapping[str, Sequence[str]]) -> dict[
                 "inputs": dict(record.inputs),
                 "settings": dict(record.settings),
                 "resolved": dict(record.resolved),
-                "references": {kind: {"file": name, "sha1": record.sha1.get(name, "")} for kind, name in record.references.items()},
+                "references": {
+                    kind: {"file": name, "sha1": record.sha1.get(name, "")} for kind, name in record.references.items()
+                },
                 "context": record.context,
                 "versions": dict(record.versions),
                 "products": [item.path for item in record.products],
@@ -153,7 +156,12 @@ def lineage_document(tree: Lineage, stale: Mapping[str, Sequence[str]]) -> dict[
                 "stale": list(stale.get(node.name, ())),
             },
         )
-    return {"product": tree.name, "nodes": nodes, "raw": list(tree.raw_files()), "stale": {k: list(v) for k, v in stale.items()}}
+    return {
+        "product": tree.name,
+        "nodes": nodes,
+        "raw": list(tree.raw_files()),
+        "stale": {k: list(v) for k, v in stale.items()},
+    }
 
 
 def lineage_text(tree: Lineage, stale: Mapping[str, Sequence[str]]) -> str:

@@ -50,10 +50,7 @@ def state_of(task: Task, record: TaskRecord | None, root: Path) -> State:
 def differences(task: Task, record: TaskRecord) -> list[str]:
     """Why a record's digest is not the task's: every setting, reference, input and version that differs."""
     found = [f"{name}: {_shown(old)} -> {_shown(new)}" for name, old, new in _changed(record.settings, task.settings)]
-    found += [
-        f"{kind} {new or 'none'} replaced {old or 'none'}"
-        for kind, old, new in _reference_changes(task, record)
-    ]
+    found += [f"{kind} {new or 'none'} replaced {old or 'none'}" for kind, old, new in _reference_changes(task, record)]
     for name, old, new in _changed(record.versions, task.versions):
         found.append(f"{name} {old or 'none'} -> {new or 'none'}")
     for name, old, new in _changed(record.inputs, task.digests):

@@ -48,7 +48,8 @@ def source_mask(image, good, n_sigma, grow):
 def measure_striping(sci, good, flat, amplifiers, n_sigma=2.0, grow=2, min_pixels=50):
     """Measure the stripe of every row in every amplifier, on a flat-fielded copy with sources masked.
 
-    The flat keeps the structure of the sky's own light out of the measurement; what is measured is additive in the rate.
+    The flat keeps the structure of the sky's own light out of the measurement; what is measured is additive in the
+    rate.
 
     Parameters
     ----------
@@ -61,7 +62,8 @@ def measure_striping(sci, good, flat, amplifiers, n_sigma=2.0, grow=2, min_pixel
 
     Returns
     -------
-    stripes : ndarray (ny, nx), float32 [DN/s]; to be subtracted from ``sci``. Each amplifier's median over rows is zero, so
+    stripes : ndarray (ny, nx), float32 [DN/s]; to be subtracted from ``sci``. Each amplifier's median over rows is
+    zero, so
         that the level of the sky stays. Without noise and sources, a clean image gives zeros.
 
     Raises
@@ -103,7 +105,7 @@ class SubtractStripingStep(Step):
         suffix = string(default='striping')
     """
 
-    reference_file_types = ["flat"]  # noqa: RUF012 - stpipe's own form
+    reference_file_types = ["flat"]
 
     def process(self, input_data):
         """Return a copy of a rate image without its striping.

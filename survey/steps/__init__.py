@@ -1,11 +1,11 @@
 """The registry of steps: name -> Step. A new step or correction is one row here.
 
-    detector1            uncal -> rate      the pipeline's Detector1
-    subtract_striping    rate -> striping   1/f noise (a correction of this project)
-    image2               rate -> cal        the pipeline's Image2
-    association          cal... -> asn      which exposures make a mosaic
-    image3               asn -> i2d         the pipeline's Image3, whole
-    mosaic               i2d -> zarr        for xarray
+detector1            uncal -> rate      the pipeline's Detector1
+subtract_striping    rate -> striping   1/f noise (a correction of this project)
+image2               rate -> cal        the pipeline's Image2
+association          cal... -> asn      which exposures make a mosaic
+image3               asn -> i2d         the pipeline's Image3, whole
+mosaic               i2d -> zarr        for xarray
 """
 
 from __future__ import annotations
@@ -55,6 +55,15 @@ _ROWS = (
         defaults={"resample": {"skip": True}},
         gb_per_input_gb=10.0,
         seconds_per_input_gb=30.0,
+    ),
+    Step(
+        name="given",
+        version=1,
+        scope="given",
+        accepts="cal",
+        produces="cal",
+        folder="stage2",
+        run="survey.steps.given:run",
     ),
     Step(
         name="association",

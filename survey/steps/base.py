@@ -57,7 +57,7 @@ class Step:
 
     name: str
     version: int  # bump it when a change of this project's code changes the step's pixels
-    scope: Literal["exposure", "mosaic"]
+    scope: Literal["exposure", "given", "mosaic"]  # 'given': an exposure's file from outside, not in a config's steps
     accepts: str  # suffix of the product it reads
     produces: str  # suffix of the product it makes
     folder: str  # of its products in the workspace
@@ -71,12 +71,6 @@ class Step:
     @property
     def spec(self) -> StepSpec | None:
         return read_spec(self.step_class) if self.step_class else None
-
-    @property
-    def reference_types(self) -> tuple[str, ...]:
-        """CRDS types that this step looks up, parameter files included."""
-        spec = self.spec
-        return () if spec is None else (*spec.all_reference_types, *spec.pars_types)
 
     def settings(self, given: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
         """The settings that a task carries, and what is wrong with those given."""

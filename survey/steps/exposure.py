@@ -18,7 +18,8 @@ def run(job: Job, step: Step) -> Outcome:
     Raises
     ------
     TaskError
-        The class ran and left no product of the suffix that the step promises, or used references that were not planned.
+        The class ran and left no product of the suffix that the step promises, or used references that were not
+        planned.
     """
     if len(job.inputs) != 1:
         raise TaskError(f"{job.key}: expected one input, got {len(job.inputs)}.")

@@ -18,8 +18,9 @@ log = logging.getLogger(__name__)
 def call(step_class: str, source: Path, output: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Run a Step or Pipeline class on a file or association and let it save its products.
 
-    The same three public calls as in ``Step.call``: build the config (parameter reference files from CRDS first), make the
-    instance, run it. Taken apart because ``call`` keeps the instance, which alone knows the parameters that were run.
+    The same three public calls as in ``Step.call``: build the config (parameter reference files from CRDS first), make
+    the instance, run it. Taken apart because ``call`` keeps the instance, which alone knows the parameters that were
+    run.
 
     Parameters
     ----------
@@ -48,7 +49,9 @@ def call(step_class: str, source: Path, output: Path, settings: Mapping[str, Any
             config.pop(key, None)
         name = config.pop("name", None)
         instance = cls.from_config_section(config, name=name, config_file=config_file)
-        resolved = plain(instance.get_pars())  # now: Image2 leaves its instance with parameters that its own spec refuses
+        resolved = plain(
+            instance.get_pars()
+        )  # now: Image2 leaves its instance with parameters that its own spec refuses
         result = instance.run(str(source))
     except SystemExit as error:
         raise TaskError(f"{class_name} ended the process with {error.code!r}; its log says why.") from error
@@ -64,7 +67,9 @@ def split_settings(spec: StepSpec, settings: Mapping[str, Any]) -> tuple[dict[st
 
 
 def stamp(path: Path, job: Job, simulated: bool) -> None:
-    """Write who made a FITS product into its primary header: SURVEY, SVYDIGST, and SIMULATD when it descends from a simulation."""
+    """Write who made a FITS product into its primary header: SURVEY, SVYDIGST, and SIMULATD when it descends from a
+    simulation.
+    """
     from astropy.io import fits
 
     with fits.open(path, mode="update", memmap=False, lazy_load_hdus=True) as hdus:

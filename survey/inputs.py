@@ -1,0 +1,223 @@
+"""What a reduction starts from: exposures, their raw files, the references that they need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from survey import references as crds_references
+from survey.archive import held as archive_held
+from survey.archive import local as archive_local
+from survey.archive.ledger import LEDGER, Ledger
+from survey.archive.structure import DamagedFileError, read_hdus
+from survey.config import SurveyConfig
+from survey.digest import file_sha256
+from survey.errors import ConfigError, DownloadError, ProductNameError, ReferencesError
+from survey.models import Association, Exposure
+from survey.pipeline_spec import override_files, types_in_use
+from survey.planning import check
+from survey.references import References
+from survey.steps import REGISTRY
+from survey.workspace import Workspace
+
+CAL = "_cal.fits"
+MAX_SHOWN = 20  # of faults that are all of one kind
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int | None], None]  # name, bytes so far, bytes in total
+
+
+def silent(_text: str) -> None:
+    """Say nothing."""
+
+
+def find_exposures(config: SurveyConfig, *, say: Say = silent) -> tuple[Exposure, ...]:
+    """The program's exposures, from the archive or the folder that the config names.
+
+    What the ledger of earlier downloads knows of a file (sha256, time, groups, footprint) is filled in.
+
+    Raises
+    ------
+    ServiceError
+        The archive cannot be reached or refuses.
+    SurveyError
+        No exposure fits the config.
+    """
+    archive = config.archive
+    raw = Workspace(config.workspace).raw
+    if archive.local is not None:
+        exposures, faults = archive_local.find_exposures(
+            archive.local,
+            config.program,
+            observations=config.observations,
+            filters=config.filters,
+            cache=Ledger(raw / LEDGER),
+        )
+        for name, cause in faults.items():
+            say(f"left out {name}: {cause}")
+    else:
+        from survey.archive.query import find_exposures as ask_archive
+
+        exposures = ask_archive(
+            config.program,
+            server=archive.server,
+            observations=config.observations,
+            filters=config.filters,
+            instrument=config.instrument,
+            timeout_seconds=archive.timeout_seconds,
+            retries=archive.retries,
+        )
+    return archive_held.known(exposures, raw)
+
+
+def fetch(
+    config: SurveyConfig,
+    exposures: Sequence[Exposure] | None = None,
+    *,
+    progress: Progress | None = None,
+    say: Say = silent,
+) -> tuple[Exposure, ...]:
+    """Bring every raw file into the workspace, verified.
+
+    Returns
+    -------
+    exposures : with the sha256 of each file, and what its header tells
+
+    Raises
+    ------
+    DownloadError
+        Some files could not be had; they are named, the others are kept.
+    ServiceError, DiskFullError
+    """
+    from survey.archive.fetch import fetch as download
+    from survey.archive.raw import link_local
+    from survey.archive.transfer import FetchSettings
+
+    wanted = find_exposures(config, say=say) if exposures is None else tuple(exposures)
+    workspace = Workspace(config.workspace)
+    workspace.create()
+    if config.archive.local is not None:
+        good, missing = link_local(wanted, workspace.raw, progress=progress)
+        if missing:
+            raise DownloadError(missing)
+        return good
+    settings = FetchSettings(
+        downloads=config.archive.downloads,
+        retries=config.archive.retries,
+        timeout_seconds=config.archive.timeout_seconds,
+    )
+    report = download(
+        wanted,
+        workspace.raw,
+        server=config.archive.server,
+        token=os.environ.get("MAST_API_TOKEN"),
+        settings=settings,
+        progress=progress,
+    )
+    if report.error is not None:
+        raise report.error
+    return report.exposures
+
+
+def sync_references(config: SurveyConfig, exposures: Sequence[Exposure]) -> References:
+    """Sync and verify the context and the references that these exposures need; see `survey.references.sync`."""
+    workspace = Workspace(config.workspace)
+    found = crds_references.sync(raw_files(workspace, exposures), config.references, record=workspace.references)
+    chain = check(config)[0]
+    faults = set()
+    for exposure in exposures:
+        if exposure.uri.endswith(CAL):
+            continue
+        for name, settings in chain.items():
+            spec = REGISTRY[name].spec
+            types = () if spec is None else types_in_use(spec, settings)
+            faults |= {f"{exposure.name}: {why}" for why in found.not_found(exposure.name, types).values()}
+    if faults:
+        raise ReferencesError("\n".join(sorted(faults)[:MAX_SHOWN]))
+    return found
+
+
+def held_exposures(config: SurveyConfig) -> tuple[Exposure, ...]:
+    """The config's exposures whose verified raw files are in the workspace, known from the ledger alone."""
+    workspace = Workspace(config.workspace)
+    return tuple(
+        exposure
+        for exposure in archive_held.held(workspace.raw)
+        if exposure.program == config.program
+        and (config.observations is None or exposure.observation in config.observations)
+        and (config.filters is None or exposure.filter in config.filters)
+    )
+
+
+def raw_files(workspace: Workspace, exposures: Sequence[Exposure]) -> dict[str, Path]:
+    """Exposure name -> the file whose header says which references it takes: its raw file, or the one that was
+    given.
+    """
+    found = {}
+    for exposure in exposures:
+        if exposure.sha256:
+            given = exposure.uri.endswith(CAL)
+            found[exposure.name] = Path(exposure.uri) if given else workspace.raw / exposure.file
+    return found
+
+
+def members_of(
+    config: SurveyConfig, association: Association, folder: Path
+) -> tuple[tuple[Exposure, ...], tuple[Exposure, ...]]:
+    """Where the members of an association come from.
+
+    Returns
+    -------
+    raw : members whose verified raw files are in the workspace
+    given : members that lie as ``<exposure>_cal.fits`` in ``folder``; their ``uri`` is that path
+
+    Raises
+    ------
+    ConfigError
+        Members that are neither, or whose file is a link that leads out of the folder; all are named.
+    """
+    everything = config.model_copy(update={"filters": None, "observations": None, "program": association.program})
+    held = {exposure.name: exposure for exposure in held_exposures(everything)}
+    raw, given, faults = [], [], []
+    for name in association.members:
+        if name in held:
+            raw.append(held[name])
+            continue
+        try:
+            given.append(_given(name, folder.absolute()))
+        except (OSError, DamagedFileError, ProductNameError) as error:
+            faults.append(
+                f"{association.product}: member {name} has no raw file in {config.workspace}/raw, and beside the "
+                f"association: {error}. Run 'survey fetch' with a config that holds it, or put its cal file there."
+            )
+    if faults:
+        raise ConfigError(faults)
+    return tuple(raw), tuple(given)
+
+
+def _given(name: str, folder: Path) -> Exposure:
+    path = folder / f"{name}{CAL}"
+    if path.resolve().parent != folder.resolve():
+        raise DamagedFileError(f"{path.name} is a link that leads out of its folder")
+    exposure = archive_local.exposure_from_headers(path, read_hdus(path), f"{name}_uncal.fits")
+    if exposure is None:
+        raise DamagedFileError(f"{path.name} is no NIRCam image")
+    return replace(exposure, uri=str(path), size=None, sha256=file_sha256(path))
+
+
+def override_digests(config: SurveyConfig) -> dict[str, str]:
+    """sha256 of every file that an ``override_<type>`` parameter names.
+
+    Raises
+    ------
+    ConfigError
+        A file is not there; all such files are named.
+    """
+    chain, image3, _ = check(config)
+    paths = override_files({**chain, "image3": image3})
+    faults = [f"override file {path}: not found." for path in paths if not Path(path).is_file()]
+    if faults:
+        raise ConfigError(faults)
+    return {path: file_sha256(path) for path in paths}

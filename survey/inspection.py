@@ -1,0 +1,96 @@
+"""Look at a workspace: what is done, how a product was made, whether every byte is as recorded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from survey.archive import held as archive_held
+from survey.config import SurveyConfig
+from survey.digest import file_sha256, tree_sha256
+from survey.errors import ConfigError
+from survey.inputs import held_exposures
+from survey.models import COMPLETE, Plan, TaskRecord
+from survey.provenance import Lineage, lineage, read_records
+from survey.reduction import plan
+from survey.staleness import DONE, State, states
+from survey.workspace import Workspace
+
+
+def status(config: SurveyConfig) -> list[TaskRecord]:
+    """The records of the workspace, as they are now; read while a run goes on as well."""
+    return list(read_records(Workspace(config.workspace).records).by_key.values())
+
+
+def explain(config: SurveyConfig, product: str) -> tuple[Lineage, dict[str, tuple[str, ...]]]:
+    """How a product was made, and what of it is stale.
+
+    Returns
+    -------
+    lineage : survey.provenance.Lineage, from the product down to its raw files
+    stale : key of a task -> why its product would be another now; compared with the config, the raw files and the
+    references
+        at hand, without asking any server
+
+    Raises
+    ------
+    ConfigError
+        No record made such a product.
+    """
+    workspace = Workspace(config.workspace)
+    records = read_records(workspace.records).by_key
+    try:
+        tree = lineage(records, _inside(product, workspace))
+    except KeyError as error:
+        raise ConfigError(str(error.args[0])) from error
+    exposures = held_exposures(config)
+    current = (
+        {state.task.key: state for state in states(plan(config, exposures), records, workspace.root)}
+        if exposures
+        else {}
+    )
+    stale = {}
+    for _, node in tree.walk():
+        state = current.get(node.name)
+        if state is not None and state.state != DONE:
+            stale[node.name] = state.reasons
+        elif node.record is not None and state is None:
+            stale[node.name] = ("the config does not ask for it any more",)
+    return tree, stale
+
+
+def verify(config: SurveyConfig) -> dict[str, str]:
+    """Compare every product with its record, and every raw file with the ledger.
+
+    Returns
+    -------
+    faults : path -> what is wrong; empty when every byte is as recorded
+    """
+    workspace = Workspace(config.workspace)
+    found = read_records(workspace.records)
+    faults = {f"records/{name}": cause for name, cause in found.faults.items()}
+    for record in found.by_key.values():
+        if record.status != COMPLETE:
+            continue
+        for product in record.products:
+            path = workspace.root / product.path
+            try:
+                sha256 = tree_sha256(path)[0] if path.is_dir() else file_sha256(path)
+            except OSError as error:
+                faults[product.path] = f"cannot be read: {error.strerror or error}"
+                continue
+            if sha256 != product.sha256:
+                faults[product.path] = f"sha256 is {sha256[:12]}..., its record says {product.sha256[:12]}..."
+    return faults | archive_held.verify(workspace.raw)
+
+
+def plan_states(config: SurveyConfig, made: Plan) -> list[State]:
+    """What a plan's tasks are, beside the workspace's records."""
+    workspace = Workspace(config.workspace)
+    return states(made, read_records(workspace.records).by_key, workspace.root)
+
+
+def _inside(product: str, workspace: Workspace) -> str:
+    """A product's path relative to the workspace, when it was given as any other path to it."""
+    path = Path(os.path.abspath(product))
+    return path.relative_to(workspace.root).as_posix() if path.is_relative_to(workspace.root) else product

@@ -1,0 +1,17 @@
+"""A calibrated file that was made elsewhere, taken into the workspace as it is."""
+
+from __future__ import annotations
+
+import shutil
+
+from survey.errors import TaskError
+from survey.steps.base import Job, Outcome, Step
+
+
+def run(job: Job, step: Step) -> Outcome:
+    """Copy the job's one file; it keeps its own header, since this project did not make its pixels."""
+    if len(job.inputs) != 1:
+        raise TaskError(f"{job.key}: expected one file, got {len(job.inputs)}.")
+    name = f"{job.subject}_{step.produces}.fits"
+    shutil.copyfile(job.inputs[0], job.path / name)
+    return Outcome(((name, f"{step.folder}/{name}"),))
