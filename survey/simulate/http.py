@@ -62,9 +62,9 @@ class Handler(BaseHTTPRequestHandler):
         self._handle()
 
     def _handle(self) -> None:
-        self._status = 0
         self._fault: Fault | None = None
         shown = unquote_plus(self.path)
+        self._number = self.server.observatory.record(self.command, shown)
         body = self._read_body()
         is_form = "x-www-form-urlencoded" in self._header("Content-Type")
         form = parse_qs(body.decode("utf-8", "replace")) if is_form else {}
@@ -74,12 +74,8 @@ class Handler(BaseHTTPRequestHandler):
             self._fault = self.server.observatory.faults.take(f"{self.command} {shown} {service}".rstrip())
             if not self._struck():
                 self._answer(body, form, request)
-        except _DropConnection:
+        except (_DropConnection, ConnectionError, TimeoutError):
             self.close_connection = True
-        except (ConnectionError, TimeoutError):
-            self.close_connection = True
-        finally:
-            self.server.observatory.record(self.command, shown, self._status)
 
     def _header(self, name: str) -> str:
         return self.headers.get(name) or ""
@@ -221,7 +217,7 @@ class Handler(BaseHTTPRequestHandler):
         if self._is("wrong_length") and self._fault is not None:
             length = max(0, length + self._fault.bytes)
             self.close_connection = True
-        self._status = status
+        self.server.observatory.record_status(self._number, status)
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(length), **headers}.items():
             self.send_header(name, value)

@@ -101,9 +101,16 @@ class ObservatoryServer:
     def __exit__(self, *exception: object) -> None:
         self.stop()
 
-    def record(self, method: str, path: str, status: int) -> None:
+    def record(self, method: str, path: str) -> int:
+        """Note a request that has come in; returns its number in ``requests``."""
         with self._lock:
-            self.requests.append(RecordedRequest(method, path, status))
+            self.requests.append(RecordedRequest(method, path, 0))
+            return len(self.requests) - 1
+
+    def record_status(self, number: int, status: int) -> None:
+        """Note what a request is answered, before the client can know it."""
+        with self._lock:
+            self.requests[number] = self.requests[number]._replace(status=status)
 
     def downloads(self, name: str = "") -> list[RecordedRequest]:
         """GETs of files whose URL holds ``name``."""
