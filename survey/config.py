@@ -73,7 +73,7 @@ class ArchiveConfig(Section):
     server: Server = Field("https://mast.stsci.edu", description="root of an archive that speaks the MAST protocol")
     local: ConfigPath | None = Field(None, description="a folder of *_uncal.fits instead of an archive")
     timeout_seconds: float = Field(
-        60.0, gt=0, description="how long a server may stay silent before it is given up [s]"
+        45.0, gt=0, description="how long a server may stay silent before it is given up [s]"
     )
     downloads: int = Field(4, ge=1, le=32, description="files fetched at the same time")
     retries: int = Field(4, ge=0, le=20, description="tries again after errors that may pass")
@@ -91,7 +91,7 @@ class ReferencesConfig(Section):
         Path("${CRDS_PATH}"), validate_default=True, description="CRDS cache, one per server; default: ${CRDS_PATH}"
     )
     timeout_seconds: float = Field(
-        60.0, gt=0, description="how long a server may stay silent before it is given up [s]"
+        45.0, gt=0, description="how long a server may stay silent before it is given up [s]"
     )
 
     @field_validator("server")
