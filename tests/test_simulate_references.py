@@ -182,7 +182,7 @@ SKY_MJY_SR = 30.0
 @pytest.fixture(scope="module")
 def calibrated(cache, tmp_path_factory):
     """A uniform sky exposed and calibrated by the pipeline: the folder, the ramp."""
-    from survey.simulate import exposures, ramps
+    from survey.simulate import exposures, ramps, rawfiles
 
     folder = tmp_path_factory.mktemp("calibrated")
     detector = load_detector("NRCBLONG", SCENE)
@@ -191,7 +191,7 @@ def calibrated(cache, tmp_path_factory):
     rng = np.random.default_rng(11)
     ramp = ramps.make_ramp(sky, detector, where, "F444W", SCENE.readout, SCENE.artifacts, rng)
     raw = folder / "jw01345001001_02201_00001_nrcblong_uncal.fits"
-    exposures.write_uncal(raw, SCENE, exposures.plan_shots(SCENE)[0], "NRCBLONG", "F444W", ramp)
+    rawfiles.write_uncal(raw, SCENE, exposures.plan_shots(SCENE)[0], "NRCBLONG", "F444W", ramp)
     environment = os.environ | {
         "CRDS_PATH": str(cache),
         "CRDS_SERVER_URL": "http://localhost:9",
