@@ -28,6 +28,8 @@ from typing import Any
 from survey.errors import TaskError
 
 PRELOAD = ("jwst.pipeline", "jwst.associations", "survey.associations", "survey.mosaics")
+# Names other modules to import, with commas between them, for jobs that do without the pipeline's twelve seconds.
+PRELOAD_VARIABLE = "SURVEY_PRELOAD"
 START_SECONDS = 300.0  # importing the pipeline: 12 s on a small machine, minutes on a slow shared file system
 RESULT = "result.json"
 _PR_SET_PDEATHSIG = 1
@@ -53,11 +55,12 @@ class ChildServer:
             [sys.executable, "-m", "survey.children"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            bufsize=0,
             env={**os.environ, **self.environment},
             start_new_session=True,  # Control-C belongs to the client, which stops its workers in order
         )
         self._pid = 0
+        self._answers = b""  # read and not yet taken
 
     def run(self, function: str, folder: Path, log: Path, limit_seconds: float) -> Usage:
         """Run 'module:function' in a child, with the job's folder as its only argument.
@@ -100,26 +103,37 @@ class ChildServer:
         try:
             if stdin is None:
                 raise BrokenPipeError
-            stdin.write(json.dumps(message) + "\n")
-            stdin.flush()
+            stdin.write(json.dumps(message).encode() + b"\n")
         except (OSError, ValueError) as error:
             raise TaskError("the process that starts children is gone.", retry="again") from error
 
     def _receive(self, limit_seconds: float, on_timeout: Callable[[], None] | None = None) -> dict[str, Any]:
-        stdout = self._process.stdout
-        killed = False
-        ready: list[Any] = []
-        if stdout is not None:
-            ready, _, _ = select.select([stdout], [], [], limit_seconds)
-            if not ready and on_timeout is not None:
-                on_timeout()
-                killed = True
-                ready, _, _ = select.select([stdout], [], [], 30.0)
-        line = stdout.readline() if stdout is not None and ready else ""
+        line, killed = self._line(limit_seconds), False
+        if line is None and on_timeout is not None:
+            on_timeout()
+            line, killed = self._line(30.0), True
         if not line:
             self._process.kill()
             raise TaskError("the process that starts children is gone or does not answer.", retry="again")
         return {**json.loads(line), "killed": killed}
+
+    def _line(self, limit_seconds: float) -> bytes | None:
+        """The server's next line; empty when the server is gone, None when none came within the limit.
+
+        Both answers of a short job can come in one read, so what is left of it is kept here: a buffered stream would
+        hide it from `select`.
+        """
+        stdout = self._process.stdout
+        end = time.monotonic() + limit_seconds
+        while stdout is not None and b"\n" not in self._answers:
+            if not select.select([stdout], [], [], max(end - time.monotonic(), 0.0))[0]:
+                return None
+            block = stdout.read(65536)
+            if not block:
+                return b""
+            self._answers += block
+        line, _, self._answers = self._answers.partition(b"\n")
+        return line
 
     def _kill_child(self) -> None:
         _kill(self._pid)
@@ -159,7 +173,8 @@ def serve() -> None:
     """The server's life: import, then a child per line until standard input closes."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever the imports print must not look like an answer
-    for name in PRELOAD:
+    chosen = os.environ.get(PRELOAD_VARIABLE)
+    for name in PRELOAD if chosen is None else filter(None, chosen.split(",")):
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # children share these objects; collections in them need not walk them

@@ -31,11 +31,23 @@ def run(job: Job, step: Step) -> Outcome:
     rename_product(output, job.subject, step, main)
     check_references(output / main, source, job)
     simulated = is_simulated(source)
-    made = sorted(path for path in output.iterdir() if path.is_file())
+    made = sorted(path for path in output.iterdir() if path.is_file() and not repeats(path))
     for path in made:
         if path.suffix == ".fits":
             stamp(path, job, simulated)
     return Outcome(tuple((f"products/{path.name}", f"{step.folder}/{path.name}") for path in made), resolved)
+
+
+def repeats(path: Path) -> bool:
+    """Whether a product says what its neighbour says: the 'ints' of one integration, as large as the rate or cal itself.
+
+    A survey's exposures mostly have one; for 13,000 of them such copies are a terabyte.
+    """
+    from astropy.io import fits
+
+    if not path.name.endswith(("_rateints.fits", "_calints.fits")):
+        return False
+    return int(fits.getval(path, "NINTS", ext=0)) == 1
 
 
 def rename_product(output: Path, subject: str, step: Step, main: str) -> None:

@@ -75,7 +75,7 @@ def stamp(path: Path, job: Job, simulated: bool) -> None:
     with fits.open(path, mode="update", memmap=False, lazy_load_hdus=True) as hdus:
         header = hdus[0].header
         header["SURVEY"] = (job.survey, "name of the survey")
-        header["SVYDIGST"] = (job.digest, "digest of how this product was made")
+        header["SVYDIGST"] = job.digest  # 64 digits leave no room for a comment
         if simulated:
             header["SIMULATD"] = ("T", "descends from simulated exposures")
         if job.missing:
