@@ -1,0 +1,145 @@
+"""Steps that make a few bytes in place of the pipeline's, for tests of what runs them.
+
+`install` puts them into the registry. A child process does so as its server imports this module, named in
+SURVEY_PRELOAD. The workspace's ``faults.json`` ({task key: [fault of the first attempt, of the second, ...]}) makes
+attempts fail; ``attempts/`` holds a line for each attempt.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import survey.steps
+from survey.digest import digest
+from survey.errors import TaskError
+from survey.models import Exposure
+from survey.steps.base import Job, Outcome, Step
+
+TESTS = Path(__file__).parent
+ENVIRONMENT = {"SURVEY_PRELOAD": "stub_steps", "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+
+
+def install(registry=survey.steps.REGISTRY) -> None:
+    for name, step in registry.items():
+        registry[name] = replace(step, run="stub_steps:run")
+
+
+def run(job: Job, step: Step) -> Outcome:
+    root = job.path.parents[1]
+    fail(root, job.key)
+    if step.scope == "mosaic" and step.produces == "zarr":
+        group = job.settings["group"]
+        (job.path / "store" / group).mkdir(parents=True)
+        (job.path / "store" / group / "zarr.json").write_text(content(job))
+        return Outcome(((f"store/{group}", f"mosaics/mosaics.zarr/{group}"),))
+    extension = "json" if step.produces == "asn" else "fits"
+    name = f"{job.subject}_{step.produces}.{extension}"
+    (job.path / name).write_text(content(job))
+    made = [(name, f"{step.folder}/{name}")]
+    if step.produces == "asn":
+        for source in map(Path, job.inputs):
+            (job.path / source.name).symlink_to(Path("..") / source.parent.name / source.name)
+            made.append((source.name, f"asn/{source.name}"))
+    return Outcome(tuple(made), resolved=dict(job.settings), measurements={"inputs": len(job.inputs)})
+
+
+def content(job: Job) -> str:
+    """What a stub writes: it stands on all that a real step's pixels stand on."""
+    read = {Path(path).name: Path(path).read_text(errors="replace") for path in job.inputs}
+    facts = {
+        "step": job.step,
+        "settings": dict(job.settings),
+        "references": dict(job.references),
+        "missing": list(job.missing),
+    }
+    return digest({**facts, "read": read})
+
+
+def fail(root: Path, key: str) -> None:
+    log = root / "attempts" / key.replace("/", ".")
+    log.parent.mkdir(exist_ok=True)
+    with open(log, "a") as stream:
+        stream.write(f"{time.time()}\n")
+    number = len(log.read_text().splitlines()) - 1
+    path = root / "faults.json"
+    faults = json.loads(path.read_text()).get(key, []) if path.exists() else []
+    fault = faults[number] if number < len(faults) else "none"
+    print(f"{key}: attempt {number}, fault {fault}")
+    FAULTS[fault]()
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+FAULTS = {
+    "none": lambda: None,
+    "never": lambda: _raise(ValueError("bad pixels")),
+    "again": lambda: _raise(TaskError("the disk blinked", retry="again")),
+    "io": lambda: _raise(OSError(errno.EIO, "Input/output error")),
+    "memory": lambda: _raise(MemoryError("no 9 GB")),
+    "disk": lambda: _raise(OSError(errno.ENOSPC, "No space left on device")),
+    "exit": lambda: sys.exit(0),
+    "os_exit": lambda: os._exit(3),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "abort": os.abort,
+    "sleep": lambda: time.sleep(60),
+    "wait": lambda: time.sleep(1),
+}
+
+
+# --- for the tests' own process ----------------------------------------------------------------------------------
+
+
+class FakeReferences:
+    """References as a plan asks for them: a file for each of a few types, one flat per detector."""
+
+    context = "jwst_0001.pmap"
+    types = ("dark", "flat", "gain", "ipc", "mask", "photom")
+
+    def __init__(self, changed: tuple[str, ...] = (), unknown: tuple[str, ...] = ()):
+        self.changed = changed  # files that hold other bytes
+        self.unknown = unknown  # exposures that were not looked up
+        self.asked: list[str] = []
+
+    def for_step(self, exposure, types):
+        from survey.errors import ReferencesError
+
+        if exposure in self.unknown:
+            raise ReferencesError(f"{exposure}: no references were looked up for it")
+        self.asked += types
+        detector = exposure.rpartition("_")[2]
+        return {kind: f"{detector}_{kind}.fits" for kind in types if kind in self.types}
+
+    @property
+    def files(self):
+        return _Hashes(self.changed)
+
+
+class _Hashes(dict):
+    def __init__(self, changed):
+        super().__init__()
+        self._changed = changed
+
+    def __missing__(self, name):
+        return digest([name, name in self._changed])[:40]
+
+
+def exposure(number: int, detector: str = "NRCB1", filter_name: str = "F200W", sha256: str | None = "") -> Exposure:
+    """An exposure of observation 1, program 1345; the default sha256 is made up from its name."""
+    name = f"jw01345001001_02101_{number:05d}_{detector.lower()}"
+    return Exposure(
+        name=name, program=1345, observation=1, visit=1, detector=detector, filter=filter_name, subarray="SUB320",
+        groups=5, integrations=1, size=1000, sha256=digest(name) if sha256 == "" else sha256,
+    )  # fmt: skip
+
+
+if "stub_steps" in os.environ.get("SURVEY_PRELOAD", "").split(","):
+    install()
