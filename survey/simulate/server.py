@@ -148,8 +148,10 @@ class ObservatoryServer:
         if service == "Mast.Caom.Products":
             wanted = [item.strip() for item in str(params.get("obsid", "")).split(",")]
             rows = [row for item in wanted for row in self.archive.products.get(item, ())]
-            rows = [self.faults.strike_row(row, str(row["dataURI"])) for row in rows]
-            return mast.page_of(rows, mast.PRODUCT_COLUMNS, page, size)
+            reply = mast.page_of(rows, mast.PRODUCT_COLUMNS, page, size)
+            # Only what is told: a list of 80,000 rows goes out in 400 pages.
+            reply["data"] = [self.faults.strike_row(row, str(row["dataURI"])) for row in reply["data"]]
+            return reply
         return {"status": "ERROR", "msg": f"Unknown service {service}.", "data": [], "fields": []}
 
 
