@@ -52,8 +52,10 @@ def detector1(workspace: Workspace, number: int, **changes) -> Task:
     path.write_text(f"raw {number}")
     sha256 = file_sha256(path)
     name = f"raw/{item.file}"
-    made = Task(key=f"detector1/{item.name}", step="detector1", subject=item.name, filter=item.filter, settings={"a": 1},
-                files=(name,), digests={name: sha256}, versions={"jwst": "3"})  # fmt: skip
+    made = Task(
+        key=f"detector1/{item.name}", step="detector1", subject=item.name, filter=item.filter, settings={"a": 1},
+        files=(name,), digests={name: sha256}, versions={"jwst": "3"},
+    )  # fmt: skip
     made = replace(made, **changes)
     return replace(made, digest=digest([made.key, dict(made.settings), dict(made.digests)]))
 
@@ -294,8 +296,11 @@ def test_a_folder_is_a_product_and_replaces_its_predecessor(workspace, site, tas
 
 def test_links_are_published_and_not_recorded(workspace, site, task):
     rate = run_task(task, site)
-    cal = run_task(Task(key=f"image2/{task.subject}", step="image2", subject=task.subject, filter="F200W", settings={},
-                        inputs=(task.key,), digests={task.key: task.digest}, digest="c" * 64), site, [rate])  # fmt: skip
+    below = Task(
+        key=f"image2/{task.subject}", step="image2", subject=task.subject, filter="F200W", settings={},
+        inputs=(task.key,), digests={task.key: task.digest}, digest="c" * 64,
+    )  # fmt: skip
+    cal = run_task(below, site, [rate])
     record = run_task(
         Task(key="association/m", step="association", subject="m", filter="F200W", settings={}, digest="a" * 64),
         site,

@@ -39,7 +39,8 @@ def run(job: Job, step: Step) -> Outcome:
 
 
 def repeats(path: Path) -> bool:
-    """Whether a product says what its neighbour says: the 'ints' of one integration, as large as the rate or cal itself.
+    """Whether a product says what its neighbour says: the 'ints' of one integration, as large as the rate or cal
+    itself.
 
     A survey's exposures mostly have one; for 13,000 of them such copies are a terabyte.
     """
