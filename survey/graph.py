@@ -6,6 +6,7 @@ the config's `max_missing` decides then whether, and of what, it is made.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,13 +40,16 @@ class _Flow:
     capacity: float  # largest memory resource of any worker [GB]; 0: the workers declare none
     decided: dict[str, TaskRecord] = field(default_factory=dict)
     pending: dict[Future, Task] = field(default_factory=dict)
+    latest: dict[str, Future] = field(default_factory=dict)  # of a task that runs again, the one that counts
     fresh: list[Future] = field(default_factory=list)  # submitted since they were last counted
     tried_memory: set[str] = field(default_factory=set)
     waiting: dict[str, Association] = field(default_factory=dict)  # product -> association, members not decided yet
     undecided: dict[str, int] = field(default_factory=dict)  # product -> members that are not decided yet
     by_key: dict[str, Task] = field(default_factory=dict)
-    chains: dict[str, list[Task]] = field(default_factory=dict)  # exposure -> its tasks to run, in order
+    chains: dict[str, list[Task]] = field(default_factory=dict)  # exposure or product -> its tasks to run, in order
     mosaics_of: dict[str, list[str]] = field(default_factory=dict)  # key of an exposure's last task -> products
+    # A scheduler answers a key that it still holds with the old result: of an earlier run, or of another workspace.
+    run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
 
 def run_plan(
@@ -142,7 +146,7 @@ def _index(flow: _Flow) -> None:
 
 def _submit_exposures(flow: _Flow) -> None:
     """Hand the chains of all exposures to the scheduler."""
-    for chain in flow.chains.values():
+    for chain in list(flow.chains.values()):  # a mosaic whose members are all done adds its own
         result: Any = None
         for task in chain:
             result = _start(flow, task, [] if result is None else [result])
@@ -163,21 +167,21 @@ def _start(flow: _Flow, task: Task, inputs: list[Any], memory_gb: float | None =
         return _settle(flow, done, True)
     lost = next((item for item in inputs if isinstance(item, TaskRecord) and item.status != COMPLETE), None)
     if lost is not None:
-        error = f"not run, because {lost.key} {lost.status}: {lost.error}"
-        return _settle(flow, replace(blank_record(task), status=SKIPPED, error=error), False)
+        return _settle(flow, _skipped(task, lost), False)
     need = min(memory_gb or task.memory_gb, flow.capacity or float("inf"))
-    again = "" if memory_gb is None else "-more-memory"
+    attempt = flow.run if memory_gb is None else f"{flow.run}-more-memory"
     future = flow.client.submit(
         run_task,
         task,
         flow.site,
         inputs,
-        key=(f"{task.step}-{task.filter}", f"{task.subject}-{task.digest[:16]}{again}"),
+        key=(f"{task.step}-{task.filter}", f"{task.subject}-{attempt}-{task.digest[:16]}"),
         resources={RESOURCE: need} if flow.capacity else None,
         retries=task.retries,
         pure=False,
     )
     flow.pending[future] = task
+    flow.latest[task.key] = future
     flow.fresh.append(future)
     return future
 
@@ -195,23 +199,26 @@ def _settle(flow: _Flow, record: TaskRecord, reused: bool) -> TaskRecord:
 def _decide(flow: _Flow, future: Future) -> None:
     """Take a finished future's record; give a task that ran out of memory one more try."""
     task = flow.pending.pop(future)
-    if task.key in flow.decided:
-        return
-    record = _record_of(task, future)
+    if task.key in flow.decided or flow.latest[task.key] is not future:
+        return  # a skip behind a task that runs again, and so will this one
+    record = _record_of(flow, task, future)
     if record.error_class == "disk":
-        raise DiskFullError(f"{record.error}: {task.key}. Make room and run again; what was complete stays.")
+        cause = record.error.removeprefix(f"{task.key}: ")
+        raise DiskFullError(f"{task.key}: {cause}. Make room and run again; what was complete stays.")
     if record.error_class == "memory" and task.key not in flow.tried_memory:
         flow.tried_memory.add(task.key)
         _restart(flow, task)
         return
-    if record.status == SKIPPED and any(key in flow.tried_memory and key not in flow.decided for key in task.inputs):
-        return  # its input runs again, and so will it
     _settle(flow, record, False)
 
 
-def _record_of(task: Task, future: Future) -> TaskRecord:
+def _record_of(flow: _Flow, task: Task, future: Future) -> TaskRecord:
+    """What a finished future says of its task; dask hands an error on to all tasks behind it, which did not run."""
     if future.status == "finished":
         return future.result()  # type: ignore[no-any-return]
+    lost = next((key for key in task.inputs if key in flow.decided and flow.decided[key].status != COMPLETE), None)
+    if lost is not None:
+        return _skipped(task, flow.decided[lost])
     if future.status == "cancelled":
         return replace(blank_record(task), error="its scheduler dropped it; run again.", error_class="again")
     error = future.exception()
@@ -219,18 +226,17 @@ def _record_of(task: Task, future: Future) -> TaskRecord:
     return replace(blank_record(task), status=FAILED, error=text, error_class="again", attempts=task.retries + 1)
 
 
+def _skipped(task: Task, lost: TaskRecord) -> TaskRecord:
+    error = f"not run, because {lost.key} {lost.status}: {lost.error}"
+    return replace(blank_record(task), status=SKIPPED, error=error)
+
+
 def _restart(flow: _Flow, task: Task) -> None:
-    """Run a task again with more memory, and behind it what stands on it."""
-    inputs = [flow.decided[key] for key in task.inputs]
-    result = _start(flow, task, inputs, memory_gb=task.memory_gb * MORE_MEMORY)
-    for below in _dependents(flow, task):
-        result = _start(flow, below, [result], memory_gb=below.memory_gb)
-
-
-def _dependents(flow: _Flow, task: Task) -> list[Task]:
-    """The tasks of the same exposure that come behind a task."""
-    chain = flow.chains.get(task.subject, [])
-    return chain[chain.index(task) + 1 :] if task in chain else []
+    """Run a task again with more memory, and behind it what stands on it in its exposure or mosaic."""
+    chain = flow.chains[task.subject]
+    for item in chain[chain.index(task) :]:
+        memory_gb = item.memory_gb * (MORE_MEMORY if item is task else 1.0)
+        _start(flow, item, [flow.decided.get(key) or flow.latest[key] for key in item.inputs], memory_gb)
 
 
 def _start_mosaic(flow: _Flow, association: Association) -> None:
@@ -248,7 +254,7 @@ def _start_mosaic(flow: _Flow, association: Association) -> None:
             if task.step in flow.names:
                 _settle(flow, replace(blank_record(task), status=SKIPPED, error=error), False)
         return
+    chain = flow.chains[association.product] = [task for task in tasks if task.step in flow.names]
     results: dict[str, Any] = {key: flow.decided[key] for key in keys}
-    for task in tasks:
-        if task.step in flow.names:
-            results[task.key] = _start(flow, task, [results[key] for key in task.inputs])
+    for task in chain:
+        results[task.key] = _start(flow, task, [results[key] for key in task.inputs])

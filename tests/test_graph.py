@@ -1,0 +1,247 @@
+"""A plan on dask, with stub steps: failures contained, mosaics gathered, memory, disk, reuse, until."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from dask.distributed import Client, LocalCluster
+from stub_steps import ENVIRONMENT, FakeReferences, exposure
+
+from survey.children import close_idle
+from survey.config import SurveyConfig
+from survey.digest import file_sha256
+from survey.errors import DiskFullError, SurveyError
+from survey.execute import Site
+from survey.graph import RESOURCE, capacity, run_plan
+from survey.models import COMPLETE, FAILED, SKIPPED
+from survey.planning import Planner, plan
+from survey.provenance import read_records
+from survey.workspace import Workspace
+
+STEPS = ("detector1", "subtract_striping", "image2")
+MOSAIC = "jw01345-a3001_t001_nircam_clear-{}-sub320"
+
+
+@pytest.fixture(scope="module")
+def client():
+    """A scheduler and two one-thread workers in this process, each with 4 GB to give."""
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, resources={RESOURCE: 4.0},
+                     dashboard_address="127.0.0.1:0", memory_limit=0) as cluster,
+        Client(cluster, set_as_default=False) as connected,
+    ):  # fmt: skip
+        yield connected
+    close_idle()
+
+
+class Line:
+    """A workspace with raw files and all that `run_plan` needs."""
+
+    def __init__(self, root, **mosaic):
+        self.workspace = Workspace(root)
+        self.workspace.create()
+        self.config = SurveyConfig(
+            survey="t", program=1345, workspace=root, references={"context": "jwst_0001.pmap", "cache": root},
+            steps=list(STEPS), mosaic=mosaic,
+        )  # fmt: skip
+        made = [exposure(number) for number in (1, 2, 3)] + [exposure(1, "NRCBLONG", "F444W")]
+        for item in made:
+            (self.workspace.raw / item.file).write_text(item.name)
+        self.exposures = [replace(item, sha256=file_sha256(self.workspace.raw / item.file)) for item in made]
+        self.name = made[0].name
+        self.seen: list[tuple[str, str, bool]] = []
+
+    def faults(self, **faults: list[str]) -> None:
+        keys = {f"{step}/{self.name}": kinds for step, kinds in faults.items()}
+        (self.workspace.root / "faults.json").write_text(json.dumps(keys))
+
+    def run(self, client, until=None, change=None):
+        references = FakeReferences()
+        made = plan(self.config, self.exposures, references)
+        if change is not None:
+            made = replace(made, tasks=tuple(map(change, made.tasks)))
+        self.seen = []
+        records = run_plan(
+            made, Planner(self.config, references), Site(str(self.workspace.root), "t", ENVIRONMENT), client,
+            stored=read_records(self.workspace.records).by_key, until=until,
+            watch=lambda record, reused: self.seen.append((record.key, record.status, reused)),
+        )  # fmt: skip
+        assert sorted(item[0] for item in self.seen) == sorted(record.key for record in records)
+        return {record.key: record for record in records}
+
+    def attempts(self) -> dict[str, int]:
+        folder = self.workspace.root / "attempts"
+        return {path.name: len(path.read_text().splitlines()) for path in folder.glob("*")}
+
+
+@pytest.fixture
+def line(tmp_path):
+    return Line(tmp_path / "ws")
+
+
+def statuses(records, status):
+    return {key for key, record in records.items() if record.status == status}
+
+
+def test_a_plan_runs_once_and_a_second_time_runs_nothing(client, line):
+    records = line.run(client)
+    assert len(records) == 4 * 3 + 2 * 3
+    assert statuses(records, COMPLETE) == set(records)
+    assert set(line.attempts().values()) == {1}
+    assert not any(reused for _, _, reused in line.seen)
+    again = line.run(client)
+    assert again == records
+    assert all(reused for _, _, reused in line.seen)
+    assert set(line.attempts().values()) == {1}
+
+
+def test_only_what_a_changed_raw_file_reaches_runs_again(client, line):
+    line.run(client)
+    path = line.workspace.raw / line.exposures[3].file
+    path.write_text("other bytes")
+    line.exposures[3] = replace(line.exposures[3], sha256=file_sha256(path))
+    line.run(client)
+    twice = {name for name, count in line.attempts().items() if count == 2}
+    assert twice == {f"{step}.{line.exposures[3].name}" for step in STEPS} | {
+        f"{step}.{MOSAIC.format('f444w')}" for step in ("association", "image3", "mosaic")
+    }
+
+
+def test_a_failed_exposure_takes_its_dependents_and_no_one_else(client, line):
+    line.faults(detector1=["never"] * 9)
+    records = line.run(client)
+    assert statuses(records, FAILED) == {f"detector1/{line.name}"}
+    mosaic = {f"{step}/{MOSAIC.format('f200w')}" for step in ("association", "image3", "mosaic")}
+    chain = {f"{step}/{line.name}" for step in STEPS[1:]}
+    assert statuses(records, SKIPPED) == mosaic | chain
+    assert f"detector1/{line.name} failed: " in records[f"image2/{line.name}"].error
+    assert "ValueError: bad pixels" in records[f"image2/{line.name}"].error
+    cause = records[f"mosaic/{MOSAIC.format('f200w')}"].error
+    assert "1 of 3 members missing" in cause
+    assert line.name in cause
+    assert "max_missing allows 0" in cause
+    assert line.attempts()[f"detector1.{line.name}"] == 1  # wrong data are not tried again
+
+
+def test_a_mosaic_is_made_without_the_members_that_may_be_missing(client, tmp_path):
+    line = Line(tmp_path / "ws", max_missing=1)
+    line.faults(image2=["never"])
+    key = f"mosaic/{MOSAIC.format('f200w')}"
+    part = line.run(client)[key]
+    assert part.status == COMPLETE
+    assert part.missing == (line.name,)
+    whole = line.run(client)[key]
+    assert (whole.status, whole.missing) == (COMPLETE, ())
+    assert whole.products[0].sha256 != part.products[0].sha256
+
+
+def test_what_may_pass_is_tried_again(client, line):
+    line.faults(detector1=["again"], image2=["io"])
+    records = line.run(client)
+    assert statuses(records, COMPLETE) == set(records)
+    assert line.attempts()[f"detector1.{line.name}"] == 2
+    assert line.attempts()[f"image2.{line.name}"] == 2
+
+
+def test_what_does_not_pass_fails_in_the_end_and_its_dependents_are_skipped(client, line):
+    line.faults(detector1=["again"] * 9)
+    records = line.run(client)
+    assert statuses(records, FAILED) == {f"detector1/{line.name}"}
+    record = records[f"detector1/{line.name}"]
+    assert "the disk blinked" in record.error
+    assert (record.error_class, record.attempts) == ("again", 3)
+    assert records[f"image2/{line.name}"].status == SKIPPED
+    assert "the disk blinked" in records[f"image2/{line.name}"].error
+    assert f"mosaic/{MOSAIC.format('f444w')}" in statuses(records, COMPLETE)
+
+
+@pytest.mark.parametrize("fault", ["memory", "kill"])
+def test_a_task_out_of_memory_gets_one_more_try_and_its_chain_goes_on(client, line, fault):
+    line.faults(detector1=[fault])
+    records = line.run(client)
+    assert statuses(records, COMPLETE) == set(records)
+    assert line.attempts()[f"detector1.{line.name}"] == 2
+    assert line.attempts()[f"image2.{line.name}"] == 1
+
+
+@pytest.mark.parametrize("step", ["association", "image3", "mosaic"])
+def test_a_mosaic_out_of_memory_gets_one_more_try(client, line, step):
+    key = f"{step}/{MOSAIC.format('f200w')}"
+    (line.workspace.root / "faults.json").write_text(json.dumps({key: ["memory"]}))
+    records = line.run(client)
+    assert len(records) == 18
+    assert statuses(records, COMPLETE) == set(records)
+
+
+def test_a_client_that_served_another_workspace_still_makes_the_products(client, tmp_path):
+    first, second = Line(tmp_path / "one"), Line(tmp_path / "two")
+    assert second.run(client).keys() == first.run(client).keys()
+    assert second.attempts() == first.attempts()
+
+
+def test_a_task_out_of_memory_twice_fails(client, line):
+    line.faults(subtract_striping=["memory"] * 9)
+    records = line.run(client)
+    assert statuses(records, FAILED) == {f"subtract_striping/{line.name}"}
+    assert records[f"subtract_striping/{line.name}"].error_class == "memory"
+    assert line.attempts()[f"subtract_striping.{line.name}"] == 2
+    assert records[f"image2/{line.name}"].status == SKIPPED
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_is_complete(client, line):
+    line.run(client, until="detector1")
+    line.faults(image2=["disk"])
+    with pytest.raises(DiskFullError) as raised:
+        line.run(client)
+    assert f"image2/{line.name}" in str(raised.value)
+    records = line.run(client)
+    assert statuses(records, COMPLETE) == set(records)
+    assert line.attempts()[f"detector1.{line.name}"] == 1
+
+
+def test_a_task_that_no_worker_can_hold_is_an_error_that_names_it(client, line):
+    def grow(task):
+        return replace(task, memory_gb=40.0) if task.step == "image3" and task.filter == "F200W" else task
+
+    with pytest.raises(SurveyError, match=r"needs resource memory_gb = 40\.0, the largest worker has 4\.0") as raised:
+        line.run(client, change=grow)
+    assert f"image3/{MOSAIC.format('f200w')}" in str(raised.value)
+    assert line.attempts() == {}
+    records = line.run(client, until="image2", change=grow)  # what is not to run need not fit
+    assert statuses(records, COMPLETE) == set(records)
+
+
+def test_until_ends_behind_its_step(client, line):
+    records = line.run(client, until="subtract_striping")
+    assert {key.split("/")[0] for key in records} == {"detector1", "subtract_striping"}
+    assert {key.split("/")[0] for key in line.run(client, until="association")} == {*STEPS, "association"}
+
+
+def test_what_is_not_known_fails_and_says_why(client, line):
+    line.exposures[0] = replace(line.exposures[0], sha256=None)
+    records = line.run(client)
+    assert records[f"detector1/{line.name}"].status == FAILED
+    assert "is not there yet" in records[f"detector1/{line.name}"].error
+    assert records[f"mosaic/{MOSAIC.format('f200w')}"].status == SKIPPED
+    assert records[f"mosaic/{MOSAIC.format('f444w')}"].status == COMPLETE
+
+
+def test_a_users_client_with_threads_and_without_resources(line):
+    with Client(
+        n_workers=1, threads_per_worker=3, processes=False, dashboard_address="127.0.0.1:0", set_as_default=False
+    ) as own:
+        assert capacity(own) == 0
+        records = line.run(own)
+    assert statuses(records, COMPLETE) == set(records)
+
+
+@pytest.mark.slow
+def test_workers_that_are_processes(line):
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as own,
+    ):
+        records = line.run(own)
+    assert statuses(records, COMPLETE) == set(records)
