@@ -25,10 +25,12 @@ from typing import Any
 
 from filelock import FileLock
 
+from survey import __version__
 from survey.children import RESULT, Usage, child_server
 from survey.digest import file_sha256, tree_sha256
 from survey.errors import TaskError
 from survey.models import COMPLETE, FAILED, SKIPPED, Product, Task, TaskRecord
+from survey.planning import installed_versions
 from survey.provenance import read_record, record_path, write_record
 from survey.steps import REGISTRY
 from survey.steps.base import Job, Outcome
@@ -87,6 +89,7 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = ()) -> TaskR
     if done is not None:
         return done
     try:
+        _check_versions(task)
         return _run(task, site, workspace, base, inputs)
     except TaskError as error:
         if error.retry == "again":
@@ -96,6 +99,22 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = ()) -> TaskR
         if error.errno in _DISK_FULL:
             return replace(base, error=f"{workspace.root}: {error.strerror}", error_class="disk")
         raise TaskError(f"{task.key}: {error}", retry="again") from error
+
+
+def _check_versions(task: Task) -> None:
+    """Refuse to run with other packages than those that the digest stands on.
+
+    Raises
+    ------
+    TaskError
+        Class 'never': this worker's packages differ from the client's; each is named.
+    """
+    here = installed_versions()
+    pairs = [(name, here.get(name), wanted) for name, wanted in task.versions.items()]
+    wrong = "; ".join(f"{name} {found}, planned {wanted}" for name, found, wanted in pairs if found != wanted)
+    if wrong:
+        host = socket.gethostname()
+        raise TaskError(f"{task.key}: {host} has {wrong}. Install the planned versions there.")
 
 
 def _failed(workspace: Workspace, base: TaskRecord, error: str, error_class: str) -> TaskRecord:
@@ -122,7 +141,7 @@ def blank_record(task: Task) -> TaskRecord:
         sha1={name: task.sha1[name] for name in task.references.values() if name in task.sha1},
         missing=task.missing,
         context=task.context,
-        versions=dict(task.versions),
+        versions={**task.versions, "survey": __version__},
         memory_gb=task.memory_gb,
         host=socket.gethostname(),
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
@@ -67,6 +67,11 @@ class Planner:
     @cached_property
     def versions(self) -> dict[str, str]:
         return installed_versions()
+
+    @cached_property
+    def _types(self) -> dict[tuple[str, tuple[str, ...]], tuple[str, ...]]:
+        """Step and the parameter files that CRDS has for it -> reference types in use."""
+        return {}
 
     def exposure_tasks(self, exposure: Exposure) -> list[Task]:
         """The chain of one exposure, from its raw file to what the mosaics take."""
@@ -204,8 +209,12 @@ class Planner:
         if self.references is None:
             return {}, "references were not looked up yet"
         try:
-            pars = self.references.for_step(exposure, spec.pars_types)
-            found = self.references.for_step(exposure, types_in_use(spec, task.settings, pars))
+            pars = tuple(self.references.for_step(exposure, spec.pars_types))
+            # All tasks of a step have one set of settings; only the parameter files may differ between exposures.
+            key = (task.step, pars)
+            if key not in self._types:
+                self._types[key] = types_in_use(spec, task.settings, pars)
+            found = self.references.for_step(exposure, self._types[key])
         except ReferencesError:
             return {}, f"references of {exposure} were not looked up yet"
         return dict(found), ""
@@ -314,15 +323,20 @@ def group_name(association: Association) -> str:
     return association.filter if association.field == "all" else f"{association.filter}/{association.field}"
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of the packages that make pixels."""
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
     found = {}
     for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
-    return found
+    return tuple(found.items())
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that make pixels, as they are installed here."""
+    return dict(_versions())
 
 
 def total_gb(exposures: Iterable[Exposure]) -> float:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from survey.digest import digest
 from survey.models import TaskRecord, record_from_json, to_json
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 STORE = "provenance.zarr"
 SNAPSHOTS = ".provenance"
+IDENTITY = "records_digest"  # attribute of a snapshot
 # The same chunks whatever the number of tasks: who reads a snapshot while the next one takes its place still gets the
 # rows that were asked for, since rows keep their place.
 CHUNK_ROWS = 16384
@@ -32,7 +34,7 @@ MAX_RECORD_BYTES = 16 * 1024 * 1024  # a record is some kB; a larger file is som
 _TEXT = ("key", "step", "subject", "filter", "status", "digest", "host", "started", "error", "error_class", "context")
 _NUMBERS = ("seconds", "cpu_seconds", "peak_memory_gb", "memory_gb")  # float64
 _PACKAGES = ("jwst", "stcal", "crds", "survey")  # a column each: jwst_version, ...
-_JSON = ("inputs", "settings", "resolved", "references", "products", "measurements")
+_JSON = ("inputs", "settings", "resolved", "references", "sha1", "missing", "products", "measurements")
 
 
 # --- one JSON file per task -------------------------------------------------------------------------------------
@@ -242,21 +244,36 @@ class ProvenanceWriter:
     def snapshot(self) -> None:
         """Publish what is known now."""
         began = time.monotonic()
-        publish(self._workspace, to_dataset(self._records.values(), self._attrs))
+        attrs = {**self._attrs, IDENTITY: self._identity()}
+        publish(self._workspace, to_dataset(self._records.values(), attrs))
         self._last = time.monotonic()
         self._wait = max(self._interval, 20 * (self._last - began))
         self._changed = False
 
     def close(self) -> None:
-        """Publish what the last snapshot does not hold yet."""
-        if self._changed:
+        """Publish what the last snapshot, of this run or an earlier one, does not hold yet."""
+        if self._changed and _stored_identity(self._workspace) != self._identity():
             self.snapshot()
+
+    def _identity(self) -> str:
+        """Digest of the records and the config: a snapshot that bears it says all that there is to say."""
+        rows = sorted((row.key, row.digest, row.status, row.started, row.error) for row in self._records.values())
+        return digest([rows, self._attrs["survey"], self._attrs["config"]])
 
     def __enter__(self) -> ProvenanceWriter:
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
+
+
+def _stored_identity(workspace: Path) -> str | None:
+    """The identity of the published snapshot, read without xarray, which takes a second to import."""
+    try:
+        metadata = json.loads((workspace / STORE / "zarr.json").read_bytes())
+        return str(metadata["attributes"][IDENTITY])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 # --- lineage ----------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def differences(task: Task, record: TaskRecord) -> list[str]:
     """Why a record's digest is not the task's: every setting, reference, input and version that differs."""
     found = [f"{name}: {_shown(old)} -> {_shown(new)}" for name, old, new in _changed(record.settings, task.settings)]
     found += [f"{kind} {new or 'none'} replaced {old or 'none'}" for kind, old, new in _reference_changes(task, record)]
-    for name, old, new in _changed(record.versions, task.versions):
+    for name, old, new in _changed({key: record.versions.get(key) for key in task.versions}, task.versions):
         found.append(f"{name} {old or 'none'} -> {new or 'none'}")
     for name, old, new in _changed(record.inputs, task.digests):
         if old is not None and new is not None:
