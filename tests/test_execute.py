@@ -18,6 +18,7 @@ from survey.digest import digest, file_sha256
 from survey.errors import TaskError
 from survey.execute import Site, blank_record, failure_class, reusable, run_task, stored_record
 from survey.models import COMPLETE, FAILED, SKIPPED, Task, TaskRecord
+from survey.planning import installed_versions
 from survey.provenance import record_path, write_record
 from survey.steps.base import Outcome
 from survey.workspace import Workspace
@@ -54,7 +55,7 @@ def detector1(workspace: Workspace, number: int, **changes) -> Task:
     name = f"raw/{item.file}"
     made = Task(
         key=f"detector1/{item.name}", step="detector1", subject=item.name, filter=item.filter, settings={"a": 1},
-        files=(name,), digests={name: sha256}, versions={"jwst": "3"},
+        files=(name,), digests={name: sha256}, versions=installed_versions(),
     )  # fmt: skip
     made = replace(made, **changes)
     return replace(made, digest=digest([made.key, dict(made.settings), dict(made.digests)]))
