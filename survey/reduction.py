@@ -30,7 +30,7 @@ from survey.models import COMPLETE, FAILED, SKIPPED, Association, Exposure, Plan
 from survey.pipeline_spec import nearest
 from survey.planning import Planner, check, steps_until
 from survey.planning import plan as make_plan
-from survey.provenance import ProvenanceWriter, read_records
+from survey.provenance import ProvenanceWriter, read_records, write_record
 from survey.references import References
 from survey.staleness import DONE, state_of
 from survey.steps import REGISTRY
@@ -202,6 +202,7 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
             if was_reused:
                 reused.add(record.key)
             else:
+                _write_loss(root / "records", record, stored.get(record.key))
                 writer.add(record)
             note(record, was_reused)
 
@@ -215,6 +216,16 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
             planner = Planner(config, references, override_digests(config))
             records = _on_cluster(made, planner, root, references, where, stored, decided)
     return Run(tuple(records), frozenset(reused))
+
+
+def _write_loss(folder: Path, record: TaskRecord, before: TaskRecord | None) -> None:
+    """Keep on disk that a task was not run, or that its worker was lost, for `survey status`.
+
+    A complete record stays: its products are there, and may be wanted again when the cause is gone.
+    """
+    if record.status != COMPLETE and (before is None or before.status != COMPLETE):
+        with contextlib.suppress(OSError):
+            write_record(folder, record)
 
 
 def _on_cluster(

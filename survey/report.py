@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from survey.config import SurveyConfig
-from survey.models import COMPLETE, Plan, TaskRecord
+from survey.models import COMPLETE, FAILED, SKIPPED, Plan, TaskRecord
 from survey.planning import total_gb
 from survey.progress import clock
 from survey.provenance import Lineage
@@ -115,7 +115,8 @@ def status_document(config: SurveyConfig, records: Sequence[TaskRecord]) -> dict
     return {
         "steps": {name: dict(row) for name, row in sorted(counts.items())},
         "running": running,
-        "failed": {record.key: record.error for record in records if record.status != COMPLETE},
+        "failed": {record.key: record.error for record in records if record.status == FAILED},
+        "skipped": {record.key: record.error for record in records if record.status == SKIPPED},
         "seconds": {name: round(value, 1) for name, value in _mean_seconds(records).items()},
     }
 
@@ -123,7 +124,7 @@ def status_document(config: SurveyConfig, records: Sequence[TaskRecord]) -> dict
 def status_text(document: Mapping[str, Any]) -> str:
     lines = [_counts(name, row) for name, row in document["steps"].items()]
     lines += [f"running {name}" for name in document["running"]]
-    lines += [f"failed {name}: {error}" for name, error in document["failed"].items()]
+    lines += [f"{word} {name}: {error}" for word in (FAILED, SKIPPED) for name, error in document[word].items()]
     lines += [f"{step}: {clock(seconds)} a task" for step, seconds in document["seconds"].items()]
     return "\n".join(lines) or "nothing was run yet"
 

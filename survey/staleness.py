@@ -40,10 +40,10 @@ def state_of(task: Task, record: TaskRecord | None, root: Path) -> State:
         return State(task, UNKNOWN, (task.unknown,))
     if record is None:
         return State(task, NEW, ("never run",))
-    if record.digest != task.digest:
-        return State(task, STALE, tuple(differences(task, record)))
     if record.status != COMPLETE:
         return State(task, FAILED, (record.error or record.status,))
+    if record.digest != task.digest:
+        return State(task, STALE, tuple(differences(task, record)))
     return State(task, STALE, tuple(f"{item.path} is missing or has another size" for item in record.products))
 
 
