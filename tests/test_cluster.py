@@ -1,0 +1,61 @@
+"""Sizes of a local cluster, and addresses that are none."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+import survey.cluster
+from survey.cluster import RESERVE_GB, connect, dashboard, local_sizes
+from survey.errors import ConfigError, ServiceUnreachableError
+from survey.graph import RESOURCE, capacity
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "cores", "total", "count"),
+    [
+        (3.0, 3.0, 2, 25.0, 2),  # as many as cores
+        (3.0, 3.0, 16, 25.0, 7),  # as many as memory holds
+        (3.0, 15.0, 16, 25.0, 3),  # room for the largest
+        (3.0, 23.0, 16, 25.0, 1),
+        (0.5, 0.5, 4, 1.0, 2),  # a machine too small for the reserve still gets workers
+        (30.0, 30.0, 8, 16.0, 1),  # what does not fit at all is said when the plan is run
+        (3.0, 99.0, 8, 25.0, 7),  # a mosaic that fits nowhere does not make the exposures slow
+    ],
+)
+def test_local_sizes(small, large, cores, total, count):
+    sizes = local_sizes(small, large, cores, total)
+    budget = max(total - RESERVE_GB, 1.0)
+    assert len(sizes) == count
+    assert sum(sizes) == pytest.approx(budget, abs=1e-3)  # sizes are rounded to MB
+    assert sizes[0] == max(sizes)
+    assert sizes[1:] == [small] * (count - 1)
+    if large <= budget:
+        assert sizes[0] >= large
+
+
+@pytest.mark.parametrize("where", ["", "slurm.yaml", "127.0.0.1:8786", "http://127.0.0.1:8786", "tcp://"])
+def test_what_is_no_address_is_refused(where):
+    with pytest.raises(ConfigError, match=r"expected 'local' or an address"), connect(where):
+        pass
+
+
+def test_an_address_where_nobody_answers(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setattr(survey.cluster, "CONNECT_SECONDS", 1)
+    with pytest.raises(ServiceUnreachableError, match=rf"tcp://127.0.0.1:{port}"), connect(f"tcp://127.0.0.1:{port}"):
+        pass
+
+
+@pytest.mark.slow
+def test_a_local_cluster_listens_on_loopback_alone():
+    with connect("local", 1.0, 2.0) as client:
+        assert capacity(client) >= 2.0
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        assert all(worker["nthreads"] == 1 for worker in workers)
+        assert all(set(worker["resources"]) == {RESOURCE} for worker in workers)
+        addresses = [client.scheduler.address, *(worker["nanny"] for worker in workers), dashboard(client)]
+        assert all("//127.0.0.1:" in address for address in addresses)

@@ -1,0 +1,77 @@
+"""The lock of a workspace: one run at a time, and none left behind by a dead one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from survey.errors import WorkspaceBusyError
+from survey.workspace import FOLDERS, Workspace
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from survey.workspace import Workspace
+with Workspace(Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "ws")], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_second_run_is_told_who_holds_the_workspace(holder, tmp_path):
+    with pytest.raises(WorkspaceBusyError, match=rf"process {holder.pid} on .*, since 20") as raised:
+        Workspace(tmp_path / "ws").lock().__enter__()
+    assert raised.value.exit_code == 4
+    assert str(tmp_path / "ws") in str(raised.value)
+
+
+def test_the_lock_of_a_killed_run_is_taken_over(holder, tmp_path):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with Workspace(tmp_path / "ws").lock():
+        assert str(os.getpid()) in (tmp_path / "ws" / ".lock.json").read_text()
+
+
+def test_the_lock_is_dropped_after_a_failure_too(tmp_path):
+    workspace = Workspace(tmp_path / "ws")
+    with pytest.raises(RuntimeError), workspace.lock():
+        raise RuntimeError
+    with workspace.lock():
+        pass
+    assert not (tmp_path / "ws" / ".lock.json").exists()
+
+
+def test_a_holder_that_left_no_readable_note_is_another_run(tmp_path):
+    workspace = Workspace(tmp_path / "ws")
+    with workspace.lock():
+        (tmp_path / "ws" / ".lock.json").write_text("{")
+        with pytest.raises(WorkspaceBusyError, match="another run"), Workspace(tmp_path / "ws").lock():
+            pass
+
+
+def test_folders_are_made_on_demand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    workspace = Workspace(Path("ws/../here"))
+    assert workspace.root == tmp_path / "here"
+    assert not workspace.root.exists()
+    workspace.create()
+    assert sorted(path.name for path in workspace.root.iterdir()) == sorted(FOLDERS)
+    workspace.create()
