@@ -104,7 +104,8 @@ def _canonical(value: Any) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"key {key!r} is {type(key).__name__}, expected str.")
-        return {key: _canonical(item) for key, item in value.items()}
+        # Most leaves are text, and a plan of a survey holds millions of them: no call for these.
+        return {key: item if type(item) is str else _canonical(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_canonical(item) for item in value]
+        return [item if type(item) is str else _canonical(item) for item in value]
     raise TypeError(f"{type(value).__name__} has no canonical JSON.")

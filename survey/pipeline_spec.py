@@ -12,7 +12,7 @@ import difflib
 import importlib.util
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,13 @@ class StepSpec:
     def class_name(self) -> str:
         return self.path.rpartition(":")[2]
 
-    @property
+    @cached_property
     def pars_types(self) -> tuple[str, ...]:
         """CRDS types of the parameter files that this class and its steps read, e.g. 'pars-jumpstep'."""
         own = f"pars-{self.class_name.lower()}"
         return (own, *(name for step in self.steps.values() for name in step.pars_types))
 
-    @property
+    @cached_property
     def all_reference_types(self) -> tuple[str, ...]:
         """Reference types of this class and of its steps, sorted, each once; without pars types."""
         types = set(self.reference_types)
