@@ -99,7 +99,11 @@ def survey_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]
 def served(observatory: Path):
     """An observatory's servers in a process of their own; yields the environment that leads configs to them."""
     server = subprocess.Popen(
-        [*SURVEY, "serve", str(observatory)], stdout=subprocess.PIPE, text=True, env=survey_environment()
+        [*SURVEY, "serve", str(observatory)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # it says that it was interrupted, at the end
+        text=True,
+        env=survey_environment(),
     )
     try:
         line = server.stdout.readline() if server.stdout else ""
