@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from survey.errors import ConfigError
 from survey.pipeline_spec import nearest
@@ -226,15 +226,24 @@ class SurveyConfig(Section):
     def _read_steps(cls, value: Any) -> Any:
         if not isinstance(value, (list, tuple)) or not value:
             raise ValueError("expected a list such as [detector1: {}, image2: {}].")
-        return tuple(_read_step(entry) for entry in value)
+        read, faults = [], []
+        for entry in value:
+            try:
+                read.append(_read_step(entry))
+            except ValueError as error:
+                faults.append(str(error))
+        if faults:
+            raise ValueError(" ".join(faults))
+        return tuple(read)
 
-    @model_validator(mode="after")
-    def _steps_once(self) -> SurveyConfig:
-        names = [step.name for step in self.steps]
+    @field_validator("steps")
+    @classmethod
+    def _steps_once(cls, value: tuple[StepConfig, ...]) -> tuple[StepConfig, ...]:
+        names = [step.name for step in value]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"steps: {', '.join(twice)} stands twice; each step runs once per exposure.")
-        return self
+            raise ValueError(f"{', '.join(twice)} stands twice; each step runs once per exposure.")
+        return value
 
 
 def load_config(path: Path | str, *, workspace: Path | str | None = None) -> SurveyConfig:
