@@ -14,11 +14,12 @@ from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
-from survey.associations import group
+from survey.associations import WHOLE_SURVEY, group
 from survey.config import SurveyConfig
 from survey.digest import digest
 from survey.errors import ConfigError, ReferencesError
 from survey.models import Association, Exposure, Plan, Task
+from survey.names import parse_mosaic
 from survey.pipeline_spec import override_files, types_in_use
 from survey.steps import REGISTRY, check_chain
 from survey.steps.base import PIPELINE_GB, frame_gb, ramp_gb
@@ -319,19 +320,9 @@ def task_digest(task: Task) -> str:
 
 
 def group_name(association: Association) -> str:
-    """Zarr group of a mosaic: the filter, and below it the observation when there is a mosaic for each."""
-    return association.filter if association.field == "all" else f"{association.filter}/{association.field}"
-
-
-@cache
-def _versions() -> tuple[tuple[str, str], ...]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return tuple(found.items())
+    """Zarr group of a mosaic: its filter, and for any but the whole survey's the association's id: F444W-o001."""
+    acid = parse_mosaic(association.product).acid
+    return association.filter if acid == WHOLE_SURVEY else f"{association.filter}-{acid}"
 
 
 def installed_versions() -> dict[str, str]:

@@ -171,9 +171,12 @@ def test_observations_on_their_own_have_their_own_groups():
     second = [replace(item, name=item.name.replace("01345001", "01345002"), observation=2) for item in EXPOSURES]
     made = plan(config(mosaic={"per": ["filter", "observation"]}), [*EXPOSURES, *second], FakeReferences())
     assert [group_name(item) for item in made.associations] == [
-        "F200W/o001", "F444W/o001", "F200W/o002", "F444W/o002",
+        "F200W-o001", "F444W-o001", "F200W-o002", "F444W-o002",
     ]  # fmt: skip
-    assert [group_name(item) for item in plan(config(), EXPOSURES).associations] == ["F200W", "F444W"]
+    whole = plan(config(), EXPOSURES).associations
+    assert [group_name(item) for item in whole] == ["F200W", "F444W"]
+    foreign = replace(whole[0], product=whole[0].product.replace("a3001", "c1000"))
+    assert group_name(foreign) == "F200W-c1000"  # it does not take the place of the survey's own
 
 
 def test_steps_that_end_before_cal_make_no_mosaic():
