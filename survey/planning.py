@@ -325,6 +325,17 @@ def group_name(association: Association) -> str:
     return association.filter if acid == WHOLE_SURVEY else f"{association.filter}-{acid}"
 
 
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return tuple(found.items())
+
+
 def installed_versions() -> dict[str, str]:
     """Versions of the packages that make pixels, as they are installed here."""
     return dict(_versions())
