@@ -31,7 +31,7 @@ from survey.digest import file_sha256, tree_sha256
 from survey.errors import TaskError
 from survey.models import COMPLETE, FAILED, SKIPPED, Product, Task, TaskRecord
 from survey.planning import installed_versions
-from survey.provenance import read_record, record_path, write_record
+from survey.records import read_record, record_path, write_record
 from survey.steps import REGISTRY
 from survey.steps.base import Job, Outcome
 from survey.workspace import Workspace

@@ -11,7 +11,8 @@ from survey.digest import file_sha256, tree_sha256
 from survey.errors import ConfigError
 from survey.inputs import held_exposures
 from survey.models import COMPLETE, Plan, TaskRecord
-from survey.provenance import Lineage, lineage, read_records
+from survey.provenance import Lineage, lineage
+from survey.records import read_records
 from survey.reduction import plan
 from survey.staleness import DONE, State, states
 from survey.workspace import Workspace
@@ -19,7 +20,7 @@ from survey.workspace import Workspace
 
 def status(config: SurveyConfig) -> list[TaskRecord]:
     """The records of the workspace, as they are now; read while a run goes on as well."""
-    return list(read_records(Workspace(config.workspace).records).by_key.values())
+    return list(read_records(Workspace(config.workspace).records).latest.values())
 
 
 def explain(config: SurveyConfig, product: str) -> tuple[Lineage, dict[str, tuple[str, ...]]]:

@@ -1,11 +1,10 @@
-"""Records of what was done: one JSON file per task, and all of a run as one xarray Dataset in provenance.zarr.
+"""Provenance: all records as one xarray Dataset in provenance.zarr, and the way from a product back to its raw files.
 
-The JSON files are the truth; the Dataset is made from them and can be made again (`rebuild`).
+The JSON files in ``records/`` are the truth; the Dataset is made from them and can be made again (`rebuild`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from survey.digest import digest
-from survey.models import TaskRecord, record_from_json, to_json
+from survey.models import TaskRecord, to_json
+from survey.records import Records, read_records, sync_folder
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,114 +29,11 @@ IDENTITY = "records_digest"  # attribute of a snapshot
 # The same chunks whatever the number of tasks: who reads a snapshot while the next one takes its place still gets the
 # rows that were asked for, since rows keep their place.
 CHUNK_ROWS = 16384
-MAX_RECORD_BYTES = 16 * 1024 * 1024  # a record is some kB; a larger file is something else
 
 _TEXT = ("key", "step", "subject", "filter", "status", "digest", "host", "started", "error", "error_class", "context")
 _NUMBERS = ("seconds", "cpu_seconds", "peak_memory_gb", "memory_gb")  # float64
 _PACKAGES = ("jwst", "stcal", "crds", "survey")  # a column each: jwst_version, ...
 _JSON = ("inputs", "settings", "resolved", "references", "sha1", "missing", "products", "measurements")
-
-
-# --- one JSON file per task -------------------------------------------------------------------------------------
-
-
-def record_path(folder: Path, key: str) -> Path:
-    """The file of a task's record: ``detector1/jw01..._nrcb1`` -> ``<folder>/detector1.jw01..._nrcb1.json``."""
-    return folder / f"{key.replace('/', '.')}.json"
-
-
-def write_record(folder: Path, record: TaskRecord) -> Path:
-    """Publish a record atomically: a reader, or a crash, sees the old file or the new one, never a part.
-
-    Raises
-    ------
-    OSError
-        The folder cannot be written; no temporary file is left.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = record_path(folder, record.key)
-    part = folder / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
-    try:
-        with open(part, "w", encoding="utf-8") as stream:
-            json.dump(to_json(record), stream, indent=1, sort_keys=True)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    _sync_folder(folder)
-    return path
-
-
-def read_record(path: Path) -> TaskRecord:
-    """Read one record.
-
-    Raises
-    ------
-    ValueError
-        The file is no record of the key that its name says; the message says what it is.
-    OSError
-        The file cannot be read.
-    """
-    if path.stat().st_size > MAX_RECORD_BYTES:
-        raise ValueError(f"{path.name}: larger than {MAX_RECORD_BYTES} bytes, not a task record.")
-    try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name}: torn or not JSON ({error}).") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path.name}: expected a JSON object, found {type(data).__name__}.")
-    try:
-        record = record_from_json(data)
-        _check_types(record)
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from error
-    if record_path(path.parent, record.key).name != path.name:
-        raise ValueError(f"{path.name}: holds the record of {record.key!r}; the file was renamed or copied.")
-    return record
-
-
-@dataclass(frozen=True)
-class Records:
-    """What a records folder holds: records by key, and by file name what could not be read and why."""
-
-    by_key: dict[str, TaskRecord]
-    faults: dict[str, str]
-
-
-def read_records(folder: Path) -> Records:
-    """Read every record of a folder; torn and foreign files become named faults; no folder is no records."""
-    records: dict[str, TaskRecord] = {}
-    faults: dict[str, str] = {}
-    for path in sorted(folder.glob("*.json")):
-        if path.name.startswith("."):
-            continue
-        try:
-            record = read_record(path)
-        except FileNotFoundError:
-            continue  # replaced while the folder was read
-        except (ValueError, OSError) as error:
-            faults[path.name] = str(error)
-        else:
-            records[record.key] = record
-    return Records(records, faults)
-
-
-def _check_types(record: TaskRecord) -> None:
-    for name in _TEXT:
-        if not isinstance(getattr(record, name), str):
-            raise ValueError(f"not a task record: {name!r} is {type(getattr(record, name)).__name__}, expected str")
-    for name in _NUMBERS:
-        value = getattr(record, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f"not a task record: {name!r} is {type(value).__name__}, expected a number")
-    if isinstance(record.attempts, bool) or not isinstance(record.attempts, int):
-        raise ValueError(f"not a task record: 'attempts' is {record.attempts!r}, expected an integer")
-    for name in ("inputs", "settings", "resolved", "references", "versions", "measurements"):
-        if not isinstance(getattr(record, name), dict):
-            raise ValueError(f"not a task record: {name!r} is {type(getattr(record, name)).__name__}, expected object")
 
 
 # --- the run as a Dataset ---------------------------------------------------------------------------------------
@@ -185,7 +82,7 @@ def publish(workspace: Path, dataset: xr.Dataset) -> Path:
     part = folder / f"{snapshot.name}.link"  # its target is read from where it ends up
     os.symlink(os.path.join(SNAPSHOTS, snapshot.name), part, target_is_directory=True)
     os.replace(part, link)
-    _sync_folder(workspace)
+    sync_folder(workspace)
     for old in folder.iterdir():
         if old.is_symlink():
             old.unlink(missing_ok=True)
@@ -197,7 +94,7 @@ def publish(workspace: Path, dataset: xr.Dataset) -> Path:
 def rebuild(workspace: Path, attrs: Mapping[str, Any] | None = None) -> Records:
     """Make ``provenance.zarr`` again from ``records/``; returns what was read, faults included."""
     records = read_records(workspace / "records")
-    publish(workspace, to_dataset(records.by_key.values(), attrs))
+    publish(workspace, to_dataset(records.latest.values(), attrs))
     return records
 
 
@@ -366,14 +263,4 @@ def _sync_tree(folder: Path) -> None:
         for name in names:
             with open(os.path.join(parent, name), "rb") as stream:
                 os.fsync(stream.fileno())
-        _sync_folder(Path(parent))
-
-
-def _sync_folder(folder: Path) -> None:
-    # Some network file systems refuse to sync a folder; the rename is atomic there all the same.
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_folder(Path(parent))

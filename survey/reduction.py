@@ -30,7 +30,8 @@ from survey.models import COMPLETE, FAILED, SKIPPED, Association, Exposure, Plan
 from survey.pipeline_spec import nearest
 from survey.planning import Planner, check, steps_until
 from survey.planning import plan as make_plan
-from survey.provenance import ProvenanceWriter, read_records, write_record
+from survey.provenance import ProvenanceWriter
+from survey.records import failure_path, read_records, write_record
 from survey.references import References
 from survey.staleness import DONE, state_of
 from survey.steps import REGISTRY
@@ -193,17 +194,22 @@ def _fetch_what_can_be_had(
 def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: _Where) -> Run:
     """Run a plan's tasks, and keep the provenance of the workspace up to date meanwhile."""
     root = Workspace(config.workspace).root
-    stored = read_records(root / "records").by_key
+    found = read_records(root / "records")
+    stored = found.by_key
     note = where.watch(made)
     reused: set[str] = set()
-    with ProvenanceWriter(root, config.survey, resolved(config), stored.values()) as writer:
+    with ProvenanceWriter(root, config.survey, resolved(config), found.latest.values()) as writer:
 
         def decided(record: TaskRecord, was_reused: bool) -> None:
             if was_reused:
                 reused.add(record.key)
-            else:
-                _write_loss(root / "records", record, stored.get(record.key))
+            elif record.status != COMPLETE:  # a worker that was lost, or a skip, has written nothing itself
+                with contextlib.suppress(OSError):
+                    write_record(root / "records", record)
+            if not was_reused or record.key in found.failures:
                 writer.add(record)
+            if was_reused and record.key in found.failures:  # the cause is gone
+                failure_path(root / "records", record.key).unlink(missing_ok=True)
             note(record, was_reused)
 
         wanted = steps_until(made, where.until)
@@ -216,16 +222,6 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
             planner = Planner(config, references, override_digests(config))
             records = _on_cluster(made, planner, root, references, where, stored, decided)
     return Run(tuple(records), frozenset(reused))
-
-
-def _write_loss(folder: Path, record: TaskRecord, before: TaskRecord | None) -> None:
-    """Keep on disk that a task was not run, or that its worker was lost, for `survey status`.
-
-    A complete record stays: its products are there, and may be wanted again when the cause is gone.
-    """
-    if record.status != COMPLETE and (before is None or before.status != COMPLETE):
-        with contextlib.suppress(OSError):
-            write_record(folder, record)
 
 
 def _on_cluster(

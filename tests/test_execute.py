@@ -19,7 +19,7 @@ from survey.errors import TaskError
 from survey.execute import Site, blank_record, failure_class, reusable, run_task, stored_record
 from survey.models import COMPLETE, FAILED, SKIPPED, Task, TaskRecord
 from survey.planning import installed_versions
-from survey.provenance import record_path, write_record
+from survey.records import record_path, write_record
 from survey.steps.base import Outcome
 from survey.workspace import Workspace
 

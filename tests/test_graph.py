@@ -17,7 +17,7 @@ from survey.execute import Site
 from survey.graph import RESOURCE, capacity, run_plan
 from survey.models import COMPLETE, FAILED, SKIPPED
 from survey.planning import Planner, plan
-from survey.provenance import read_records
+from survey.records import read_records
 from survey.workspace import Workspace
 
 STEPS = ("detector1", "subtract_striping", "image2")

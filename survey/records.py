@@ -1,0 +1,160 @@
+"""Records of what was done: one JSON file per task in ``records/``. These files are the truth of a workspace."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from survey.models import COMPLETE, TaskRecord, record_from_json, to_json
+
+MAX_RECORD_BYTES = 16 * 1024 * 1024  # a record is some kB; a larger file is something else
+
+_TEXT = ("key", "step", "subject", "filter", "status", "digest", "host", "started", "error", "error_class", "context")
+_NUMBERS = ("seconds", "cpu_seconds", "peak_memory_gb", "memory_gb")
+_OBJECTS = ("inputs", "settings", "resolved", "references", "sha1", "versions", "measurements")
+
+
+def record_path(folder: Path, key: str) -> Path:
+    """The file of a task's record: ``detector1/jw01..._nrcb1`` -> ``<folder>/detector1.jw01..._nrcb1.json``."""
+    return folder / f"{key.replace('/', '.')}.json"
+
+
+def failure_path(folder: Path, key: str) -> Path:
+    """The file of a task's failure while a complete record of other settings or inputs stands in its own place."""
+    return folder / f"{key.replace('/', '.')}.failed.json"
+
+
+def write_record(folder: Path, record: TaskRecord) -> Path:
+    """Publish a record atomically: a reader, or a crash, sees the old file or the new one, never a part.
+
+    A failed or skipped task never takes the place of a complete record, whose product is there and must be able to say
+    how it was made: it is kept beside it. A complete record removes what was kept beside it.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written; no temporary file is left.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, beside = record_path(folder, record.key), failure_path(folder, record.key)
+    if record.status != COMPLETE and _is_complete(path):
+        return _write(beside, record)
+    _write(path, record)
+    beside.unlink(missing_ok=True)
+    return path
+
+
+def _is_complete(path: Path) -> bool:
+    try:
+        return read_record(path).status == COMPLETE
+    except (OSError, ValueError):
+        return False
+
+
+def _write(path: Path, record: TaskRecord) -> Path:
+    folder = path.parent
+    part = folder / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
+    try:
+        with open(part, "w", encoding="utf-8") as stream:
+            json.dump(to_json(record), stream, indent=1, sort_keys=True)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(folder)
+    return path
+
+
+def read_record(path: Path) -> TaskRecord:
+    """Read one record.
+
+    Raises
+    ------
+    ValueError
+        The file is no record of the key that its name says; the message says what it is.
+    OSError
+        The file cannot be read.
+    """
+    if path.stat().st_size > MAX_RECORD_BYTES:
+        raise ValueError(f"{path.name}: larger than {MAX_RECORD_BYTES} bytes, not a task record.")
+    try:
+        data = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name}: torn or not JSON ({error}).") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path.name}: expected a JSON object, found {type(data).__name__}.")
+    try:
+        record = record_from_json(data)
+        _check_types(record)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    if path.name not in (record_path(path.parent, record.key).name, failure_path(path.parent, record.key).name):
+        raise ValueError(f"{path.name}: holds the record of {record.key!r}; the file was renamed or copied.")
+    return record
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a records folder holds."""
+
+    by_key: dict[str, TaskRecord]
+    faults: dict[str, str]  # file name -> why it could not be read
+    # Failures and skips of tasks that have a complete record of other settings or inputs in by_key.
+    failures: dict[str, TaskRecord] = field(default_factory=dict)
+
+    @property
+    def latest(self) -> dict[str, TaskRecord]:
+        """What was last decided of each task."""
+        return {**self.by_key, **self.failures}
+
+
+def read_records(folder: Path) -> Records:
+    """Read every record of a folder; torn and foreign files become named faults; no folder is no records."""
+    records: dict[str, TaskRecord] = {}
+    faults: dict[str, str] = {}
+    failures: dict[str, TaskRecord] = {}
+    for path in sorted(folder.glob("*.json")):
+        if path.name.startswith("."):
+            continue
+        try:
+            record = read_record(path)
+        except FileNotFoundError:
+            continue  # replaced while the folder was read
+        except (ValueError, OSError) as error:
+            faults[path.name] = str(error)
+        else:
+            beside = path.name == failure_path(folder, record.key).name
+            (failures if beside else records)[record.key] = record
+    return Records(records, faults, failures)
+
+
+def _check_types(record: TaskRecord) -> None:
+    for name in _TEXT:
+        if not isinstance(getattr(record, name), str):
+            raise ValueError(f"not a task record: {name!r} is {type(getattr(record, name)).__name__}, expected str")
+    for name in _NUMBERS:
+        value = getattr(record, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"not a task record: {name!r} is {type(value).__name__}, expected a number")
+    if isinstance(record.attempts, bool) or not isinstance(record.attempts, int):
+        raise ValueError(f"not a task record: 'attempts' is {record.attempts!r}, expected an integer")
+    for name in _OBJECTS:
+        if not isinstance(getattr(record, name), dict):
+            raise ValueError(f"not a task record: {name!r} is {type(getattr(record, name)).__name__}, expected object")
+
+
+def sync_folder(folder: Path) -> None:
+    # Some network file systems refuse to sync a folder; the rename is atomic there all the same.
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
