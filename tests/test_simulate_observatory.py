@@ -186,6 +186,16 @@ def test_scene_files_name_every_fault(tmp_path):
     assert "sky.radius_arcsec" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"seed: -1", b"ra_deg: .nan", b"artifacts: {cosmic_rays: {rate_per_cm2_s: -1}}"]
+)
+def test_scene_files_that_cannot_be_drawn_are_refused(tmp_path, content):
+    path = tmp_path / "scene.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"scene\.yaml"):
+        load_scene(path)
+
+
 @pytest.mark.parametrize("name", ["demo", "full"])
 def test_shipped_scenes_can_be_observed(name):
     scene = load_scene(Path(__file__).parents[1] / "configs" / "scenes" / f"{name}.yaml")

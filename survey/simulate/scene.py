@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Stars(_Section):
@@ -76,14 +76,14 @@ class Readout(_Section):
 class DetectorSettings(_Section):
     """Detector physics; per-pixel structure is drawn from the scene's seed."""
 
-    gain: float = Field(1.85, description="[e-/DN]; long wave uses the same value")
+    gain: float = Field(1.85, gt=0, description="[e-/DN]; long wave uses the same value")
     gain_structure: float = Field(0.01, description="rms relative pixel-to-pixel")
     read_noise_e: float = Field(11.0, description="single-read noise [e-]")
     bias_dn: float = Field(12000.0, description="level of the superbias [DN]")
     bias_structure_dn: float = Field(250.0, description="rms of its fixed pattern [DN]")
-    dark_e_s: float = Field(0.003, description="median dark current [e-/s]")
+    dark_e_s: float = Field(0.003, ge=0, description="median dark current [e-/s]")
     saturation_dn: float = Field(58000.0, description="level above which counts are flagged, bias included [DN]")
-    nonlinearity: float = Field(0.03, description="fractional loss of signal at saturation")
+    nonlinearity: float = Field(0.03, ge=0, lt=0.2, description="fractional loss of signal at saturation")
     flat_pixel_rms: float = Field(0.01, description="pixel-to-pixel")
     flat_large_scale: float = Field(0.05, description="amplitude of large-scale structure")
     hot_fraction: float = Field(0.001, description="pixels with dark current 1-50 e-/s, flagged in the mask")
@@ -95,37 +95,37 @@ class DetectorSettings(_Section):
 
 class CosmicRays(_Section):
     enabled: bool = True
-    rate_per_cm2_s: float = Field(5.0, description="hits per cm2 of detector and second; a pixel is 18 micron")
-    mean_electrons: float = Field(2000.0, description="of the log-normal charge distribution [e-]")
+    rate_per_cm2_s: float = Field(5.0, ge=0, description="hits per cm2 of detector and second; a pixel is 18 micron")
+    mean_electrons: float = Field(2000.0, gt=0, description="of the log-normal charge distribution [e-]")
 
 
 class Striping(_Section):
     """1/f noise of the readout: correlated along the fast axis, per amplifier and common."""
 
     enabled: bool = False
-    amplitude_e: float = Field(6.0, description="rms per read [e-]")
+    amplitude_e: float = Field(6.0, ge=0, description="rms per read [e-]")
 
 
 class Snowballs(_Section):
     enabled: bool = False
-    rate_per_detector_s: float = Field(0.002, description="per full detector and second")
+    rate_per_detector_s: float = Field(0.002, ge=0, description="per full detector and second")
     radius_px: tuple[float, float] = (8.0, 30.0)
-    core_electrons: float = 150000.0
+    core_electrons: float = Field(150000.0, ge=0)
 
 
 class Wisps(_Section):
     """Scattered light on A3, A4, B3 and B4 in F150W and F200W."""
 
     enabled: bool = False
-    amplitude_e_s: float = Field(0.15, description="peak of the template [e-/s]")
+    amplitude_e_s: float = Field(0.15, ge=0, description="peak of the template [e-/s]")
 
 
 class Persistence(_Section):
     """Charge left by what saturated in the exposure before, on the same detector."""
 
     enabled: bool = False
-    fraction: float = Field(0.001, description="of the well that is released in the next exposure")
-    decay_s: float = 300.0
+    fraction: float = Field(0.001, ge=0, le=1, description="of the well that is released in the next exposure")
+    decay_s: float = Field(300.0, gt=0)
 
 
 class Artifacts(_Section):
@@ -140,7 +140,7 @@ class Scene(_Section):
     """One simulated program."""
 
     name: str = "demo"
-    seed: int = 1345
+    seed: int = Field(1345, ge=0)
     program: int = Field(1345, ge=1, le=99999)
     target: str = "EGS"
     ra_deg: float = 214.825
@@ -173,7 +173,7 @@ def load_scene(path: Path | str, seed: int | None = None) -> Scene:
 
     try:
         data = yaml.safe_load(Path(path).read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of settings, found {type(data).__name__}.")
