@@ -116,6 +116,8 @@ def test_rows_are_as_the_archive_has_them(server):
     assert any("xx101" in row["productFilename"] for row in products)
     uncal = [row["dataURI"] for row in products if row["productSubGroupDescription"] == "UNCAL"]
     assert len(uncal) > len(set(uncal))
+    closed = {row["dataRights"] for row in products if row["productFilename"].startswith(CLOSED)}
+    assert closed == {"EXCLUSIVE_ACCESS"}  # in every list that names them, that of c1000 too
 
 
 def test_requests_are_recorded(server, session):

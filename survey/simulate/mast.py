@@ -181,7 +181,7 @@ def _observation(like: Row, name: str, obsid: str, *, calib_level: int, s_region
         "proposal_type": "ERS",
         "s_region": s_region,
         "dataURL": f"mast:JWST/product/{name}_i2d.fits" if calib_level == 3 else None,
-        "dataRights": "EXCLUSIVE_ACCESS" if like.get("proprietary") else "PUBLIC",
+        "dataRights": _rights(like),
         "mtFlag": False,
         "obsid": obsid,
         "objID": obsid,
@@ -223,8 +223,13 @@ def _exposure_products(observation: Row, row: Row, identity: str, parent: str, *
         (name, f"{name}_cal.jpg", "PREVIEW", "CAL", None),
         (guide, f"{guide}_stream_cal.fits", "AUXILIARY", "GS-FG", 7000),
     )
-    return [_product(observation, identity, owner, file, kind, group, parent, size)
+    rights = {"dataRights": _rights(row)}  # the exposure's own, also in a c1000 row that joins observations
+    return [_product(observation, identity, owner, file, kind, group, parent, size) | rights
             for owner, file, kind, group, size in files]  # fmt: skip
+
+
+def _rights(row: Row) -> str:
+    return "EXCLUSIVE_ACCESS" if row.get("proprietary") else "PUBLIC"
 
 
 def _planned_products(observation: Row, like: Row, parent: str) -> list[Row]:
