@@ -301,7 +301,8 @@ def console() -> NoReturn:
         _fail(error)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            logging.getLogger(__name__).debug("not expected", exc_info=True)  # with --verbose
+            _fail(SurveyError(f"{error.filename or type(error).__name__}: {error.strerror or error}."))
         _fail(DiskFullError(f"{error.filename or 'workspace'}: {error.strerror}; make room and run again."))
 
 
