@@ -94,3 +94,6 @@ def pytest_collection_modifyitems(items):
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.timeout(seconds))
                 break
+
+
+from whole_run import finished, small  # noqa: E402, F401 - shared by all whole runs; behind the environment's cleaning
