@@ -1,0 +1,123 @@
+"""What commands show: counts, causes and lineage as JSON types and as text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from stub_steps import FakeReferences, exposure
+
+from survey.config import SurveyConfig
+from survey.execute import blank_record
+from survey.models import COMPLETE, FAILED, SKIPPED, Product
+from survey.planning import plan
+from survey.provenance import lineage
+from survey.reduction import Run
+from survey.report import (
+    lineage_document,
+    lineage_text,
+    plan_document,
+    plan_text,
+    run_document,
+    run_text,
+    status_document,
+    status_text,
+)
+from survey.staleness import states
+
+PRODUCT = "jw01345-a3001_t001_nircam_clear-f200w-sub320"
+
+
+@pytest.fixture
+def config(tmp_path):
+    references = {"context": "jwst_0001.pmap", "cache": tmp_path}
+    return SurveyConfig(survey="t", program=1345, workspace=tmp_path / "ws", references=references)
+
+
+@pytest.fixture
+def made(config):
+    return plan(config, [exposure(1), exposure(2)], FakeReferences())
+
+
+def complete(task, *paths: str):
+    products = tuple(Product(path, "0" * 64, 1) for path in paths)
+    return replace(blank_record(task), status=COMPLETE, products=products, seconds=10.0)
+
+
+def test_a_plan_counts_what_waits(config, made, tmp_path):
+    records = {made.tasks[0].key: complete(made.tasks[0])}
+    found = states(made, records, tmp_path)
+    document = json.loads(json.dumps(plan_document(made, found)))
+    assert document["summary"]["detector1 F200W"] == {"done": 1, "new": 1}
+    assert document["to_run"] == 2 * 2 + 3 - 1
+    assert document["causes"] == {
+        "never run": {"detector1": 1, "image2": 2, "association": 1, "image3": 1, "mosaic": 1}
+    }
+    waiting = [task for task in made.tasks if task.key != made.tasks[0].key]
+    assert document["cpu_hours"] == pytest.approx(sum(task.cpu_seconds for task in waiting) / 3600, abs=5e-4)
+    assert document["peak_gb"] == max(task.memory_gb for task in waiting)
+    assert [item["fetched"] for item in document["exposures"]] == [True, True]
+    text = plan_text(config, made, found)
+    assert "2 exposures (2 fetched" in text
+    assert f"mosaic {PRODUCT}: 2 exposures" in text
+    assert "6 of 7 tasks to run" in text
+
+
+def test_a_run_names_mosaics_failures_and_missing_members(config, made):
+    tasks = {task.step: task for task in made}
+    done = complete(tasks["image3"], f"mosaics/{PRODUCT}_i2d.fits", f"mosaics/{PRODUCT}_cat.ecsv")
+    lost = replace(blank_record(tasks["image2"]), status=FAILED, error="broken")
+    part = replace(complete(tasks["mosaic"]), missing=("jw1",))
+    document = run_document(config, Run((done, lost, part), frozenset({done.key}), {"x_uncal.fits": "404"}))
+    assert (document["tasks"], document["ran"], document["reused"]) == (3, 1, 1)
+    assert document["mosaics"] == [str(config.workspace / "mosaics" / f"{PRODUCT}_i2d.fits")]
+    assert document["failed"] == {lost.key: "broken"}
+    assert document["incomplete"] == {PRODUCT: ["jw1"]}
+    assert document["missing"] == {"x_uncal.fits": "404"}
+    assert run_text(document).splitlines() == [
+        "3 tasks: 1 run, 1 already done, 1 failed or skipped",
+        *document["mosaics"],
+    ]
+
+
+def test_status_counts_by_step_and_filter(config, made):
+    first, second = made.tasks[:2]
+    records = [
+        complete(first),
+        replace(blank_record(second), status=SKIPPED, error="not run, because"),
+        replace(blank_record(made.tasks[2]), status=FAILED, error="broken"),
+    ]
+    running = config.workspace / "stage2" / f".image2.{made.tasks[3].subject}.12ab34cd"
+    running.mkdir(parents=True)
+    document = status_document(config, records)
+    assert document["steps"] == {"detector1 F200W": {"done": 1, "failed": 1}, "image2 F200W": {"skipped": 1}}
+    assert document["running"] == [made.tasks[3].key]
+    assert document["failed"] == {made.tasks[2].key: "broken"}
+    assert document["skipped"] == {second.key: "not run, because"}
+    text = status_text(document).splitlines()
+    assert f"running {made.tasks[3].key}" in text
+    assert f"failed {made.tasks[2].key}: broken" in text
+    assert f"skipped {second.key}: not run, because" in text
+    assert "detector1: 10 s a task" in text
+
+
+def test_status_of_nothing(config):
+    assert status_text(status_document(config, [])) == "nothing was run yet"
+
+
+def test_lineage_shows_every_task_once_and_what_is_stale(made):
+    records = {task.key: complete(task) for task in made}
+    records[f"image3/{PRODUCT}"] = complete(made[f"image3/{PRODUCT}"], f"mosaics/{PRODUCT}_i2d.fits")
+    tree = lineage(records, f"mosaics/{PRODUCT}_i2d.fits")
+    stale = {made.tasks[0].key: ("flat b replaced a",)}
+    document = json.loads(json.dumps(lineage_document(tree, stale)))
+    assert len(document["nodes"]) == 2 * 2 + 2 + 2  # tasks but for the zarr store, and raw files
+    assert document["raw"] == [f"raw/{exposure(number).file}" for number in (1, 2)]
+    assert document["nodes"][made.tasks[0].key]["stale"] == ["flat b replaced a"]
+    assert document["nodes"][made.tasks[0].key]["references"]["dark"]["file"] == "nrcb1_dark.fits"
+    text = lineage_text(tree, stale)
+    assert text.count(f"detector1/{exposure(1).name}  digest") == 1
+    assert "STALE: flat b replaced a" in text
+    assert text.endswith(f"stale: {made.tasks[0].key}")
+    assert lineage_text(tree, {}).endswith("stale: nothing")
