@@ -120,7 +120,7 @@ def radial_profile(psf: Psf) -> tuple[np.ndarray, np.ndarray]:
 def aperture_share(psf: Psf) -> float:
     """Share of a star's light that `photometry` finds: aperture minus ring, on the PSF as drizzled.
 
-    Drizzling (square kernel, pixfrac 1) spreads the detector's pixels over those of the mosaic, so the PSF is
+    Drizzling (square kernel, pixfrac 1) spreads each of the detector's pixels over its whole area, so the PSF is
     integrated over a pixel twice.
     """
     from scipy.ndimage import uniform_filter
