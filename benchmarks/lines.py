@@ -21,7 +21,7 @@ LAYERS = (
     ("models", "config", "grid", "pipeline_spec", "workspace", "records"),
     ("archive", "references", "associations", "provenance", "mosaics", "quality", "corrections"),
     ("steps",),
-    ("children", "planning", "execute", "staleness"),
+    ("children", "failures", "planning", "execute", "staleness"),
     ("graph", "cluster", "progress"),
     ("inputs",),
     ("reduction",),

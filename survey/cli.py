@@ -56,7 +56,7 @@ def main(verbose: bool) -> None:
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--scene", type=click.Path(path_type=Path), help="Scene file; default: the demo scene's values.")
-@click.option("--seed", type=int, help="Replaces the scene's seed.")
+@click.option("--seed", type=click.IntRange(min=0), help="Replaces the scene's seed.")
 @JSON
 def simulate(directory: Path, scene: Path | None, seed: int | None, as_json: bool) -> None:
     """Make a small observatory: raw exposures, truth, CRDS rules and references.
@@ -80,7 +80,18 @@ def simulate(directory: Path, scene: Path | None, seed: int | None, as_json: boo
 @click.option(
     "--faults", type=click.Path(path_type=Path), help="File of faults to make, for trying how a run bears them."
 )
-def serve(directory: Path, command: tuple[str, ...], port: int, faults: Path | None) -> None:
+@click.option("--per-exposure", is_flag=True, help="List a row per exposure beside the level-3 rows.")
+@click.option("--page-size", type=click.IntRange(min=1), default=200, help="Rows a page at most.")
+@click.option("--token", default="simulated-token", help="Token that opens proprietary files.", show_default=True)
+def serve(
+    directory: Path,
+    command: tuple[str, ...],
+    port: int,
+    faults: Path | None,
+    per_exposure: bool,
+    page_size: int,
+    token: str,
+) -> None:
     """Serve DIRECTORY as an archive (MAST protocol) and a CRDS server on loopback.
 
     With a COMMAND behind '--', serve only while it runs, with SURVEY_ARCHIVE_URL and SURVEY_CRDS_URL set for it, and
@@ -91,7 +102,9 @@ def serve(directory: Path, command: tuple[str, ...], port: int, faults: Path | N
     from survey.simulate.faults import load_faults
     from survey.simulate.server import serve as start
 
-    with start(directory, port, faults=load_faults(faults) if faults else ()) as server:
+    planted = load_faults(faults) if faults else ()
+    switches: dict[str, Any] = {"per_exposure": per_exposure, "page_size": page_size, "token": token}
+    with start(directory, port, faults=planted, **switches) as server:
         click.echo(json.dumps({"archive": server.url, "crds": server.crds_url}))
         sys.stdout.flush()
         if command:
@@ -108,12 +121,13 @@ def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey fetch configs/demo.yaml
     """
-    from survey import inputs
+    from survey import inputs, reduction
     from survey.config import load_config
     from survey.progress import DownloadProgress
     from survey.workspace import Workspace
 
     loaded = load_config(config, workspace=workspace)
+    reduction.check_config(loaded)
     with Workspace(loaded.workspace).lock():
         exposures = inputs.fetch(loaded, progress=DownloadProgress(say), say=say)
     files = {item.file: {"sha256": item.sha256, "size": item.size} for item in exposures}
@@ -131,11 +145,12 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey refs configs/demo.yaml
     """
-    from survey import inputs
+    from survey import inputs, reduction
     from survey.config import load_config
     from survey.workspace import Workspace
 
     loaded = load_config(config, workspace=workspace)
+    reduction.check_config(loaded)
     with Workspace(loaded.workspace).lock():
         exposures = inputs.held_exposures(loaded)
         if not exposures:
@@ -161,6 +176,7 @@ def plan(config: Path, workspace: Path | None, as_json: bool) -> None:
     from survey.config import load_config
 
     loaded = load_config(config, workspace=workspace)
+    reduction.check_config(loaded)
     made = reduction.plan(loaded, inputs.find_exposures(loaded, say=say))
     found = inspection.plan_states(loaded, made)
     document = report.plan_document(made, found) if as_json else {}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import re
 from collections.abc import Iterator
 
 import dask
-import psutil
 from dask.distributed import Client, Nanny, Scheduler, SpecCluster
+from dask.system import CPU_COUNT
+from distributed.system import MEMORY_LIMIT
 
+from survey.config import CLUSTER_ADDRESS
 from survey.errors import ConfigError, ServiceUnreachableError
 from survey.graph import RESOURCE
 
@@ -60,7 +60,7 @@ def connect(where: str | None, small_gb: float = 3.0, large_gb: float = 3.0) -> 
     if where is None or where == "local":
         with _local(small_gb, large_gb) as client:
             yield client
-    elif re.fullmatch(r"(tcp|tls|ws|wss|ucx)://[^\s]+", where):
+    elif CLUSTER_ADDRESS.fullmatch(where):
         with _address(where) as client:
             yield client
     else:
@@ -69,8 +69,8 @@ def connect(where: str | None, small_gb: float = 3.0, large_gb: float = 3.0) -> 
 
 @contextlib.contextmanager
 def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
-    memory = psutil.virtual_memory()
-    sizes = local_sizes(small_gb, large_gb, len(os.sched_getaffinity(0)), memory.total / 1e9)
+    # dask's own figures heed the limits of a container or a batch job, not only the machine's.
+    sizes = local_sizes(small_gb, large_gb, CPU_COUNT, MEMORY_LIMIT / 1e9)
     settings = {
         # The children do the work and are accounted for by the scheduler's resource; a worker itself stays small.
         "distributed.worker.memory.target": False,
@@ -113,7 +113,7 @@ def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
 def _address(where: str) -> Iterator[Client]:
     try:
         client = Client(where, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, ValueError) as error:
         raise ServiceUnreachableError(f"--cluster {where}: no dask scheduler answers there ({error}).") from error
     with client:
         yield client

@@ -25,6 +25,9 @@ LONG_WAVE = (
 )  # fmt: skip
 MAX_CONFIG_BYTES = 1_000_000
 
+# Of a dask scheduler, as --cluster takes it: the port is optional, an IPv6 host stands in brackets.
+CLUSTER_ADDRESS = re.compile(r"(?:tcp|tls|ws|wss|ucx)://(?:[^\s/:\[\]]+|\[[0-9a-fA-F:]+\])(?::\d{1,5})?", re.ASCII)
+
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 
@@ -66,7 +69,7 @@ Server = Annotated[str, BeforeValidator(_expanded)]
 class Section(BaseModel):
     """A mapping of the config; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ArchiveConfig(Section):

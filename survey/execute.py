@@ -8,7 +8,6 @@ first's record.
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import json
 import logging
@@ -29,6 +28,7 @@ from survey import __version__
 from survey.children import RESULT, Usage, child_server
 from survey.digest import file_sha256, tree_sha256
 from survey.errors import TaskError
+from survey.failures import cause_of_death, failure_class, is_full
 from survey.models import COMPLETE, FAILED, SKIPPED, Product, Task, TaskRecord
 from survey.planning import installed_versions
 from survey.records import read_record, record_path, write_record
@@ -38,9 +38,8 @@ from survey.workspace import Workspace
 
 # Numerical libraries must not start threads below a worker that counts as one core.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
-_MEMORY_SIGNS = ("MemoryError", "ArrayMemoryError", "Cannot allocate memory")
-_LOG_TAIL_LINES = 12
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+MIN_LIMIT_SECONDS = 600.0
+LONG_TASK_FACTOR = 4.0
 _LOCKS = 64
 _LOCK_SECONDS = 600.0  # hashing and renaming a large mosaic
 
@@ -56,7 +55,9 @@ class Site:
     expected_cpu_factor: float = 60.0  # a task may take this times its prediction, and never less than ten minutes
 
     def limit(self, task: Task) -> float:
-        return min(self.limit_seconds, max(600.0, self.expected_cpu_factor * task.cpu_seconds))
+        usual = min(self.limit_seconds, max(MIN_LIMIT_SECONDS, self.expected_cpu_factor * task.cpu_seconds))
+        # A mosaic of many exposures may be expected to take longer than the limit of an ordinary task.
+        return max(usual, LONG_TASK_FACTOR * task.cpu_seconds)
 
 
 def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = ()) -> TaskRecord:
@@ -96,7 +97,7 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = ()) -> TaskR
             raise
         return _failed(workspace, base, str(error), error.retry)
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if is_full(error):
             return replace(base, error=f"{workspace.root}: {error.strerror}", error_class="disk")
         raise TaskError(f"{task.key}: {error}", retry="again") from error
 
@@ -234,18 +235,6 @@ def run_job(folder: str) -> None:
     path.with_suffix(".part").rename(path)
 
 
-def failure_class(error: BaseException) -> str:
-    """'again', 'memory', 'disk' or 'never', from what a step raised."""
-    if isinstance(error, TaskError):
-        return error.retry
-    if isinstance(error, MemoryError):
-        return "memory"
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
-        return "disk"
-    passing = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT}
-    return "again" if isinstance(error, OSError) and error.errno in passing else "never"
-
-
 def publish(record: TaskRecord, task: Task, outcome: Outcome, folder: Path, workspace: Workspace) -> TaskRecord:
     """Move a task's products into place and write its record last.
 
@@ -284,26 +273,34 @@ def _publication(workspace: Workspace, key: str) -> Iterator[None]:
 def _sources(task: Task, workspace: Workspace, inputs: Sequence[TaskRecord]) -> list[str]:
     """Absolute paths of a task's inputs; each file is checked against the sha256 that the digest stands on.
 
+    A product that holds other bytes than its record says is worth nothing: its record goes, so that the next run makes
+    it again. A raw file goes itself, so that the next run fetches it again.
+
     Raises
     ------
     TaskError
-        Class 'never': an input is missing or holds other bytes than its record says.
+        Class 'again': an input is not there (on a network file system another host's rename is seen late). Class
+        'never': it holds other bytes.
     """
-    wanted = [(name, task.digests.get(name, "")) for name in task.files]
+    wanted = [(name, task.digests.get(name, ""), "") for name in task.files]
     for record in inputs:
         # Of a task with several products the one that bears its step's suffix is the input of the next.
         suffix = REGISTRY[record.step].produces
         wanted += [
-            (product.path, product.sha256)
+            (product.path, product.sha256, record.key)
             for product in record.products
             if Path(product.path).stem == f"{record.subject}_{suffix}"
         ]
     paths = []
-    for name, sha256 in wanted:
+    for name, sha256, maker in wanted:
         path = workspace.root / name
         if not path.is_file():
-            raise TaskError(f"{task.key}: input {name} is not there; run again to make it.")
+            raise TaskError(f"{task.key}: input {name} is not there; run again to make it.", retry="again")
         if sha256 and file_sha256(path) != sha256:
+            if maker:
+                record_path(workspace.records, maker).unlink(missing_ok=True)
+            elif name.startswith("raw/"):
+                path.unlink(missing_ok=True)
             raise TaskError(f"{task.key}: input {name} has changed since it was recorded; run again to replace it.")
         paths.append(str(path))
     return paths
@@ -314,32 +311,13 @@ def _outcome(task: Task, folder: Path, log: Path, usage: Usage) -> Outcome:
     try:
         result = json.loads((folder / RESULT).read_text())
     except (OSError, ValueError):
-        raise TaskError(f"{task.key}: {_death(usage, log)}", retry=_death_class(usage, log)) from None
+        cause, retry = cause_of_death(usage, log)
+        raise TaskError(f"{task.key}: {cause}", retry=retry) from None
     if "error" in result:
         raise TaskError(f"{task.key}: {result['error']}", retry=result["retry"])
     outcome = result["outcome"]
     products = tuple((str(source), str(target)) for source, target in outcome["products"])
     return Outcome(products, outcome["resolved"], outcome["measurements"])
-
-
-def _death(usage: Usage, log: Path) -> str:
-    if usage.status < 0:
-        return f"its process was ended by signal {-usage.status}; see {log.name}.{_tail(log)}"
-    return f"its process ended with code {usage.status} and no result; see {log.name}.{_tail(log)}"
-
-
-def _death_class(usage: Usage, log: Path) -> str:
-    """SIGKILL is what the kernel sends when memory runs out, and what a person may send: worth one try with more."""
-    if usage.status == -9 or any(sign in _tail(log) for sign in _MEMORY_SIGNS):
-        return "memory"
-    return "never"
-
-
-def _tail(log: Path) -> str:
-    with contextlib.suppress(OSError):
-        lines = log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
-        return "".join(f"\n    {line[:200]}" for line in lines)
-    return ""
 
 
 def _log_name(task: Task) -> str:

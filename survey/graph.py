@@ -40,6 +40,7 @@ class _Flow:
     capacity: float  # largest memory resource of any worker [GB]; 0: the workers declare none
     decided: dict[str, TaskRecord] = field(default_factory=dict)
     pending: dict[Future, Task] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)  # of a key; the scheduler remembers each by its name
     latest: dict[str, Future] = field(default_factory=dict)  # of a task that runs again, the one that counts
     fresh: list[Future] = field(default_factory=list)  # submitted since they were last counted
     tried_memory: set[str] = field(default_factory=set)
@@ -84,11 +85,10 @@ def run_plan(
     InterruptedRunError
         The user stopped the run.
     SurveyError
-        A task needs more memory than any worker has, or the scheduler is gone.
+        The scheduler is gone.
     """
     flow = _Flow(plan, planner, site, client, watch, stored, steps_until(plan, until), capacity(client))
     _index(flow)
-    _check_capacity(flow)
     try:
         _submit_exposures(flow)
         flow.fresh.clear()
@@ -112,18 +112,12 @@ def capacity(client: Client) -> float:
     return max((float(worker.get("resources", {}).get(RESOURCE, 0.0)) for worker in workers), default=0.0)
 
 
-def _check_capacity(flow: _Flow) -> None:
-    """A task that no worker can hold would wait for ever."""
-    if not flow.capacity:
-        return
-    wanted = [task for task in flow.plan if task.step in flow.names and task.memory_gb > flow.capacity]
-    wanted = [task for task in wanted if reusable(task, _root(flow), flow.stored.get(task.key)) is None]
-    if wanted:
-        largest = max(wanted, key=lambda task: task.memory_gb)
-        raise SurveyError(
-            f"{largest.key}: needs resource {RESOURCE} = {largest.memory_gb:.1f}, the largest worker has "
-            f"{flow.capacity:.1f}. Use a larger worker, a smaller mosaic, or one mosaic per [filter, observation]."
-        )
+def too_large(task: Task, capacity_gb: float) -> str:
+    """What to say of a task that no worker can hold; it would wait for ever."""
+    return (
+        f"needs resource {RESOURCE} = {task.memory_gb:.1f}, the largest worker has {capacity_gb:.1f}. "
+        "Use a larger worker, a smaller mosaic, or one mosaic per [filter, observation]."
+    )
 
 
 def _root(flow: _Flow) -> Path:
@@ -168,8 +162,14 @@ def _start(flow: _Flow, task: Task, inputs: list[Any], memory_gb: float | None =
     lost = next((item for item in inputs if isinstance(item, TaskRecord) and item.status != COMPLETE), None)
     if lost is not None:
         return _settle(flow, _skipped(task, lost), False)
+    if flow.capacity and task.memory_gb > flow.capacity:
+        return _settle(
+            flow, replace(blank_record(task), error=too_large(task, flow.capacity), error_class="never"), False
+        )
+    # The extra try may want more than there is: then it gets the largest worker to itself.
     need = min(memory_gb or task.memory_gb, flow.capacity or float("inf"))
-    attempt = flow.run if memory_gb is None else f"{flow.run}-more-memory"
+    flow.attempts[task.key] = flow.attempts.get(task.key, 0) + 1
+    attempt = f"{flow.run}-{flow.attempts[task.key]}"
     future = flow.client.submit(
         run_task,
         task,
@@ -243,13 +243,15 @@ def _start_mosaic(flow: _Flow, association: Association) -> None:
     """Start a mosaic, whose members are all decided, or record why it is not made."""
     keys = [flow.chains[name][-1].key for name in association.members]
     lost = [flow.by_key[key].subject for key in keys if flow.decided[key].status != COMPLETE]
+    lost = sorted([*lost, *association.lost])
     members = [flow.by_key[key] for key in keys if flow.decided[key].status == COMPLETE]
     exposures = {exposure.name: exposure for exposure in flow.plan.exposures}
     tasks = flow.planner.mosaic_tasks(association, members, exposures, lost)
     allowed = flow.planner.config.mosaic.max_missing
     if lost and (len(lost) > allowed or not members):
         names = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
-        error = f"{len(lost)} of {len(keys)} members missing ({names}); mosaic.max_missing allows {allowed}."
+        total = len(keys) + len(association.lost)
+        error = f"{len(lost)} of {total} members missing ({names}); mosaic.max_missing allows {allowed}."
         for task in tasks:
             if task.step in flow.names:
                 _settle(flow, replace(blank_record(task), status=SKIPPED, error=error), False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from survey.config import SurveyConfig
 from survey.digest import file_sha256
 from survey.errors import ConfigError, DownloadError, ProductNameError, ReferencesError
 from survey.models import Association, Exposure
+from survey.names import ExposureName, split_file
 from survey.pipeline_spec import override_files, types_in_use
 from survey.planning import check
 from survey.references import References
@@ -56,7 +57,8 @@ def find_exposures(config: SurveyConfig, *, say: Say = silent) -> tuple[Exposure
             cache=Ledger(raw / LEDGER),
         )
         for name, cause in faults.items():
-            say(f"left out {name}: {cause}")
+            say(f"{name}: {cause}")
+        exposures = tuple(sorted((*exposures, *_unreadable(config, faults)), key=lambda item: item.name))
     else:
         from survey.archive.query import find_exposures as ask_archive
 
@@ -70,6 +72,22 @@ def find_exposures(config: SurveyConfig, *, say: Say = silent) -> tuple[Exposure
             retries=archive.retries,
         )
     return archive_held.known(exposures, raw)
+
+
+def _unreadable(config: SurveyConfig, faults: Mapping[str, str]) -> list[Exposure]:
+    """Files of the program that cannot be read, as exposures whose filter is not known."""
+    found = []
+    for filename, cause in faults.items():
+        try:
+            name, suffix = split_file(filename)
+        except ProductNameError:
+            continue
+        if not isinstance(name, ExposureName) or suffix != "uncal" or name.program != config.program:
+            continue
+        if config.observations is None or name.observation in config.observations:
+            base = (str(name), name.program, name.observation, name.visit, name.detector, "")
+            found.append(Exposure(*base, fault=cause))
+    return found
 
 
 def fetch(
@@ -99,7 +117,9 @@ def fetch(
     workspace = Workspace(config.workspace)
     workspace.create()
     if config.archive.local is not None:
-        good, missing = link_local(wanted, workspace.raw, progress=progress)
+        readable = [exposure for exposure in wanted if not exposure.fault]
+        good, missing = link_local(readable, workspace.raw, progress=progress)
+        missing |= {exposure.name: exposure.fault for exposure in wanted if exposure.fault}
         if missing:
             raise DownloadError(missing)
         return good

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from survey.archive import held as archive_held
+from survey.archive.ledger import LEDGER
 from survey.config import SurveyConfig
 from survey.digest import file_sha256, tree_sha256
 from survey.errors import ConfigError
@@ -15,7 +16,10 @@ from survey.provenance import Lineage, lineage
 from survey.records import read_records
 from survey.reduction import plan
 from survey.staleness import DONE, State, states
+from survey.steps import REGISTRY
 from survey.workspace import Workspace
+
+MIN_PARTS = 3  # underscores in an exposure's name
 
 
 def status(config: SurveyConfig) -> list[TaskRecord]:
@@ -30,8 +34,7 @@ def explain(config: SurveyConfig, product: str) -> tuple[Lineage, dict[str, tupl
     -------
     lineage : survey.provenance.Lineage, from the product down to its raw files
     stale : key of a task -> why its product would be another now; compared with the config, the raw files and the
-    references
-        at hand, without asking any server
+        references at hand, without asking any server
 
     Raises
     ------
@@ -45,19 +48,32 @@ def explain(config: SurveyConfig, product: str) -> tuple[Lineage, dict[str, tupl
     except KeyError as error:
         raise ConfigError(str(error.args[0])) from error
     exposures = held_exposures(config)
-    current = (
-        {state.task.key: state for state in states(plan(config, exposures), records, workspace.root)}
-        if exposures
-        else {}
-    )
+    current = {state.task.key: state for state in states(plan(config, exposures), records, workspace.root)}
+    held = {exposure.name for exposure in exposures}
     stale = {}
     for _, node in tree.walk():
         state = current.get(node.name)
+        if node.record is None:
+            continue
         if state is not None and state.state != DONE:
             stale[node.name] = state.reasons
-        elif node.record is not None and state is None:
-            stale[node.name] = ("the config does not ask for it any more",)
+        elif state is None and not _is_foreign(node.record, held):
+            stale[node.name] = (_why_unplanned(node.record, held),)
     return tree, stale
+
+
+def _is_foreign(record: TaskRecord, held: set[str]) -> bool:
+    """Whether a record belongs to an association from outside: the config does not plan it, and never did."""
+    if record.step == "given":
+        return True
+    members = record.settings.get("members")
+    return REGISTRY[record.step].scope == "mosaic" and (not isinstance(members, list) or set(members) <= held)
+
+
+def _why_unplanned(record: TaskRecord, held: set[str]) -> str:
+    if record.subject in held or record.subject.count("_") < MIN_PARTS:
+        return "the config does not ask for it any more"
+    return f"raw/{record.subject}_uncal.fits is not there, or changed since it was checked; run 'survey fetch'"
 
 
 def verify(config: SurveyConfig) -> dict[str, str]:
@@ -66,9 +82,16 @@ def verify(config: SurveyConfig) -> dict[str, str]:
     Returns
     -------
     faults : path -> what is wrong; empty when every byte is as recorded
+
+    Raises
+    ------
+    ConfigError
+        The workspace holds nothing that could be compared.
     """
     workspace = Workspace(config.workspace)
     found = read_records(workspace.records)
+    if not found.by_key and not found.faults and not (workspace.raw / LEDGER).exists():
+        raise ConfigError(f"{workspace.root}: holds no records and no raw files; nothing was run there.")
     faults = {f"records/{name}": cause for name, cause in found.faults.items()}
     for record in found.by_key.values():
         if record.status != COMPLETE:
@@ -77,8 +100,8 @@ def verify(config: SurveyConfig) -> dict[str, str]:
             path = workspace.root / product.path
             try:
                 sha256 = tree_sha256(path)[0] if path.is_dir() else file_sha256(path)
-            except OSError as error:
-                faults[product.path] = f"cannot be read: {error.strerror or error}"
+            except (OSError, ValueError) as error:
+                faults[product.path] = f"cannot be read: {getattr(error, 'strerror', None) or error}"
                 continue
             if sha256 != product.sha256:
                 faults[product.path] = f"sha256 is {sha256[:12]}..., its record says {product.sha256[:12]}..."

@@ -36,6 +36,7 @@ class Exposure:
     size: int | None = None  # bytes, as the archive says
     footprint: tuple[tuple[float, float], ...] | None = None  # ICRS corners (ra, dec) [deg]
     sha256: str | None = None  # of the verified raw file, once it is there
+    fault: str = ""  # why its file cannot be read; its filter is not known then
 
     @property
     def file(self) -> str:
@@ -52,6 +53,8 @@ class Association:
     field: str  # 'all', or the observation: 'o001'
     members: tuple[str, ...]  # exposure names, in the order in which the pipeline will see them
     program: int = 0
+    group: str = ""  # in mosaics.zarr; '': by the product's name
+    lost: tuple[str, ...] = ()  # exposures whose files cannot be read, and that would be members by their names
 
 
 @dataclass(frozen=True, slots=True)

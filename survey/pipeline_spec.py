@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -87,7 +88,13 @@ def read_spec(path: str) -> StepSpec:
     return StepSpec(path, ast.literal_eval(alias) if alias else None, parameters, types, steps)
 
 
-def check_settings(spec: StepSpec, settings: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+# Of a whole task: survey saves its results, and a step that is not wanted is left out of the config's steps.
+RESERVED_ABOVE = frozenset({"save_results", "skip"})
+
+
+def check_settings(
+    spec: StepSpec, settings: Mapping[str, Any], where: str, *, inside: bool = False
+) -> tuple[dict[str, Any], list[str]]:
     """Check settings against a Step's parameters, and its steps' parameters.
 
     Parameters
@@ -95,6 +102,7 @@ def check_settings(spec: StepSpec, settings: Mapping[str, Any], where: str) -> t
     spec : what the installed class accepts
     settings : parameter -> value; step name -> {parameter: value} for a pipeline
     where : words that a message starts with, such as "steps: detector1"
+    inside : the settings are those of a step inside a pipeline
 
     Returns
     -------
@@ -108,8 +116,11 @@ def check_settings(spec: StepSpec, settings: Mapping[str, Any], where: str) -> t
             if not isinstance(value, Mapping):
                 faults.append(f"{where}: {name!r} is a step and takes a mapping of parameters, got {value!r}.")
                 continue
-            clean[name], below = check_settings(spec.steps[name], value, f"{where}.{name}")
+            clean[name], below = check_settings(spec.steps[name], value, f"{where}.{name}", inside=True)
             faults += below
+            continue
+        if name in RESERVED_ABOVE and not inside:
+            faults.append(f"{where}: {name!r} is set by survey itself; leave a step out of the config to skip it.")
             continue
         try:
             clean[name] = _check_value(spec, name, value)
@@ -119,21 +130,21 @@ def check_settings(spec: StepSpec, settings: Mapping[str, Any], where: str) -> t
 
 
 def types_in_use(spec: StepSpec, settings: Mapping[str, Any], pars: Container[str] = ()) -> tuple[str, ...]:
-    """CRDS types that a run with these settings can read: those of steps that are skipped are left out.
+    """CRDS types that a run with these settings can read: those of steps that are skipped are left out,
+    and those that a setting overrides.
 
     Parameters
     ----------
     spec, settings : as in `check_settings`
     pars : 'pars-*' types for which CRDS has a file. Such a file can switch a step on that is off by default, so a step
-    counts
-        as skipped by default only when neither it nor the class above it has one.
+        counts as skipped by default only when neither it nor the class above it has one.
 
     Returns
     -------
     types : sorted, each once; 'pars-*' types included
     """
     own = f"pars-{spec.class_name.lower()}"
-    types = {*spec.reference_types, own}
+    types = {own, *(kind for kind in spec.reference_types if settings.get(f"override_{kind}") is None)}
     for name, step in spec.steps.items():
         given = settings.get(name, {})
         switch = given.get("skip") if isinstance(given, Mapping) else None
@@ -173,8 +184,11 @@ def _check_value(spec: StepSpec, name: str, value: Any) -> Any:
         return None
     check = spec.parameters[name]
     try:
-        return _VALIDATOR.check(check, _as_configobj(value))
-    except (ValidateError, VdtMissingValue) as error:
+        clean = _VALIDATOR.check(check, _as_configobj(value))
+        if isinstance(clean, float) and not math.isfinite(clean):
+            raise ValidateError("expected a finite number")
+        return clean
+    except (ValidateError, VdtMissingValue, OverflowError, TypeError) as error:
         raise ValueError(f"{name} = {value!r} does not fit {check}: {error}") from error
 
 

@@ -14,6 +14,7 @@ from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
+from survey.archive.rows import sees
 from survey.associations import WHOLE_SURVEY, group
 from survey.config import SurveyConfig
 from survey.digest import digest
@@ -191,7 +192,7 @@ class Planner:
         digests |= {path: self.overrides.get(path, "") for path in override_files(task.settings)}
         found, unknown = self._references_of(task, exposure)
         sha1 = {} if self.references is None else {name: self.references.files[name] for name in found.values()}
-        pending = unknown or next((f"{name} is not there yet" for name, value in digests.items() if not value), "")
+        pending = next((f"{name} is not there yet" for name, value in digests.items() if not value), "") or unknown
         task = replace(
             task,
             digests=digests,
@@ -249,6 +250,8 @@ def plan(
     tasks: list[Task] = []
     last: dict[str, Task] = {}
     for exposure in exposures:
+        if exposure.fault:
+            continue
         chain = planner.exposure_tasks(exposure)
         tasks += chain
         last[exposure.name] = chain[-1]
@@ -256,7 +259,7 @@ def plan(
     associations = mosaics_of(config, exposures)
     for association in associations:
         members = [last[name] for name in association.members]
-        tasks += planner.mosaic_tasks(association, members, by_name)
+        tasks += planner.mosaic_tasks(association, members, by_name, association.lost)
     return Plan(tuple(tasks), tuple(exposures), associations, config.references.context)
 
 
@@ -278,8 +281,30 @@ def steps_until(made: Plan, until: str | None) -> tuple[str, ...]:
 
 def mosaics_of(config: SurveyConfig, exposures: Sequence[Exposure]) -> tuple[Association, ...]:
     """The associations that a config asks for; none when its steps end before the calibrated images."""
-    last = REGISTRY[list(check(config)[0])[-1]]
-    return group(exposures, config.mosaic.per) if last.produces == REGISTRY["association"].accepts else ()
+    if not mosaics_follow(config):
+        return ()
+    made = group([exposure for exposure in exposures if not exposure.fault], config.mosaic.per)
+    faulty = [exposure for exposure in exposures if exposure.fault]
+    return tuple(replace(item, lost=_lost(item, faulty)) for item in made)
+
+
+def mosaics_follow(config: SurveyConfig) -> bool:
+    """Whether the config's steps end in what a mosaic is made of."""
+    chain = list(check(config)[0])
+    return bool(chain) and REGISTRY[chain[-1]].produces == REGISTRY["association"].accepts
+
+
+def _lost(association: Association, faulty: Iterable[Exposure]) -> tuple[str, ...]:
+    """Exposures that cannot be read and would be members, as far as their names tell: by detector and observation."""
+    return tuple(
+        sorted(
+            exposure.name
+            for exposure in faulty
+            if sees(exposure.detector, association.filter)
+            and exposure.program == association.program
+            and association.field in ("all", f"o{exposure.observation:03d}")
+        )
+    )
 
 
 def check(config: SurveyConfig) -> tuple[dict[str, dict[str, Any]], dict[str, Any], list[str]]:
@@ -320,7 +345,12 @@ def task_digest(task: Task) -> str:
 
 
 def group_name(association: Association) -> str:
-    """Zarr group of a mosaic: its filter, and for any but the whole survey's the association's id: F444W-o001."""
+    """Zarr group of a mosaic: its filter, and for any but the whole survey's the association's id: F444W-o001.
+
+    An association from outside names its own.
+    """
+    if association.group:
+        return association.group
     acid = parse_mosaic(association.product).acid
     return association.filter if acid == WHOLE_SURVEY else f"{association.filter}-{acid}"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from survey import references as crds_references
 from survey.archive import held as archive_held
 from survey.associations import read_association
-from survey.config import SurveyConfig, resolved
+from survey.config import CLUSTER_ADDRESS, SurveyConfig, resolved
 from survey.errors import ConfigError, DownloadError, ReferencesError, SurveyError
 from survey.execute import Site
 from survey.inputs import (
@@ -27,8 +27,9 @@ from survey.inputs import (
     sync_references,
 )
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Exposure, Plan, TaskRecord
+from survey.mosaics import ensure_store
 from survey.pipeline_spec import nearest
-from survey.planning import Planner, check, steps_until
+from survey.planning import Planner, check, mosaics_follow, steps_until
 from survey.planning import plan as make_plan
 from survey.provenance import ProvenanceWriter
 from survey.records import failure_path, read_records, write_record
@@ -39,6 +40,8 @@ from survey.workspace import Workspace
 
 if TYPE_CHECKING:
     from dask.distributed import Client
+
+LEFTOVER_SECONDS = 24 * 3600.0
 
 Watch = Callable[[TaskRecord, bool], None]
 
@@ -121,10 +124,12 @@ def run(
     WorkspaceBusyError, ServiceError, ReferencesError, DiskFullError, InterruptedRunError, ConfigError
         See `survey.errors`. Failures of single files and tasks do not raise: they are in the result.
     """
-    _check(config, until)
+    check_config(config, until=until, cluster=cluster)
     where = _Where(client, cluster, until, watch or _nobody, say)
-    with Workspace(config.workspace).lock():
-        Workspace(config.workspace).create()
+    workspace = Workspace(config.workspace)
+    with workspace.lock():
+        workspace.create()
+        _sweep(workspace, where)
         exposures, missing = _fetch_what_can_be_had(config, progress, say)
         present = [exposure for exposure in exposures if exposure.sha256]
         if not present:
@@ -153,16 +158,18 @@ def mosaic(
     ConfigError
         The association is not one, or a member is neither; every such member is named.
     """
-    _check(config, None)
+    check_config(config, cluster=cluster)
     wanted = read_association(association)
     where = _Where(client, cluster, None, watch or _nobody, say)
     workspace = Workspace(config.workspace)
     with workspace.lock():
         workspace.create()
+        _sweep(workspace, where)
         raw, given = members_of(config, wanted, association.parent)
         references = sync_references(config, [*raw, *given])
         planner = Planner(config, references, override_digests(config))
-        made = _only(plan(config, raw, references), wanted, planner, given)
+        chosen = replace(wanted, group=_group_of(wanted, read_records(workspace.records).by_key))
+        made = _only(plan(config, raw, references), chosen, planner, given)
         return _run_tasks(config, made, references, where)
 
 
@@ -189,6 +196,12 @@ def _fetch_what_can_be_had(
         for line in str(error).splitlines():
             say(line)
         return archive_held.known(found, Workspace(config.workspace).raw), error.missing
+
+
+def _sweep(workspace: Workspace, where: _Where) -> None:
+    """Remove what killed tasks left. Workers of a cluster of its own may still be at it for a while."""
+    alone = where.client is None and where.cluster in (None, "local")
+    workspace.sweep(0.0 if alone else LEFTOVER_SECONDS)
 
 
 def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: _Where) -> Run:
@@ -221,6 +234,8 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
         else:
             planner = Planner(config, references, override_digests(config))
             records = _on_cluster(made, planner, root, references, where, stored, decided)
+    if any(record.step == "mosaic" and record.status == COMPLETE and record.key not in reused for record in records):
+        ensure_store(root / "mosaics" / "mosaics.zarr")
     return Run(tuple(records), frozenset(reused))
 
 
@@ -235,7 +250,7 @@ def _on_cluster(
 ) -> list[TaskRecord]:
     # dask takes half a second to import; a run that finds everything done does not need it.
     from survey.cluster import connect, dashboard
-    from survey.graph import run_plan
+    from survey.graph import capacity, run_plan, too_large
 
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
     environment = {**crds_references.worker_environment(references), "USER": os.environ.get("USER") or "survey"}
@@ -247,7 +262,20 @@ def _on_cluster(
             large = max((task.memory_gb for task in made if task.step in steps_until(made, where.until)), default=1.0)
             client = stack.enter_context(connect(where.cluster, max(small, default=1.0), large))
             where.say(f"dashboard: {dashboard(client)}")
+        largest = capacity(client)
+        for task in made:
+            if largest and task.memory_gb > largest and task.step in steps_until(made, where.until):
+                where.say(f"{task.key} will not be run: {too_large(task, largest)}")
         return run_plan(made, planner, site, client, stored=stored, watch=decided, until=where.until)
+
+
+def _group_of(association: Association, records: Mapping[str, TaskRecord]) -> str:
+    """Zarr group for an association from outside: its filter, or its product's name when another mosaic has that
+    group.
+    """
+    groups = {str(item.settings.get("group")): item.subject for item in records.values() if item.step == "mosaic"}
+    taken = groups.get(association.filter, association.product) != association.product
+    return association.product if taken else association.filter
 
 
 def _only(made: Plan, association: Association, planner: Planner, given: Sequence[Exposure]) -> Plan:
@@ -262,12 +290,20 @@ def _only(made: Plan, association: Association, planner: Planner, given: Sequenc
     return replace(made, tasks=tuple(tasks), exposures=exposures, associations=(association,))
 
 
-def _check(config: SurveyConfig, until: str | None) -> None:
-    """Refuse what can be refused before anything starts, all of it at once."""
+def check_config(config: SurveyConfig, *, until: str | None = None, cluster: str | None = None) -> None:
+    """Refuse what can be refused before anything starts, all of it at once.
+
+    Raises
+    ------
+    ConfigError
+        Wrong steps, parameters, context, last step or cluster address; every fault is named.
+    """
     chain, _, faults = check(config)
-    known = [*chain, "association", "image3", "mosaic"]
-    if until is not None and until not in known:
-        faults.append(f"--until {until}: not a step of this config{nearest(until, known)}")
+    mosaics = ["association", "image3", "mosaic"] if mosaics_follow(config) else []
+    if until is not None and until not in [*chain, *mosaics]:
+        faults.append(f"--until {until}: not a step of this config{nearest(until, [*chain, *mosaics])}")
+    if cluster not in (None, "local") and not CLUSTER_ADDRESS.fullmatch(str(cluster)):
+        faults.append(f"--cluster {cluster}: expected 'local' or an address such as tcp://127.0.0.1:8786.")
     try:
         crds_references.pin(config.references.context, config.references.server)
     except ConfigError as error:

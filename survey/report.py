@@ -204,11 +204,11 @@ def _counts(name: str, counts: Mapping[str, int]) -> str:
 
 
 def _running(config: SurveyConfig) -> list[str]:
-    root = Workspace(config.workspace).root
+    workspace = Workspace(config.workspace)
     found = []
-    for folder in ("stage1", "stage2", "stage3", "asn", "mosaics"):
-        for path in (root / folder).glob(".*.*.*"):
-            _, step, *subject, _ = path.name.split(".")
+    for path in workspace.leftovers() if workspace.is_locked else ():
+        _, step, *subject, _ = path.name.split(".")
+        if subject:
             found.append(f"{step}/{'.'.join(subject)}")
     return found
 

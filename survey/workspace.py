@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -13,8 +16,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from survey.errors import WorkspaceBusyError
+from survey.errors import ConfigError, DiskFullError, WorkspaceBusyError
 
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}", re.ASCII)
 FOLDERS = ("raw", "stage1", "stage2", "stage3", "asn", "mosaics", "records", "reports", "logs")
 
 
@@ -28,8 +32,54 @@ class Workspace:
         object.__setattr__(self, "root", Path(os.path.abspath(self.root)))
 
     def create(self) -> None:
-        for name in FOLDERS:
-            (self.root / name).mkdir(parents=True, exist_ok=True)
+        """Make the folders; ConfigError when they cannot be made."""
+        with self._refused():
+            for name in FOLDERS:
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+
+    def sweep(self, older_than_seconds: float) -> int:
+        """Remove what tasks that were killed left beside the products; only the holder of the lock may.
+
+        Returns
+        -------
+        removed : number of folders
+        """
+        removed = 0
+        for path in self.leftovers():
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime >= older_than_seconds:
+                    shutil.rmtree(path)
+                    removed += 1
+        return removed
+
+    def leftovers(self) -> list[Path]:
+        """Folders of tasks that are under way or were killed: '.<step>.<subject>.<8 hexadecimal digits>'."""
+        places = [self.root / name for name in ("stage1", "stage2", "stage3", "asn", "mosaics", "mosaics/mosaics.zarr")]
+        return [
+            path for place in places for path in place.glob(".*") if _LEFTOVER.fullmatch(path.name) and path.is_dir()
+        ]
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a run holds the workspace now."""
+        if not (self.root / ".lock").exists():
+            return False
+        lock = FileLock(self.root / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except (Timeout, OSError):
+            return True
+        lock.release()
+        return False
+
+    @contextlib.contextmanager
+    def _refused(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFullError(f"{self.root}: {error.strerror}; make room and run again.") from error
+            raise ConfigError(f"workspace {self.root}: {error.strerror or error}.") from error
 
     def folder(self, name: str) -> Path:
         return self.root / name
@@ -66,7 +116,9 @@ class Workspace:
         WorkspaceBusyError
             Another run holds it; the message says which host and process, and since when.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        with self._refused():
+            self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / ".lock").touch()
         holder = self.root / ".lock.json"
         lock = FileLock(self.root / ".lock", timeout=0)
         try:

@@ -8,8 +8,9 @@ import pytest
 from observatory import CORNERS, make_observatory, write_raw
 
 from survey.archive import local
-from survey.archive.ledger import Ledger
+from survey.archive.ledger import LEDGER, Ledger
 from survey.archive.local import find_exposures, read_exposure
+from survey.archive.raw import link_local
 from survey.archive.structure import DamagedFileError
 from survey.errors import ConfigError, ProductNameError, SurveyError
 
@@ -90,11 +91,15 @@ def test_errors_say_what_the_folder_has(folder, tmp_path):
 
 
 def test_cache_spares_the_headers_of_unchanged_files(folder, tmp_path, monkeypatch):
-    first, _ = find_exposures(folder, cache=Ledger(tmp_path / "cache.jsonl"))
+    first, _ = find_exposures(folder)
+    linked, _ = link_local(first, tmp_path / "raw")
     opened = []
     read = local.read_exposure
     monkeypatch.setattr(local, "read_exposure", lambda path: opened.append(path.name) or read(path))
-    assert find_exposures(folder, cache=Ledger(tmp_path / "cache.jsonl"))[0] == first and opened == []
+    ledger = tmp_path / "raw" / LEDGER
+    lines = ledger.read_bytes()
+    assert find_exposures(folder, cache=Ledger(ledger))[0] == linked and opened == []
     write_raw(folder / f"{ONE}_uncal.fits", ONE, "NRCB1", "F115W")
-    again, _ = find_exposures(folder, cache=Ledger(tmp_path / "cache.jsonl"))
+    again, _ = find_exposures(folder, cache=Ledger(ledger))
     assert opened == [f"{ONE}_uncal.fits"] and again[0].filter == "F115W"
+    assert ledger.read_bytes() == lines  # whoever looks does not hold the workspace

@@ -224,7 +224,7 @@ def test_an_interrupt_is_130(folder, monkeypatch, capsys):
 def test_a_workspace_that_cannot_be_made_is_said_in_a_line(folder, monkeypatch, capsys):
     (folder / "file").write_text("")
     code, out, err = console(monkeypatch, capsys, "fetch", "c.yaml", "--workspace", "file/ws")
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert "file" in err
     assert len(err.strip().splitlines()) == 1
 

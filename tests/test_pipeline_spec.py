@@ -176,3 +176,22 @@ def assert_same(read: dict, imported: dict, where: str) -> None:
 
 def squeezed(text: str) -> str:
     return "".join(text.split()).replace('"', "'")
+
+
+def test_an_overridden_type_is_not_looked_up():
+    spec = read_spec("jwst.pipeline.calwebb_detector1:Detector1Pipeline")
+    assert "dark" in types_in_use(spec, {})
+    assert "dark" not in types_in_use(spec, {"dark_current": {"override_dark": "/x/dark.fits"}})
+
+
+@pytest.mark.parametrize("settings", [{"save_results": True}, {"skip": True}])
+def test_what_survey_sets_itself_is_refused_of_a_whole_task(settings):
+    spec = read_spec("jwst.pipeline.calwebb_detector1:Detector1Pipeline")
+    assert "set by survey itself" in check_settings(spec, settings, "x")[1][0]
+    assert check_settings(spec, {"jump": settings}, "x")[1] == []
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 10**400])
+def test_numbers_that_are_not_finite_are_refused(value):
+    spec = read_spec("jwst.pipeline.calwebb_detector1:Detector1Pipeline")
+    assert check_settings(spec, {"jump": {"rejection_threshold": value}}, "x")[1]

@@ -25,6 +25,7 @@ from survey.report import (
     status_text,
 )
 from survey.staleness import states
+from survey.workspace import Workspace
 
 PRODUCT = "jw01345-a3001_t001_nircam_clear-f200w-sub320"
 
@@ -90,7 +91,9 @@ def test_status_counts_by_step_and_filter(config, made):
     ]
     running = config.workspace / "stage2" / f".image2.{made.tasks[3].subject}.12ab34cd"
     running.mkdir(parents=True)
-    document = status_document(config, records)
+    with Workspace(config.workspace).lock():
+        document = status_document(config, records)
+    assert status_document(config, records)["running"] == []  # left by a task that was killed
     assert document["steps"] == {"detector1 F200W": {"done": 1, "failed": 1}, "image2 F200W": {"skipped": 1}}
     assert document["running"] == [made.tasks[3].key]
     assert document["failed"] == {made.tasks[2].key: "broken"}

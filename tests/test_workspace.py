@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from survey.errors import WorkspaceBusyError
+from survey.errors import ConfigError, WorkspaceBusyError
 from survey.workspace import FOLDERS, Workspace
 
 HOLD = """
@@ -75,3 +75,30 @@ def test_folders_are_made_on_demand(tmp_path, monkeypatch):
     workspace.create()
     assert sorted(path.name for path in workspace.root.iterdir()) == sorted(FOLDERS)
     workspace.create()
+
+
+def test_sweep_removes_what_killed_tasks_left_and_nothing_else(tmp_path):
+    workspace = Workspace(tmp_path / "ws")
+    workspace.create()
+    left = workspace.folder("stage1") / ".detector1.jw01345001001_02201_00001_nrcb1.0123abcd"
+    (left / "products").mkdir(parents=True)
+    product = workspace.folder("stage1") / "jw01345001001_02201_00001_nrcb1_rate.fits"
+    product.write_text("x")
+    assert workspace.leftovers() == [left]
+    assert workspace.sweep(older_than_seconds=3600.0) == 0 and left.exists()
+    assert workspace.sweep(older_than_seconds=0.0) == 1 and not left.exists()
+    assert product.exists()
+
+
+def test_is_locked_while_a_run_holds_it(tmp_path):
+    workspace = Workspace(tmp_path / "ws")
+    assert not workspace.is_locked
+    with workspace.lock():
+        assert workspace.is_locked
+    assert not workspace.is_locked
+
+
+def test_a_workspace_that_cannot_be_made_is_a_config_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file"):
+        Workspace(tmp_path / "file" / "ws").create()

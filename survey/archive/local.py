@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from survey.archive.ledger import Entry, Ledger, signature
+from survey.archive.ledger import Ledger, signature
 from survey.archive.rows import PUPIL_FILTERS, footprint, sees, text, whole
 from survey.archive.structure import DamagedFileError, Hdu, read_hdus
 from survey.errors import ConfigError, ProductNameError, SurveyError
@@ -39,7 +39,9 @@ def find_exposures(
     ----------
     folder : of raw files
     program, observations, filters : wanted; None: all
-    cache : a ledger to which facts of headers are added, so that a folder of thousands is opened once
+    cache : a ledger of files that were linked before: unchanged ones are not opened again. It is only read, since
+    whoever
+        plans does not hold the workspace
 
     Returns
     -------
@@ -157,10 +159,7 @@ def _cached(path: Path, cache: Ledger | None) -> Exposure | None:
             str(name), name.program, name.observation, name.visit, name.detector, "", uri=str(path), size=entry.size
         )
         return with_facts(bare, entry.facts, entry.sha256 or None, entry.size)
-    exposure = read_exposure(path)
-    if exposure is not None and cache is not None:
-        cache.append(Entry(path.name, stat[0], "", str(path), stat, facts(exposure)), durable=False)
-    return exposure
+    return read_exposure(path)
 
 
 def _named(filename: str) -> ExposureName:

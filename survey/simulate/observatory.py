@@ -147,7 +147,8 @@ def _clear(directory: Path) -> None:
         raise ConfigError(f"{directory}: is a file; name a folder for the observatory.")
     if not directory.exists() or not any(directory.iterdir()):
         return
-    if not (directory / "scene.yaml").is_file():
+    own = {INDEX, "scene.yaml", *_OWN_FOLDERS}
+    if not (directory / "scene.yaml").is_file() or any(item.name not in own for item in directory.iterdir()):
         raise ConfigError(f"{directory}: not empty, and no simulated observatory; name a new or empty folder.")
     (directory / INDEX).unlink(missing_ok=True)
     for name in _OWN_FOLDERS:

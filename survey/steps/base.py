@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from survey.config import expand
 from survey.models import Exposure
 from survey.pipeline_spec import StepSpec, check_settings, read_spec
 
@@ -78,7 +79,10 @@ class Step:
             faults = [f"{where}: {self.name} takes no parameters, got {name!r}." for name in given]
             return {}, faults
         clean, faults = check_settings(self.spec, given, where)
-        return _merge(self.defaults, clean), faults
+        try:
+            return _merge(self.defaults, _absolute_overrides(clean)), faults
+        except ValueError as error:
+            return _merge(self.defaults, clean), [*faults, f"{where}: {error}"]
 
     def exposure_gb(self, exposure: Exposure) -> float:
         """Predicted peak memory of a task on one exposure [GB]."""
@@ -106,6 +110,19 @@ def frame_gb(exposure: Exposure) -> float:
     """Size of one float32 plane of an exposure [GB]."""
     side = SIDES.get(exposure.subarray, 2048)
     return 4e-9 * side * side
+
+
+def _absolute_overrides(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Paths of ``override_<type>`` expanded and absolute: a worker has another current folder."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found[name] = _absolute_overrides(value)
+        elif name.startswith("override_") and isinstance(value, str) and value != "N/A":
+            found[name] = str(Path(expand(value)).expanduser().absolute())
+        else:
+            found[name] = value
+    return found
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,65 @@
+"""Classes of failure, and what a dead child died of."""
+
+from __future__ import annotations
+
+import errno
+from collections import namedtuple
+
+import pytest
+
+from survey import failures
+from survey.children import Usage
+from survey.errors import TaskError
+from survey.failures import cause_of_death, failure_class, is_full
+
+
+def test_what_is_worth_another_try():
+    assert failure_class(TaskError("x", retry="again")) == "again"
+    assert failure_class(OSError(errno.ESTALE, "stale")) == "again"
+    assert failure_class(MemoryError()) == failure_class(OSError(errno.ENOMEM, "no memory")) == "memory"
+    assert failure_class(ValueError("x")) == failure_class(OSError(errno.ENOENT, "gone")) == "never"
+
+
+def test_a_full_disk_is_found_behind_other_errors():
+    """astropy raises an OSError without a number from the real one."""
+    try:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise OSError("Not enough space on disk: requested 100, available 1.") from None
+    except OSError as error:
+        assert is_full(error) and failure_class(error) == "disk"
+    try:
+        try:
+            raise OSError(errno.EDQUOT, "quota")
+        except OSError as cause:
+            raise RuntimeError("could not save") from cause
+    except RuntimeError as error:
+        assert failure_class(error) == "disk"
+    assert not is_full(OSError(errno.EACCES, "no"))
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "expected"),
+    [
+        (-9, "", "memory"),
+        (-15, "", "again"),
+        (-7, "", "again"),
+        (-11, "", "never"),
+        (70, "numpy.exceptions.ArrayMemoryError: Unable to allocate", "memory"),
+        (70, "OSError: [Errno 28] No space left on device", "disk"),
+        (70, "ValueError: x", "never"),
+    ],
+)
+def test_causes_of_death(tmp_path, status, text, expected):
+    log = tmp_path / "a.log"
+    log.write_text(f"first\n{text}\n")
+    cause, retry = cause_of_death(Usage(status, 1.0, 1.0, 0.1), log)
+    assert retry == expected
+    assert "a.log" in cause and text in cause
+
+
+def test_a_child_that_could_not_even_say_so_died_of_the_disk(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")(10, 10, 0)
+    monkeypatch.setattr(failures.shutil, "disk_usage", lambda _path: usage)
+    assert cause_of_death(Usage(70, 1.0, 1.0, 0.1), tmp_path / "none.log")[1] == "disk"
