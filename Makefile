@@ -17,10 +17,10 @@ $(OBSERVATORY)/exposures.json: | .venv/.installed-simulate
 	$(BIN)/survey simulate $(OBSERVATORY) --scene configs/scenes/demo.yaml
 
 test: .venv/.installed-test
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m ""
 
 unit: .venv/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check

@@ -33,6 +33,8 @@ from survey.models import Exposure
 from survey.simulate.faults import Fault
 from survey.simulate.server import serve
 
+pytestmark = pytest.mark.slow  # a server whose faults take their time
+
 # Everything small, so that giving up takes a second; 20 kB/s is far below loopback and far above the drips here.
 QUICK = FetchSettings(downloads=2, retries=2, timeout_seconds=2.0, min_bytes_per_second=20_000, backoff_seconds=0.01)
 # For servers that never recover.

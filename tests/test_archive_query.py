@@ -15,6 +15,8 @@ from survey.models import Exposure
 from survey.simulate.faults import Fault
 from survey.simulate.server import serve
 
+pytestmark = pytest.mark.slow  # a server whose faults take their time
+
 
 @pytest.fixture(scope="module")
 def observatory(tmp_path_factory):

@@ -109,6 +109,7 @@ def test_python_blocks_use_names_that_exist(page, body):
 
 
 @pytest.mark.whole
+@pytest.mark.xdist_group("whole")  # one finished run serves all of them
 def test_the_readmes_python_runs_on_a_finished_run(small, finished, tmp_path):
     """In a folder laid out as the readme has it, with the small run in place of the demo's."""
     (tmp_path / "configs").mkdir()

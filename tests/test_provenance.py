@@ -214,6 +214,7 @@ def test_rebuild_from_the_json_files(tmp_path):
     assert list(frame.index) == [make_record(1).key, make_record(2).key]
 
 
+@pytest.mark.slow
 def test_thirteen_thousand_records_make_one_dataset(tmp_path):
     records = [make_record(number) for number in range(13_000)]
     publish(tmp_path, to_dataset(records))

@@ -21,7 +21,7 @@ import xarray as xr
 from astropy.io import fits
 from whole_run import document, survey
 
-pytestmark = pytest.mark.whole
+pytestmark = [pytest.mark.whole, pytest.mark.xdist_group("whole")]
 
 MOSAICS = {name: f"jw01345-a3001_t001_nircam_clear-{name.lower()}-sub320" for name in ("F200W", "F444W")}
 FLAT_FIELDED = ("subtract_striping", "image2")

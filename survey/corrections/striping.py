@@ -77,20 +77,27 @@ def measure_striping(sci, good, flat, amplifiers, n_sigma=2.0, grow=2, min_pixel
     """
     if not sci.shape == good.shape == flat.shape:
         raise ValueError(f"sci {sci.shape}, good {good.shape} and flat {flat.shape} must have one shape.")
-    ny, nx = sci.shape
-    if nx % amplifiers:
-        raise ValueError(f"{nx} columns do not divide into {amplifiers} amplifiers.")
+    if sci.shape[1] % amplifiers:
+        raise ValueError(f"{sci.shape[1]} columns do not divide into {amplifiers} amplifiers.")
     usable = good & np.isfinite(sci) & np.isfinite(flat) & (flat > 0)
     flattened = np.divide(sci, flat, out=np.full(sci.shape, np.nan, np.float32), where=usable)
-    usable &= ~source_mask(flattened, usable, n_sigma, grow)
-    flattened[~usable] = np.nan
-    stripes = np.zeros((ny, amplifiers), np.float32)
-    for number, block in enumerate(np.split(flattened, amplifiers, axis=1)):
+    # A bright stripe looks like a source and would mask itself: the mask is drawn on what the medians before it leave.
+    rough = _row_medians(np.where(usable, flattened, np.nan), amplifiers, min_pixels)
+    sky = usable & ~source_mask(flattened - rough, usable, n_sigma, grow)
+    return _row_medians(np.where(sky, flattened, np.nan), amplifiers, min_pixels)
+
+
+def _row_medians(image, amplifiers, min_pixels):
+    """Median of every row in every amplifier, less the amplifier's own median; of the image's shape, 0 where data
+    are few.
+    """
+    stripes = np.zeros((image.shape[0], amplifiers), np.float32)
+    for number, block in enumerate(np.split(image, amplifiers, axis=1)):
         enough = np.isfinite(block).sum(axis=1) >= min_pixels
         if enough.any():
             rows = np.nanmedian(block[enough], axis=1)
             stripes[enough, number] = rows - np.median(rows)
-    return np.repeat(stripes, nx // amplifiers, axis=1)
+    return np.repeat(stripes, image.shape[1] // amplifiers, axis=1)
 
 
 class SubtractStripingStep(Step):

@@ -32,7 +32,7 @@ _ROWS = (
     ),
     Step(
         name="subtract_striping",
-        version=1,
+        version=2,
         scope="exposure",
         accepts="rate",
         produces="striping",
