@@ -27,8 +27,9 @@ from typing import Any
 
 from survey.errors import TaskError
 
-PRELOAD = ("jwst.pipeline", "jwst.associations", "survey.associations", "survey.mosaics")
-# Names other modules to import, with commas between them, for jobs that do without the pipeline's twelve seconds.
+# Modules to import, and 'module:function' to call, before the first child.
+PRELOAD = ("jwst.pipeline", "jwst.associations", "survey.associations", "survey.mosaics", "survey.steps.warm:warm_up")
+# Names others, with commas between them, for jobs that do without the pipeline's twelve seconds.
 PRELOAD_VARIABLE = "SURVEY_PRELOAD"
 START_SECONDS = 300.0  # importing the pipeline: 12 s on a small machine, minutes on a slow shared file system
 RESULT = "result.json"
@@ -175,7 +176,10 @@ def serve() -> None:
     os.dup2(2, 1)  # whatever the imports print must not look like an answer
     chosen = os.environ.get(PRELOAD_VARIABLE)
     for name in PRELOAD if chosen is None else filter(None, chosen.split(",")):
-        importlib.import_module(name)
+        module_name, _, function_name = name.partition(":")
+        module = importlib.import_module(module_name)
+        if function_name:
+            getattr(module, function_name)()
     gc.collect()
     gc.freeze()  # children share these objects; collections in them need not walk them
     for line in _lines():
