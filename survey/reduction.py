@@ -29,7 +29,7 @@ from survey.inputs import (
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Exposure, Plan, TaskRecord
 from survey.mosaics import ensure_store
 from survey.pipeline_spec import nearest
-from survey.planning import Planner, check, mosaics_follow, steps_until
+from survey.planning import Planner, check, group_name, mosaics_follow, steps_until
 from survey.planning import plan as make_plan
 from survey.provenance import ProvenanceWriter
 from survey.records import failure_path, read_records, write_record
@@ -270,12 +270,14 @@ def _on_cluster(
 
 
 def _group_of(association: Association, records: Mapping[str, TaskRecord]) -> str:
-    """Zarr group for an association from outside: its filter, or its product's name when another mosaic has that
-    group.
-    """
-    groups = {str(item.settings.get("group")): item.subject for item in records.values() if item.step == "mosaic"}
-    taken = groups.get(association.filter, association.product) != association.product
-    return association.product if taken else association.filter
+    """Zarr group for an association from outside: the first of filter, filter and id, and product that no other has."""
+    taken = {
+        str(item.settings.get("group"))
+        for item in records.values()
+        if item.step == "mosaic" and item.subject != association.product
+    }
+    names = (association.filter, group_name(association))
+    return next((name for name in names if name not in taken), association.product)
 
 
 def _only(made: Plan, association: Association, planner: Planner, given: Sequence[Exposure]) -> Plan:
