@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import dask
-from dask.distributed import Client, Nanny, Scheduler, SpecCluster
+from dask.distributed import Client, Nanny, Scheduler, Security, SpecCluster
 from dask.system import CPU_COUNT
+from distributed.comm import connect as open_comm
 from distributed.system import MEMORY_LIMIT
 
 from survey.config import CLUSTER_ADDRESS
@@ -112,11 +115,28 @@ def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
 @contextlib.contextmanager
 def _address(where: str) -> Iterator[Client]:
     try:
+        # In a thread of its own: the caller may be in an event loop already, as notebooks are.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, _ask_identity(where)).result()
         client = Client(where, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise ServiceUnreachableError(f"--cluster {where}: no dask scheduler answers there ({error}).") from error
     with client:
         yield client
+
+
+async def _ask_identity(where: str) -> None:
+    """Ask a scheduler who it is, and take no answer within the limit for none.
+
+    A Client asks the same, but its reads have no limit: what accepts connections and is no scheduler holds it for ever.
+    """
+    async with asyncio.timeout(CONNECT_SECONDS):
+        comm = await open_comm(where, timeout=CONNECT_SECONDS, **Security().get_connection_args("client"))
+        try:
+            await comm.write({"op": "identity", "reply": True})
+            await comm.read()
+        finally:
+            comm.abort()
 
 
 def dashboard(client: Client) -> str:

@@ -50,6 +50,14 @@ def test_an_address_where_nobody_answers(monkeypatch):
         pass
 
 
+def test_an_address_that_accepts_and_stays_silent(monkeypatch):
+    monkeypatch.setattr(survey.cluster, "CONNECT_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ServiceUnreachableError, match=where), connect(where):
+            pass
+
+
 @pytest.mark.slow
 def test_a_local_cluster_listens_on_loopback_alone():
     with connect("local", 1.0, 2.0) as client:
