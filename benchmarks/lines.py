@@ -19,8 +19,9 @@ PACKAGE = "survey"
 LAYERS = (
     ("errors", "names", "digest"),
     ("models", "config", "grid", "pipeline_spec", "workspace", "records"),
-    ("archive", "references", "associations", "provenance", "mosaics", "quality", "corrections"),
+    ("archive", "references", "associations", "provenance", "layouts", "store", "mosaics", "quality", "corrections"),
     ("steps",),
+    ("stock", "tiled"),
     ("children", "failures", "planning", "execute", "staleness"),
     ("graph", "cluster", "progress"),
     ("inputs",),

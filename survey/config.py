@@ -105,7 +105,7 @@ class ReferencesConfig(Section):
 
 class MosaicConfig(Section):
     engine: Literal["stock", "tiled"] = Field(
-        "stock", description="stock: the pipeline's own Image3, one process a mosaic"
+        "tiled", description="tiled: Image3 per exposure and per tile; stock: the pipeline's own, one process a mosaic"
     )
     per: tuple[Literal["filter", "observation"], ...] = Field(("filter",), description="what one mosaic is made of")
     pixel_scale_arcsec: float | None = Field(None, gt=0, description="[arcsec]; default: the pipeline's own choice")
@@ -117,6 +117,10 @@ class MosaicConfig(Section):
     kernel: Literal["square", "gaussian", "point", "turbo", "lanczos2", "lanczos3"] | None = None
     weight: Literal["ivm", "ivm-sky", "exptime"] | None = None
     tile: int = Field(2048, ge=64, description="side of a tile [pixels]")
+    margin: int = Field(8, ge=2, le=4096, description="drizzled around a tile, at least, and trimmed [pixels]")
+    alignment: ConfigPath | None = Field(None, description="a folder of aligned WCS (*_wcs.asdf) to take as they are")
+    align_to: str | None = Field(None, description="filter whose aligned sources are the reference for the others")
+    keep_intermediate: bool = Field(False, description="keep pixel maps, drizzled groups and medians")
     max_missing: int = Field(0, ge=0, description="members that may be missing from a mosaic")
     image3: dict[str, Any] = Field(default_factory=dict, description="parameters of the pipeline's Image3, by step")
 
@@ -146,6 +150,14 @@ class MosaicConfig(Section):
     def _has_pixels(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
         if value is not None and min(value) < 1:
             raise ValueError(f"{value} has no pixels; expected x, y of at least 1.")
+        return value
+
+    @field_validator("align_to")
+    @classmethod
+    def _is_a_filter(cls, value: str | None) -> str | None:
+        known = [*SHORT_WAVE, *LONG_WAVE]
+        if value is not None and value not in known:
+            raise ValueError(f"{value!r} is not a NIRCam filter{nearest(value, known)}")
         return value
 
     @property

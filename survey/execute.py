@@ -19,6 +19,7 @@ import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +163,20 @@ def reusable(task: Task, root: Path, record: TaskRecord | None) -> TaskRecord | 
 
     Bytes are compared by `survey verify` and by the task that reads them; here the record, written last, is the proof.
     """
+    done = recorded(task, record)
+    return done if done is not None and in_place(root, done) else None
+
+
+def recorded(task: Task, record: TaskRecord | None) -> TaskRecord | None:
+    """The given record, when it is complete and of the task's digest, wherever its products are."""
     if record is None or record.status != COMPLETE or not task.digest or record.digest != task.digest:
         return None
-    return record if all(_in_place(root / product.path, product) for product in record.products) else None
+    return record
+
+
+def in_place(root: Path, record: TaskRecord) -> bool:
+    """Whether all products of a record are there in their size."""
+    return all(_in_place(root / product.path, product) for product in record.products)
 
 
 def _in_place(path: Path, product: Product) -> bool:
@@ -195,6 +207,7 @@ def _run(task: Task, site: Site, workspace: Workspace, base: TaskRecord, inputs:
             references=task.references,
             context=task.context,
             missing=task.missing,
+            root=str(workspace.root),
         )
         (folder / "job.json").write_text(json.dumps(asdict(job)))
         with child_server({**ONE_THREAD, **site.environment}) as server:
@@ -252,13 +265,24 @@ def publish(record: TaskRecord, task: Task, outcome: Outcome, folder: Path, work
         first = reusable(task, workspace.root, stored_record(workspace, task.key))
         if first is not None:
             return first
+        old = stored_record(workspace, task.key)
         path.unlink(missing_ok=True)
+        _drop_others(old, products, workspace)
         for source, target in made:
             _replace(source, workspace.root / target)
         for target_folder in {(workspace.root / target).parent for _, target in made}:
             _flush_folder(target_folder)
         write_record(workspace.records, final)
     return final
+
+
+def _drop_others(old: TaskRecord | None, products: Sequence[Product], workspace: Workspace) -> None:
+    """Remove files that an earlier run of the task made and this one does not: nobody would know them any more."""
+    kept = {product.path for product in products}
+    for product in old.products if old is not None and old.status == COMPLETE else ():
+        path = workspace.root / product.path
+        if product.path not in kept and path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -283,20 +307,13 @@ def _sources(task: Task, workspace: Workspace, inputs: Sequence[TaskRecord]) -> 
         'never': it holds other bytes.
     """
     wanted = [(name, task.digests.get(name, ""), "") for name in task.files]
-    for record in inputs:
-        # Of a task with several products the one that bears its step's suffix is the input of the next.
-        suffix = REGISTRY[record.step].produces
-        wanted += [
-            (product.path, product.sha256, record.key)
-            for product in record.products
-            if Path(product.path).stem == f"{record.subject}_{suffix}"
-        ]
+    wanted += _products_read(task, inputs)
     paths = []
     for name, sha256, maker in wanted:
         path = workspace.root / name
         if not path.is_file():
             raise TaskError(f"{task.key}: input {name} is not there; run again to make it.", retry="again")
-        if sha256 and file_sha256(path) != sha256:
+        if sha256 and _known_sha256(path) != sha256:
             if maker:
                 record_path(workspace.records, maker).unlink(missing_ok=True)
             elif name.startswith("raw/"):
@@ -304,6 +321,34 @@ def _sources(task: Task, workspace: Workspace, inputs: Sequence[TaskRecord]) -> 
             raise TaskError(f"{task.key}: input {name} has changed since it was recorded; run again to replace it.")
         paths.append(str(path))
     return paths
+
+
+def _products_read(task: Task, inputs: Sequence[TaskRecord]) -> list[tuple[str, str, str]]:
+    """Path, sha256 and maker of each product that a task reads, in its order."""
+    if not task.reads:
+        # Of a task with several products the one that bears its step's suffix is the input of the next.
+        return [
+            (product.path, product.sha256, record.key)
+            for record in inputs
+            for product in record.products
+            if Path(product.path).stem == f"{record.subject}_{REGISTRY[record.step].produces}"
+        ]
+    made = {product.path: (product.sha256, record.key) for record in inputs for product in record.products}
+    unknown = next((path for path in task.reads if path not in made), None)
+    if unknown is not None:
+        raise TaskError(f"{task.key}: none of its inputs made {unknown}; remove their records and run again.")
+    return [(path, *made[path]) for path in task.reads]
+
+
+@lru_cache(maxsize=4096)
+def _sha256_of(path: str, _identity: tuple[int, int, int]) -> str:
+    return file_sha256(Path(path))
+
+
+def _known_sha256(path: Path) -> str:
+    """sha256 of a file, read once in a process as long as the file stays the one it was."""
+    found = path.stat()
+    return _sha256_of(str(path), (found.st_ino, found.st_size, found.st_mtime_ns))
 
 
 def _outcome(task: Task, folder: Path, log: Path, usage: Usage) -> Outcome:

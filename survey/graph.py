@@ -15,15 +15,28 @@ from typing import Any
 from dask.distributed import Client, Future, as_completed
 
 from survey.errors import DiskFullError, InterruptedRunError, SurveyError
-from survey.execute import Site, blank_record, reusable, run_task
+from survey.execute import Site, blank_record, in_place, recorded, run_task
+from survey.layouts import read_layout
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Plan, Task, TaskRecord
-from survey.planning import Planner, steps_until
+from survey.planning import Planner, reference_of, steps_until
 from survey.steps import REGISTRY
+from survey.store import uncommit
 from survey.workspace import Workspace
 
 RESOURCE = "memory_gb"
 MORE_MEMORY = 2.0  # a task that ran out of memory is tried once more with this much more
 Watch = Callable[[TaskRecord, bool], None]  # called with each record as it is decided, and whether it was reused
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A mosaic whose first tasks are under way."""
+
+    association: Association
+    chains: Mapping[str, list[Task]]  # of the members that are there
+    lost: tuple[str, ...]
+    first: tuple[Task, ...]
+    reference: Task | None
 
 
 @dataclass
@@ -49,6 +62,9 @@ class _Flow:
     by_key: dict[str, Task] = field(default_factory=dict)
     chains: dict[str, list[Task]] = field(default_factory=dict)  # exposure or product -> its tasks to run, in order
     mosaics_of: dict[str, list[str]] = field(default_factory=dict)  # key of an exposure's last task -> products
+    aligning: dict[str, _Started] = field(default_factory=dict)  # key of an align task -> its mosaic
+    aligned: dict[str, Task] = field(default_factory=dict)  # product -> its align task, once decided
+    behind: dict[str, list[Association]] = field(default_factory=dict)  # product -> mosaics that are aligned to it
     # A scheduler answers a key that it still holds with the old result: of an earlier run, or of another workspace.
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
@@ -146,7 +162,7 @@ def _submit_exposures(flow: _Flow) -> None:
             result = _start(flow, task, [] if result is None else [result])
 
 
-def _start(flow: _Flow, task: Task, inputs: list[Any], memory_gb: float | None = None) -> Any:
+def _start(flow: _Flow, task: Task, inputs: list[Any], memory_gb: float | None = None, forced: bool = False) -> Any:
     """Decide a task at once, when its record serves or it cannot run, or submit it.
 
     Returns
@@ -156,7 +172,7 @@ def _start(flow: _Flow, task: Task, inputs: list[Any], memory_gb: float | None =
     if task.unknown:
         error = f"not run: {task.unknown}"
         return _settle(flow, replace(blank_record(task), status=FAILED, error=error, error_class="never"), False)
-    done = reusable(task, _root(flow), flow.stored.get(task.key))
+    done = None if forced else _done(flow, task)
     if done is not None:
         return _settle(flow, done, True)
     lost = next((item for item in inputs if isinstance(item, TaskRecord) and item.status != COMPLETE), None)
@@ -166,6 +182,8 @@ def _start(flow: _Flow, task: Task, inputs: list[Any], memory_gb: float | None =
         return _settle(
             flow, replace(blank_record(task), error=too_large(task, flow.capacity), error_class="never"), False
         )
+    if task.step == "drizzle":
+        uncommit(_root(flow) / "mosaics" / "mosaics.zarr" / str(task.settings["group"]))
     # The extra try may want more than there is: then it gets the largest worker to itself.
     need = min(memory_gb or task.memory_gb, flow.capacity or float("inf"))
     flow.attempts[task.key] = flow.attempts.get(task.key, 0) + 1
@@ -186,6 +204,29 @@ def _start(flow: _Flow, task: Task, inputs: list[Any], memory_gb: float | None =
     return future
 
 
+def _done(flow: _Flow, task: Task) -> TaskRecord | None:
+    """The record that serves for a task. Products of a transient step may be gone: see `_forced`."""
+    record = recorded(task, flow.stored.get(task.key))
+    if record is None or REGISTRY[task.step].transient:
+        return record
+    return record if in_place(_root(flow), record) else None
+
+
+def _forced(flow: _Flow, tasks: list[Task]) -> set[str]:
+    """Keys of transient tasks that are done, whose products are gone, and that tasks which must run will read."""
+    needed: set[str] = set()
+    forced: set[str] = set()
+    for task in reversed(tasks):
+        record = _done(flow, task)
+        runs = record is None
+        if record is not None and task.key in needed and not in_place(_root(flow), record):
+            forced.add(task.key)
+            runs = True
+        if runs:
+            needed.update(task.inputs)
+    return forced
+
+
 def _settle(flow: _Flow, record: TaskRecord, reused: bool) -> TaskRecord:
     flow.decided[record.key] = record
     flow.watch(record, reused)
@@ -193,7 +234,22 @@ def _settle(flow: _Flow, record: TaskRecord, reused: bool) -> TaskRecord:
         flow.undecided[product] -= 1
         if not flow.undecided[product]:
             _start_mosaic(flow, flow.waiting.pop(product))
+    if record.key in flow.aligning:
+        _continue_mosaic(flow, flow.aligning.pop(record.key), record)
+    if record.step == "assemble" and record.status == COMPLETE and not reused:
+        _drop_transient(flow, record.subject)
     return record
+
+
+def _drop_transient(flow: _Flow, product: str) -> None:
+    """Remove what only the mosaic's tasks read; they are made again should one of these run again."""
+    if flow.planner.config.mosaic.keep_intermediate:
+        return
+    for task in flow.chains[product]:
+        record = flow.decided.get(task.key)
+        if record is not None and REGISTRY[task.step].transient:
+            for item in record.products:
+                (_root(flow) / item.path).unlink(missing_ok=True)
 
 
 def _decide(flow: _Flow, future: Future) -> None:
@@ -233,30 +289,78 @@ def _skipped(task: Task, lost: TaskRecord) -> TaskRecord:
 
 def _restart(flow: _Flow, task: Task) -> None:
     """Run a task again with more memory, and behind it what stands on it in its exposure or mosaic."""
-    chain = flow.chains[task.subject]
-    for item in chain[chain.index(task) :]:
-        memory_gb = item.memory_gb * (MORE_MEMORY if item is task else 1.0)
-        _start(flow, item, [flow.decided.get(key) or flow.latest[key] for key in item.inputs], memory_gb)
+    name = next(name for name, chain in flow.chains.items() if task in chain)
+    touched = {task.key}
+    for item in flow.chains[name]:
+        if item is task or touched.intersection(item.inputs):
+            touched.add(item.key)
+            memory_gb = item.memory_gb * (MORE_MEMORY if item is task else 1.0)
+            _start(flow, item, _results(flow, item), memory_gb, forced=item is not task)
+
+
+def _results(flow: _Flow, task: Task) -> list[Any]:
+    """What each input of a task ended with, or the future of it."""
+    return [flow.decided.get(key) or flow.latest[key] for key in task.inputs]
 
 
 def _start_mosaic(flow: _Flow, association: Association) -> None:
     """Start a mosaic, whose members are all decided, or record why it is not made."""
+    wanted = reference_of(flow.planner.config, association, flow.plan.associations)
+    if wanted is not None and wanted not in flow.aligned:
+        flow.behind.setdefault(wanted, []).append(association)
+        return
     keys = [flow.chains[name][-1].key for name in association.members]
     lost = [flow.by_key[key].subject for key in keys if flow.decided[key].status != COMPLETE]
     lost = sorted([*lost, *association.lost])
-    members = [flow.by_key[key] for key in keys if flow.decided[key].status == COMPLETE]
+    chains = {name: flow.chains[name] for name in association.members if name not in lost}
     exposures = {exposure.name: exposure for exposure in flow.plan.exposures}
-    tasks = flow.planner.mosaic_tasks(association, members, exposures, lost)
+    reference = flow.aligned.get(wanted or "")
+    first, rest = flow.planner.mosaic_tasks(association, chains, exposures, lost, None, reference)
     allowed = flow.planner.config.mosaic.max_missing
-    if lost and (len(lost) > allowed or not members):
+    if lost and (len(lost) > allowed or not chains):
         names = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
         total = len(keys) + len(association.lost)
         error = f"{len(lost)} of {total} members missing ({names}); mosaic.max_missing allows {allowed}."
-        for task in tasks:
-            if task.step in flow.names:
-                _settle(flow, replace(blank_record(task), status=SKIPPED, error=error), False)
+        _skip(flow, association, [*first, *rest], error)
         return
-    chain = flow.chains[association.product] = [task for task in tasks if task.step in flow.names]
-    results: dict[str, Any] = {key: flow.decided[key] for key in keys}
+    if flow.planner.config.mosaic.engine == "tiled":
+        flow.aligning[first[-1].key] = _Started(association, chains, tuple(lost), tuple(first), reference)
+    _submit_chain(flow, association.product, first)
+
+
+def _submit_chain(flow: _Flow, product: str, tasks: list[Task]) -> None:
+    """Hand a mosaic's tasks, which stand in order, to the scheduler."""
+    chain = [task for task in tasks if task.step in flow.names]
+    flow.chains.setdefault(product, []).extend(chain)
+    forced = _forced(flow, chain)
+    results: dict[str, Any] = {}
     for task in chain:
-        results[task.key] = _start(flow, task, [results[key] for key in task.inputs])
+        inputs = [results.get(key) or flow.decided.get(key) or flow.latest[key] for key in task.inputs]
+        results[task.key] = _start(flow, task, inputs, forced=task.key in forced)
+
+
+def _continue_mosaic(flow: _Flow, started: _Started, record: TaskRecord) -> None:
+    """Start what stands behind an alignment, now that its grids are known."""
+    association, exposures = started.association, {item.name: item for item in flow.plan.exposures}
+    align = started.first[-1]
+    layout = read_layout(_root(flow), association.product) if record.status == COMPLETE else None
+    _, rest = flow.planner.mosaic_tasks(association, started.chains, exposures, started.lost, layout, started.reference)
+    flow.aligned[association.product] = align
+    if record.status == COMPLETE:
+        _submit_chain(flow, association.product, rest)
+    else:
+        _skip(flow, association, rest, f"not run, because {record.key} {record.status}: {record.error}")
+    for other in flow.behind.pop(association.product, []):
+        _start_mosaic(flow, other)
+
+
+def _skip(flow: _Flow, association: Association, tasks: list[Task], error: str) -> None:
+    """Record why a mosaic is not made; whoever waits for it goes on without."""
+    for task in tasks:
+        if task.step in flow.names:
+            _settle(flow, replace(blank_record(task), status=SKIPPED, error=error), False)
+    align = next((task for task in tasks if task.step == "align"), None)
+    if align is not None:
+        flow.aligned[association.product] = align
+        for other in flow.behind.pop(association.product, []):
+            _start_mosaic(flow, other)

@@ -78,6 +78,9 @@ class Task:
         default_factory=dict
     )  # what the digest stands on: key or file -> digest or sha256
     versions: Mapping[str, str] = field(default_factory=dict)
+    # Paths below the workspace of the products that it reads, in its order; (): of each input the one that bears its
+    # step's suffix
+    reads: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()  # members that the mosaic has to do without
     context: str = ""
     digest: str = ""

@@ -31,6 +31,7 @@ _EXTENSIONS: dict[str, tuple[bool, int]] = {
     "VAR_POISSON": (False, 2),
     "VAR_RNOISE": (False, 2),
     "VAR_FLAT": (False, 2),
+    "DQ": (False, 0),
 }
 _WCS_CARD = re.compile(
     r"WCSAXES|NAXIS[12]|C(?:TYPE|UNIT|RPIX|RVAL|DELT)[12]|(?:PC|CD)[12]_[12]|LONPOLE|LATPOLE|RADESYS|EQUINOX"
@@ -175,23 +176,33 @@ def _write(i2d: Path, folder: Path, chunk: int, attrs: dict[str, Any]) -> None:
         raise TaskError(f"{i2d.name}: not a FITS file ({error}).") from error
     with opened as hdus:
         shape = _check(i2d.name, hdus)
-        header = hdus["SCI"].header
-        cards = {card.keyword: card.value for card in header.cards if _WCS_CARD.fullmatch(card.keyword)}
-        text = _to_text(cards)
-        unit = str(header.get("BUNIT", "MJy/sr")).strip()
+        found = group_attributes(hdus, i2d.name, shape)
         root = zarr.open_group(folder, mode="w", zarr_format=3)
-        for extension, (_, power) in _EXTENSIONS.items():
+        for extension in _EXTENSIONS:
             if extension in hdus:
-                units = {0: "", 1: unit, 2: f"({unit})**2"}[power]
                 array = _create(root, extension, hdus[extension], chunk)
-                array.attrs.update({"units": units, "wcs_header": text})
+                array.attrs.update(found["arrays"][extension])
                 _copy(hdus[extension], array, chunk)
-        primary = hdus[0].header
-        facts = {name: _plain(primary[key]) for key, name in _PRIMARY.items() if key in primary}
-        facts |= {"units": unit, "source": i2d.name, "shape": list(shape), "schema": SCHEMA}
-        facts |= {"wcs": cards, "wcs_header": text, "pixel_scale_arcsec": _pixel_scale(cards)}
-        root.attrs.update(facts | attrs)
+        root.attrs.update(found["group"] | attrs)
         root.attrs["complete"] = True  # last: what lacks it was never finished
+
+
+def group_attributes(hdus: Any, source: str, shape: tuple[int, int]) -> dict[str, Any]:
+    """What a group and its arrays say of themselves, from the headers of an i2d file.
+
+    Returns
+    -------
+    {"group": attributes, "arrays": {extension: attributes}}
+    """
+    header, primary = hdus["SCI"].header, hdus[0].header
+    cards = {card.keyword: card.value for card in header.cards if _WCS_CARD.fullmatch(card.keyword)}
+    text, unit = _to_text(cards), str(header.get("BUNIT", "MJy/sr")).strip()
+    units = {0: "", 1: unit, 2: f"({unit})**2"}
+    facts = {name: _plain(primary[key]) for key, name in _PRIMARY.items() if key in primary}
+    facts |= {"units": unit, "source": source, "shape": [int(side) for side in shape], "schema": SCHEMA}
+    facts |= {"wcs": cards, "wcs_header": text, "pixel_scale_arcsec": _pixel_scale(cards)}
+    arrays = {extension: {"units": units[power], "wcs_header": text} for extension, (_, power) in _EXTENSIONS.items()}
+    return {"group": facts, "arrays": arrays}
 
 
 def _check(name: str, hdus: Any) -> tuple[int, int]:

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 
 from survey.errors import ProductNameError
 
+# Side of a pixel on the sky [arcsec], to a per cent; SIAF has the exact ones.
+SHORT_WAVE_SCALE_ARCSEC = 0.031
+LONG_WAVE_SCALE_ARCSEC = 0.063
 NIRCAM_DETECTORS = tuple(f"NRC{module}{chip}" for module in "AB" for chip in ("1", "2", "3", "4", "LONG"))
 
 # re.ASCII: a Unicode digit is not a digit here. fullmatch everywhere: no trailing newline slips through.

@@ -19,19 +19,17 @@ from survey.associations import WHOLE_SURVEY, group
 from survey.config import SurveyConfig
 from survey.digest import digest
 from survey.errors import ConfigError, ReferencesError
+from survey.grid import Layout, predict
 from survey.models import Association, Exposure, Plan, Task
 from survey.names import parse_mosaic
-from survey.pipeline_spec import override_files, types_in_use
+from survey.pipeline_spec import override_files
 from survey.steps import REGISTRY, check_chain
 from survey.steps.base import PIPELINE_GB, frame_gb, ramp_gb
+from survey.stock import StockMosaic
+from survey.tiled import TiledMosaic, group_numbers, native_scale_arcsec
+from survey.tiled import faults as tiled_faults
 
 PACKAGES = ("jwst", "stcal", "crds")
-# Stock Image3, measured with jwst 3.0.0 on full-frame exposures: 33 CPU seconds and 0.35 GB a member (16.8 MB a plane).
-IMAGE3_SECONDS_PER_PLANE_GB = 2000.0
-IMAGE3_PLANES = 21
-# Planes of the mosaic that drizzle, the median and the variances hold at once, each float32.
-IMAGE3_MOSAIC_PLANES = 24
-ZARR_CHUNK = 2048
 
 
 class References(Protocol):
@@ -93,10 +91,10 @@ class Planner:
             )
             raw = {} if tasks else {f"raw/{exposure.file}": exposure.sha256 or ""}
             tasks.append(self._finish(task, tasks[-1:], exposure.name, raw))
-        return tasks
+        return [*tasks, *self._sources(exposure, tasks[-1])] if mosaics_follow(self.config) else tasks
 
-    def given_task(self, exposure: Exposure) -> Task:
-        """The task that takes a calibrated file from outside the workspace; ``exposure.uri`` is its path."""
+    def given_tasks(self, exposure: Exposure) -> list[Task]:
+        """The chain of a calibrated file from outside the workspace; ``exposure.uri`` is its path."""
         task = Task(
             key=f"given/{exposure.name}",
             step="given",
@@ -106,83 +104,80 @@ class Planner:
             files=(exposure.uri,),
             memory_gb=PIPELINE_GB,
         )
-        return self._finish(task, [], raw={exposure.uri: exposure.sha256 or ""})
+        given = self._finish(task, [], raw={exposure.uri: exposure.sha256 or ""})
+        return [given, *self._sources(exposure, given)]
+
+    def _sources(self, exposure: Exposure, cal: Task) -> list[Task]:
+        """What the tiled engine wants of an exposure beside its cal file."""
+        if self.config.mosaic.engine != "tiled":
+            return []
+        step = REGISTRY["sources"]
+        task = Task(
+            key=f"sources/{exposure.name}",
+            step="sources",
+            subject=exposure.name,
+            filter=exposure.filter,
+            settings={"tweakreg": self.image3["tweakreg"]} if self.image3.get("tweakreg") else {},
+            inputs=(cal.key,),
+            memory_gb=step.frame_gb(exposure),
+            cpu_seconds=step.frame_seconds(exposure),
+        )
+        return [self._finish(task, [cal], exposure.name)]
 
     def mosaic_tasks(
         self,
         association: Association,
-        members: Sequence[Task],
+        chains: Mapping[str, Sequence[Task]],
         exposures: Mapping[str, Exposure],
         missing: Sequence[str] = (),
-    ) -> list[Task]:
-        """The tasks of one mosaic.
+        layout: Layout | None = None,
+        reference: Task | None = None,
+    ) -> tuple[list[Task], list[Task]]:
+        """The tasks of one mosaic, each behind its inputs.
 
         Parameters
         ----------
         association : with all its members
-        members : the last task of each member that is there, in the association's order
+        chains : the tasks of each member that is there
         exposures : by name, the members at least
         missing : names of members that are not there
+        layout : of the tiled engine's alignment, once it was solved
+        reference : the align task of the filter that this one aligns to
+
+        Returns
+        -------
+        first, rest : the rest of a tiled mosaic can run when the first are done; without a layout it is a prediction
         """
-        present = tuple(task.subject for task in members)
+        present = [name for name in association.members if name in chains]
+        cals = {name: _cal(chains[name]) for name in present}
         facts = {"filter": association.filter, "field": association.field, "program": association.program}
-        made = self._finish(
-            Task(
-                key=f"association/{association.product}",
-                step="association",
-                subject=association.product,
-                filter=association.filter,
-                settings={**facts, "members": list(present)},
-                inputs=tuple(task.key for task in members),
-                missing=tuple(missing),
-                memory_gb=PIPELINE_GB,
-            ),
-            members,
-        )
-        planes = [frame_gb(exposures[name]) for name in present]
-        memory, seconds = self._image3_cost(planes)
-        image3 = self._finish(
-            Task(
-                key=f"image3/{association.product}",
-                step="image3",
-                subject=association.product,
-                filter=association.filter,
-                settings=self.image3,
-                inputs=(made.key, *(task.key for task in members)),
-                missing=tuple(missing),
-                memory_gb=memory,
-                cpu_seconds=seconds,
-            ),
-            [made, *members],
-            present[0] if present else "",
-        )
-        store = Task(
-            key=f"mosaic/{association.product}",
-            step="mosaic",
+        asn = Task(
+            key=f"association/{association.product}",
+            step="association",
             subject=association.product,
             filter=association.filter,
-            settings={
-                "filter": association.filter,
-                "group": group_name(association),
-                "members": list(present),
-                "missing": list(missing),
-                "chunk": ZARR_CHUNK,
-            },
-            inputs=(image3.key,),
+            settings={**facts, "members": present},
+            inputs=tuple(task.key for task in cals.values()),
             missing=tuple(missing),
-            memory_gb=PIPELINE_GB + 0.5,
+            memory_gb=PIPELINE_GB,
         )
-        return [made, image3, self._finish(store, [image3])]
+        asn = self._finish(asn, cals.values())
+        made = {name: exposures[name] for name in present}
+        pars = (association, self.config.mosaic, self.image3, made, tuple(missing), group_name(association))
+        if self.config.mosaic.engine == "stock":
+            return [asn, *StockMosaic(*pars, self._finish).tasks(asn, list(cals.values()))], []
+        tiled = TiledMosaic(*pars, self._finish)
+        align = tiled.align(asn, [chains[name][-1] for name in present], reference)
+        if layout is None or not align.digest or layout.digest != align.digest:
+            layout = self._predict(list(made.values()))
+        return [asn, align], tiled.pixels(layout, asn, align, cals) if layout else []
 
-    def _image3_cost(self, planes: Sequence[float]) -> tuple[float, float]:
-        """Predicted peak memory [GB] and CPU time [s] of stock Image3; ``planes``: one float32 plane of each member
-        [GB].
-        """
-        shape = self.config.mosaic.shape
-        # Without a grid the mosaic is taken to hold its members side by side, and never less than one of them.
-        mosaic = 4e-9 * shape[0] * shape[1] if shape else max(sum(planes) / 2, max(planes, default=0.0))
-        memory = PIPELINE_GB + 1.0 + IMAGE3_PLANES * sum(planes) + IMAGE3_MOSAIC_PLANES * mosaic
-        return round(memory, 3), 20.0 + IMAGE3_SECONDS_PER_PLANE_GB * sum(planes)
+    def _predict(self, members: Sequence[Exposure]) -> Layout | None:
+        if not members:
+            return None
+        grid = self.image3.get("resample", {})
+        numbers = group_numbers([exposure.name for exposure in members])
+        return predict(members, numbers, grid, native_scale_arcsec(members[0].detector))
 
     def _finish(
         self, task: Task, inputs: Iterable[Task], exposure: str = "", raw: Mapping[str, str] | None = None
@@ -215,7 +210,7 @@ class Planner:
             # All tasks of a step have one set of settings; only the parameter files may differ between exposures.
             key = (task.step, pars)
             if key not in self._types:
-                self._types[key] = types_in_use(spec, task.settings, pars)
+                self._types[key] = REGISTRY[task.step].reference_types(task.settings, pars)
             found = self.references.for_step(exposure, self._types[key])
         except ReferencesError:
             return {}, f"references of {exposure} were not looked up yet"
@@ -227,6 +222,7 @@ def plan(
     exposures: Sequence[Exposure],
     references: References | None = None,
     overrides: Mapping[str, str] | None = None,
+    layouts: Mapping[str, Layout] | None = None,
 ) -> Plan:
     """List every task of a survey, each with the digest of what it would make.
 
@@ -237,6 +233,7 @@ def plan(
     references : what `survey.references` looked up; without it, and for raw files that are not there, a task has no
         digest and says why in ``unknown``
     overrides : path of an override file -> its sha256
+    layouts : product -> what its alignment laid out; without it, tiles are predicted from footprints
 
     Raises
     ------
@@ -248,19 +245,41 @@ def plan(
         raise ConfigError(faults)
     planner = Planner(config, references, overrides or {})
     tasks: list[Task] = []
-    last: dict[str, Task] = {}
+    chains: dict[str, list[Task]] = {}
     for exposure in exposures:
-        if exposure.fault:
-            continue
-        chain = planner.exposure_tasks(exposure)
-        tasks += chain
-        last[exposure.name] = chain[-1]
+        if not exposure.fault:
+            chains[exposure.name] = planner.exposure_tasks(exposure)
+            tasks += chains[exposure.name]
     by_name = {exposure.name: exposure for exposure in exposures}
     associations = mosaics_of(config, exposures)
-    for association in associations:
-        members = [last[name] for name in association.members]
-        tasks += planner.mosaic_tasks(association, members, by_name, association.lost)
+    aligned: dict[str, Task] = {}
+    for association in in_order(config, associations):
+        reference = aligned.get(reference_of(config, association, associations) or "")
+        layout = (layouts or {}).get(association.product)
+        first, rest = planner.mosaic_tasks(association, chains, by_name, association.lost, layout, reference)
+        aligned[association.product] = first[-1]
+        tasks += [*first, *rest]
     return Plan(tuple(tasks), tuple(exposures), associations, config.references.context)
+
+
+def reference_of(config: SurveyConfig, association: Association, others: Iterable[Association]) -> str | None:
+    """Product of the association that this one is aligned to: of the filter that the config names, and its field."""
+    wanted = config.mosaic.align_to
+    if config.mosaic.engine != "tiled" or wanted is None or association.filter == wanted:
+        return None
+    same = [item for item in others if item.filter == wanted and item.program == association.program]
+    near = [item for item in same if item.field == association.field] or same
+    return near[0].product if near else None
+
+
+def in_order(config: SurveyConfig, associations: Iterable[Association]) -> list[Association]:
+    """Associations, those that others are aligned to first."""
+    return sorted(associations, key=lambda item: item.filter != config.mosaic.align_to)
+
+
+def _cal(chain: Sequence[Task]) -> Task:
+    """The task of a chain that makes what an association is made of."""
+    return next(task for task in reversed(chain) if REGISTRY[task.step].produces == REGISTRY["association"].accepts)
 
 
 def steps_until(made: Plan, until: str | None) -> tuple[str, ...]:
@@ -324,7 +343,12 @@ def check(config: SurveyConfig) -> tuple[dict[str, dict[str, Any]], dict[str, An
     image3, found = REGISTRY["image3"].settings(given if given["resample"] else mosaic.image3, "mosaic.image3")
     faults += found
     if mosaic.engine == "tiled":
-        faults.append("mosaic.engine: 'tiled' is not built yet; write 'engine: stock', the pipeline's own Image3.")
+        faults += tiled_faults(image3)
+    else:
+        faults += [f"mosaic.{name}: only 'engine: tiled' can do this." for name in ("alignment", "align_to")
+                   if getattr(mosaic, name) is not None]  # fmt: skip
+    if mosaic.align_to is not None and config.filters is not None and mosaic.align_to not in config.filters:
+        faults.append(f"mosaic.align_to: {mosaic.align_to} is not among the config's filters.")
     return chain, image3, faults
 
 

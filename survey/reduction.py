@@ -26,21 +26,24 @@ from survey.inputs import (
     silent,
     sync_references,
 )
-from survey.models import COMPLETE, FAILED, SKIPPED, Association, Exposure, Plan, TaskRecord
+from survey.layouts import read_layout, read_layouts
+from survey.models import COMPLETE, FAILED, SKIPPED, Association, Exposure, Plan, Task, TaskRecord
 from survey.mosaics import ensure_store
 from survey.pipeline_spec import nearest
-from survey.planning import Planner, check, group_name, mosaics_follow, steps_until
+from survey.planning import Planner, check, group_name, mosaics_follow, mosaics_of, steps_until
 from survey.planning import plan as make_plan
 from survey.provenance import ProvenanceWriter
 from survey.records import failure_path, read_records, write_record
 from survey.references import References
 from survey.staleness import DONE, state_of
 from survey.steps import REGISTRY
+from survey.tiled import STEPS as TILED
 from survey.workspace import Workspace
 
 if TYPE_CHECKING:
     from dask.distributed import Client
 
+STORES = ("mosaic", "assemble")  # steps that commit a group of mosaics.zarr
 LEFTOVER_SECONDS = 24 * 3600.0
 
 Watch = Callable[[TaskRecord, bool], None]
@@ -95,7 +98,9 @@ def plan(config: SurveyConfig, exposures: Sequence[Exposure], references: Refere
             references = crds_references.recall(
                 raw_files(workspace, exposures), config.references, workspace.references
             )
-    return make_plan(config, exposures, references, override_digests(config))
+    products = [association.product for association in mosaics_of(config, exposures)]
+    layouts = read_layouts(Workspace(config.workspace).root, products)
+    return make_plan(config, exposures, references, override_digests(config), layouts)
 
 
 def run(
@@ -234,7 +239,7 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
         else:
             planner = Planner(config, references, override_digests(config))
             records = _on_cluster(made, planner, root, references, where, stored, decided)
-    if any(record.step == "mosaic" and record.status == COMPLETE and record.key not in reused for record in records):
+    if any(record.step in STORES and record.status == COMPLETE and record.key not in reused for record in records):
         ensure_store(root / "mosaics" / "mosaics.zarr")
     return Run(tuple(records), frozenset(reused))
 
@@ -274,7 +279,7 @@ def _group_of(association: Association, records: Mapping[str, TaskRecord]) -> st
     taken = {
         str(item.settings.get("group"))
         for item in records.values()
-        if item.step == "mosaic" and item.subject != association.product
+        if item.step in STORES and item.subject != association.product
     }
     names = (association.filter, group_name(association))
     return next((name for name in names if name not in taken), association.product)
@@ -285,9 +290,14 @@ def _only(made: Plan, association: Association, planner: Planner, given: Sequenc
     by_name = {exposure.name: exposure for exposure in (*made.exposures, *given)}
     names = set(association.members)
     tasks = [task for task in made if REGISTRY[task.step].scope == "exposure" and task.subject in names]
-    tasks += [planner.given_task(exposure) for exposure in given]
-    last = {task.subject: task for task in tasks}
-    tasks += planner.mosaic_tasks(association, [last[name] for name in association.members], by_name)
+    for exposure in given:
+        tasks += planner.given_tasks(exposure)
+    chains: dict[str, list[Task]] = {}
+    for task in tasks:
+        chains.setdefault(task.subject, []).append(task)
+    layout = read_layout(Workspace(planner.config.workspace).root, association.product)
+    first, rest = planner.mosaic_tasks(association, chains, by_name, (), layout)
+    tasks += [*first, *rest]
     exposures = tuple(by_name[name] for name in association.members)
     return replace(made, tasks=tuple(tasks), exposures=exposures, associations=(association,))
 
@@ -301,7 +311,10 @@ def check_config(config: SurveyConfig, *, until: str | None = None, cluster: str
         Wrong steps, parameters, context, last step or cluster address; every fault is named.
     """
     chain, _, faults = check(config)
-    mosaics = ["association", "image3", "mosaic"] if mosaics_follow(config) else []
+    behind = (
+        ["sources", "association", *TILED] if config.mosaic.engine == "tiled" else ["association", "image3", "mosaic"]
+    )
+    mosaics = behind if mosaics_follow(config) else []
     if until is not None and until not in [*chain, *mosaics]:
         faults.append(f"--until {until}: not a step of this config{nearest(until, [*chain, *mosaics])}")
     if cluster not in (None, "local") and not CLUSTER_ADDRESS.fullmatch(str(cluster)):

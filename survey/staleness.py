@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from survey.execute import reusable
+from survey.execute import recorded, reusable
 from survey.models import COMPLETE, Plan, Task, TaskRecord
+from survey.steps import REGISTRY
 
 DONE = "done"
 NEW = "new"  # never run
@@ -34,7 +35,8 @@ def states(plan: Plan, records: Mapping[str, TaskRecord], root: Path) -> list[St
 
 def state_of(task: Task, record: TaskRecord | None, root: Path) -> State:
     """The state of one task, beside its record on disk."""
-    if record is not None and reusable(task, root, record) is not None:
+    done = recorded(task, record) if REGISTRY[task.step].transient else reusable(task, root, record)
+    if done is not None:
         return State(task, DONE)
     if task.unknown:
         return State(task, UNKNOWN, (task.unknown,))

@@ -6,6 +6,19 @@ image2               rate -> cal        the pipeline's Image2
 association          cal... -> asn      which exposures make a mosaic
 image3               asn -> i2d         the pipeline's Image3, whole
 mosaic               i2d -> zarr        for xarray
+
+Image3 taken apart, for mosaics that outgrow one machine:
+sources              cal -> cat         tweakreg's sources, and the exposure without pixels (exposure)
+align                cat... -> layout   tweakreg's solution; the grids (association)
+sky                  cal -> skystat     skymatch's statistics (exposure)
+skymatch             skystat... -> sky  its solution (association)
+pixmap               wcs -> pixmap      where pixels fall on the grids (exposure)
+outlier_i2d          cal... -> outlier_i2d   (group of detectors)
+median               outlier_i2d... -> median   (tile)
+outliers             cal -> crf         (exposure)
+drizzle              crf... -> chunks in mosaics.zarr   (tile)
+assemble             chunks -> i2d      header, FITS file and commit mark (association)
+source_catalog       i2d -> cat         source catalogue and segmentation map
 """
 
 from __future__ import annotations
@@ -16,6 +29,25 @@ from typing import Any
 from survey.config import StepConfig
 from survey.pipeline_spec import nearest
 from survey.steps.base import Step
+
+_IMAGE3 = "jwst.pipeline.calwebb_image3:Image3Pipeline"
+
+
+def _part(name: str, accepts: str, produces: str, run: str, *parts: str, folder: str = "stage3") -> Step:
+    """The row of a part of Image3 that belongs to a mosaic."""
+    return Step(
+        name=name,
+        version=1,
+        scope="mosaic",
+        accepts=accepts,
+        produces=produces,
+        folder=folder,
+        run=run,
+        step_class=_IMAGE3 if parts else "",
+        parts=parts,
+        transient=name in ("pixmap", "outlier_i2d", "median"),
+    )
+
 
 _ROWS = (
     Step(
@@ -82,7 +114,7 @@ _ROWS = (
         produces="i2d",
         folder="mosaics",
         run="survey.steps.image3:run",
-        step_class="jwst.pipeline.calwebb_image3:Image3Pipeline",
+        step_class=_IMAGE3,
     ),
     Step(
         name="mosaic",
@@ -93,6 +125,30 @@ _ROWS = (
         folder="mosaics",
         run="survey.steps.mosaic:run",
     ),
+    Step(
+        name="sources",
+        version=1,
+        scope="exposure",
+        accepts="cal",
+        produces="cat",
+        folder="stage3",
+        run="survey.steps.sources:run",
+        step_class=_IMAGE3,
+        parts=("tweakreg",),
+        gb_per_input_gb=60.0,
+        seconds_per_input_gb=350.0,
+        chained=False,
+    ),
+    _part("align", "asn", "layout", "survey.steps.align:run", "tweakreg", "resample", "skymatch"),
+    _part("sky", "cal", "skystat", "survey.steps.sky:run", "skymatch"),
+    _part("skymatch", "skystat", "sky", "survey.steps.sky:solve", "skymatch"),
+    _part("pixmap", "wcs", "pixmap", "survey.steps.outliers:map_pixels", "resample", "outlier_detection"),
+    _part("outlier_i2d", "cal", "outlier_i2d", "survey.steps.outliers:drizzle_group", "outlier_detection"),
+    _part("median", "outlier_i2d", "median", "survey.steps.outliers:median_tile"),
+    _part("outliers", "cal", "crf", "survey.steps.outliers:flag", "outlier_detection"),
+    _part("drizzle", "crf", "zarr", "survey.steps.drizzle:run", "resample", folder="mosaics"),
+    _part("assemble", "zarr", "i2d", "survey.steps.assemble:run", "resample", folder="mosaics"),
+    _part("source_catalog", "i2d", "cat", "survey.steps.assemble:catalogue", "source_catalog", folder="mosaics"),
 )
 
 REGISTRY: dict[str, Step] = {step.name: step for step in _ROWS}
@@ -108,11 +164,11 @@ def check_chain(chain: Sequence[StepConfig]) -> tuple[dict[str, dict[str, Any]],
     """
     settings: dict[str, dict[str, Any]] = {}
     faults: list[str] = []
-    known = [name for name, step in REGISTRY.items() if step.scope == "exposure"]
+    known = [name for name, step in REGISTRY.items() if step.scope == "exposure" and step.chained]
     suffix = "uncal"
     for entry in chain:
         step = REGISTRY.get(entry.name)
-        if step is None or step.scope != "exposure":
+        if step is None or entry.name not in known:
             faults.append(f"steps: {entry.name!r} is not a step of an exposure{nearest(entry.name, known)}")
             continue
         if step.accepts != _kind(suffix):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from survey.config import expand
 from survey.models import Exposure
-from survey.pipeline_spec import StepSpec, check_settings, read_spec
+from survey.pipeline_spec import StepSpec, check_settings, read_spec, types_in_use
 
 # A process with the pipeline imported, before it opens a file; measured with jwst 3.0.0.
 PIPELINE_GB = 0.5
@@ -32,6 +32,7 @@ class Job:
     references: Mapping[str, str] = field(default_factory=dict)  # reference type -> file name, as planned
     context: str = ""
     missing: tuple[str, ...] = ()
+    root: str = ""  # of the workspace
 
     @property
     def path(self) -> Path:
@@ -53,7 +54,8 @@ class Step:
     """A row of the registry.
 
     ``run`` names the function that a child process calls, 'module:function', so that a plan imports neither it nor the
-    pipeline. ``step_class`` names the stpipe class whose parameters the config may set.
+    pipeline. ``step_class`` names the stpipe class whose parameters the config may set, ``parts`` the steps of
+    a pipeline class that are run here, when they are not all.
     """
 
     name: str
@@ -64,6 +66,9 @@ class Step:
     folder: str  # of its products in the workspace
     run: str
     step_class: str = ""
+    parts: tuple[str, ...] = ()  # steps of that pipeline class that it runs; (): all of them
+    transient: bool = False  # its products may go once everything that reads them is done
+    chained: bool = True  # of scope 'exposure': may stand in a config's steps
     defaults: Mapping[str, Any] = field(default_factory=dict)  # where they differ from the pipeline's own
     gb_per_input_gb: float = 0.0  # peak memory per GB of the exposure as float32 counts
     seconds_per_input_gb: float = 0.0
@@ -84,6 +89,17 @@ class Step:
         except ValueError as error:
             return _merge(self.defaults, clean), [*faults, f"{where}: {error}"]
 
+    def reference_types(self, settings: Mapping[str, Any], pars: Container[str] = ()) -> tuple[str, ...]:
+        """CRDS types that a task with these settings can read; see `types_in_use`."""
+        if self.spec is None:
+            return ()
+        if not self.parts:
+            return types_in_use(self.spec, settings, pars)
+        found = {f"pars-{self.spec.class_name.lower()}"}
+        for name in self.parts:
+            found.update(types_in_use(self.spec.steps[name], settings.get(name, {}), pars))
+        return tuple(sorted(found))
+
     def exposure_gb(self, exposure: Exposure) -> float:
         """Predicted peak memory of a task on one exposure [GB]."""
         return round(PIPELINE_GB + self.gb_per_input_gb * ramp_gb(exposure), 3)
@@ -91,6 +107,13 @@ class Step:
     def exposure_seconds(self, exposure: Exposure) -> float:
         """Predicted CPU time of a task on one exposure [s], for plans and progress only."""
         return self.seconds + self.seconds_per_input_gb * ramp_gb(exposure)
+
+    def frame_gb(self, exposure: Exposure) -> float:
+        """Predicted peak memory of a task on one calibrated image [GB]; the factor is planes, not groups."""
+        return round(PIPELINE_GB + 0.2 + self.gb_per_input_gb * frame_gb(exposure), 3)
+
+    def frame_seconds(self, exposure: Exposure) -> float:
+        return self.seconds + self.seconds_per_input_gb * frame_gb(exposure)
 
 
 def ramp_gb(exposure: Exposure) -> float:

@@ -73,15 +73,19 @@ def stamp(path: Path, job: Job, simulated: bool) -> None:
     from astropy.io import fits
 
     with fits.open(path, mode="update", memmap=False, lazy_load_hdus=True) as hdus:
-        header = hdus[0].header
-        header["SURVEY"] = (job.survey, "name of the survey")
-        header["SVYDIGST"] = job.digest  # 64 digits leave no room for a comment
-        if simulated:
-            header["SIMULATD"] = ("T", "descends from simulated exposures")
-        if job.missing:
-            header["SVYNMISS"] = (len(job.missing), "members that this mosaic was made without")
-            for number, name in enumerate(job.missing, 1):
-                header[f"SVYM{number:04d}"] = (name, "missing member")
+        stamp_header(hdus[0].header, job, simulated)
+
+
+def stamp_header(header: Any, job: Job, simulated: bool) -> None:
+    """The same for a primary header that is not in a file yet."""
+    header["SURVEY"] = (job.survey, "name of the survey")
+    header["SVYDIGST"] = job.digest  # 64 digits leave no room for a comment
+    if simulated:
+        header["SIMULATD"] = ("T", "descends from simulated exposures")
+    if job.missing:
+        header["SVYNMISS"] = (len(job.missing), "members that this mosaic was made without")
+        for number, name in enumerate(job.missing, 1):
+            header[f"SVYM{number:04d}"] = (name, "missing member")
 
 
 def is_simulated(path: Path) -> bool:

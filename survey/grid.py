@@ -1,0 +1,262 @@
+"""The output grid of a mosaic: its tiles, which members touch which tile, and a layout that holds both.
+
+Pure arithmetic on pixel boxes. Tiles are windows of one grid by whole pixels, so a tile's pixels are the mosaic's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from survey.models import Exposure
+
+# A footprint's corners leave out the bulge of its edges, and alignment moves exposures by less than this [pixels].
+PREDICTION_PAD_PX = 32
+ARCSEC = 1 / 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Pixels x0 <= x < x1, y0 <= y < y1 of a grid."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(ny, nx), as of an array."""
+        return max(self.y1 - self.y0, 0), max(self.x1 - self.x0, 0)
+
+    @property
+    def pixels(self) -> int:
+        ny, nx = self.shape
+        return ny * nx
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns, for an array of the whole grid."""
+        return slice(self.y0, self.y1), slice(self.x0, self.x1)
+
+    def grown(self, margin: int) -> Box:
+        return Box(self.x0 - margin, self.y0 - margin, self.x1 + margin, self.y1 + margin)
+
+    def within(self, other: Box) -> Box:
+        """The part that two boxes share; without pixels when they share none."""
+        x0, y0 = max(self.x0, other.x0), max(self.y0, other.y0)
+        return Box(x0, y0, max(min(self.x1, other.x1), x0), max(min(self.y1, other.y1), y0))
+
+    def inside(self, other: Box) -> bool:
+        return self.within(other) == self
+
+    def around(self, other: Box) -> Box:
+        """The smallest box that holds both."""
+        return Box(min(self.x0, other.x0), min(self.y0, other.y0), max(self.x1, other.x1), max(self.y1, other.y1))
+
+    def moved(self, x: int, y: int) -> Box:
+        """The same pixels, counted from (x, y)."""
+        return Box(self.x0 - x, self.y0 - y, self.x1 - x, self.y1 - y)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One tile of a grid: column ix, row iy, and the pixels that are its own."""
+
+    ix: int
+    iy: int
+    box: Box
+
+    @property
+    def name(self) -> str:
+        return f"x{self.ix:03d}y{self.iy:03d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An exposure of a mosaic, as far as tiles go. A box is None where the exposure misses the grid."""
+
+    name: str
+    group: int  # exposures of one moment, of several detectors, share a group
+    outlier: Box | None  # on the grid of outlier detection
+    final: Box | None  # on the mosaic's
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Grids and members of one mosaic.
+
+    ``digest`` is that of the alignment that it was computed with; '' marks a prediction from footprints.
+    """
+
+    outlier_shape: tuple[int, int]  # (ny, nx) of the grid of outlier detection: the pipeline's default one
+    final_shape: tuple[int, int]  # (ny, nx) of the mosaic
+    shared: bool  # both are one grid
+    members: tuple[Member, ...]
+    digest: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what tasks need to know of the grids
+
+    @property
+    def groups(self) -> list[tuple[int, ...]]:
+        """Indices of the members of each group, in the order of their first members."""
+        found: dict[int, list[int]] = {}
+        for index, member in enumerate(self.members):
+            found.setdefault(member.group, []).append(index)
+        return [tuple(indices) for indices in found.values()]
+
+    def group_box(self, indices: Iterable[int]) -> Box | None:
+        """The box of a group on the grid of outlier detection."""
+        boxes = [box for index in indices if (box := self.members[index].outlier) is not None]
+        whole: Box | None = None
+        for box in boxes:
+            whole = box if whole is None else whole.around(box)
+        return whole
+
+    def final_tiles(self, side: int) -> dict[Tile, tuple[int, ...]]:
+        """Tiles of the mosaic that members touch, with the indices of these members."""
+        return touched(self.final_shape, side, [member.final for member in self.members])
+
+    def outlier_tiles(self, side: int) -> dict[Tile, tuple[int, ...]]:
+        """Tiles of the outlier grid that groups touch, with the indices of these groups."""
+        return touched(self.outlier_shape, side, [self.group_box(indices) for indices in self.groups])
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Layout:
+        """Raises KeyError or TypeError for what is not a layout."""
+        members = tuple(
+            Member(item["name"], int(item["group"]), _box(item["outlier"]), _box(item["final"]))
+            for item in data["members"]
+        )
+        shapes = [(int(data[key][0]), int(data[key][1])) for key in ("outlier_shape", "final_shape")]
+        return cls(shapes[0], shapes[1], bool(data["shared"]), members, str(data["digest"]), dict(data["facts"]))
+
+
+def _box(value: Mapping[str, int] | None) -> Box | None:
+    return None if value is None else Box(**value)
+
+
+def tiles(shape: tuple[int, int], side: int) -> Iterator[Tile]:
+    """All tiles of a grid of shape (ny, nx), row by row; those of the last row and column may be smaller."""
+    ny, nx = shape
+    for iy in range(-(-ny // side)):
+        for ix in range(-(-nx // side)):
+            yield Tile(ix, iy, Box(ix * side, iy * side, min((ix + 1) * side, nx), min((iy + 1) * side, ny)))
+
+
+def touched(shape: tuple[int, int], side: int, boxes: Sequence[Box | None]) -> dict[Tile, tuple[int, ...]]:
+    """Tiles that boxes touch, in the grid's order, with the indices of the boxes that touch each."""
+    ny, nx = shape
+    found: dict[tuple[int, int], list[int]] = {}
+    for index, box in enumerate(boxes):
+        inside = None if box is None else box.within(Box(0, 0, nx, ny))
+        if inside is None or not inside.pixels:
+            continue
+        for iy in range(inside.y0 // side, (inside.y1 - 1) // side + 1):
+            for ix in range(inside.x0 // side, (inside.x1 - 1) // side + 1):
+                found.setdefault((iy, ix), []).append(index)
+    made = {}
+    for (iy, ix), indices in sorted(found.items()):
+        box = Box(ix * side, iy * side, min((ix + 1) * side, nx), min((iy + 1) * side, ny))
+        made[Tile(ix, iy, box)] = tuple(indices)
+    return made
+
+
+# --- before anything was aligned: from footprints ------------------------------------------------------------------
+
+
+def predict(
+    exposures: Sequence[Exposure], groups: Sequence[int], grid: Mapping[str, Any], default_scale_arcsec: float
+) -> Layout | None:
+    """The layout that a mosaic will have, roughly: from footprints, on tangent planes. None without footprints.
+
+    Parameters
+    ----------
+    exposures : the members, in the association's order
+    groups : number of the group of each
+    grid : parameters of the pipeline's resample step: pixel_scale, crval, crpix, rotation, output_shape (x, y)
+    default_scale_arcsec : of the detector's own pixels [arcsec]
+    """
+    footprints = [exposure.footprint for exposure in exposures]
+    if not footprints or any(corners is None for corners in footprints):
+        return None
+    corners = [list(item) for item in footprints if item is not None]
+    centre = _centre([point for item in corners for point in item])
+    scale = default_scale_arcsec * float(grid.get("pixel_scale_ratio") or 1.0)
+    outlier_shape, outlier = _boxes(corners, centre, default_scale_arcsec, 0.0, None, None)
+    shared = not any(grid.get(name) is not None for name in ("pixel_scale", "crval", "crpix", "rotation"))
+    shared = shared and grid.get("output_shape") is None and scale == default_scale_arcsec
+    if shared:
+        final_shape, final = outlier_shape, outlier
+    else:
+        crval = grid.get("crval")
+        tangent = (float(crval[0]), float(crval[1])) if crval else centre
+        shape = grid.get("output_shape")
+        given = (int(shape[1]), int(shape[0])) if shape else None
+        final_scale = float(grid.get("pixel_scale") or scale)
+        rotation = float(grid.get("rotation") or 0.0)
+        final_shape, final = _boxes(corners, tangent, final_scale, rotation, grid.get("crpix"), given)
+    members = [
+        Member(exposure.name, groups[index], outlier[index], final[index]) for index, exposure in enumerate(exposures)
+    ]
+    return Layout(outlier_shape, final_shape, shared, tuple(members))
+
+
+def _boxes(
+    corners: Sequence[Sequence[tuple[float, float]]],
+    tangent: tuple[float, float],
+    scale_arcsec: float,
+    rotation_deg: float,
+    crpix: Sequence[float] | None,
+    shape: tuple[int, int] | None,
+) -> tuple[tuple[int, int], list[Box | None]]:
+    """Shape (ny, nx) of a grid, and the box of each footprint on it."""
+    planes = [[_project(point, tangent, scale_arcsec, rotation_deg) for point in item] for item in corners]
+    xs = [x for plane in planes for x, _ in plane]
+    ys = [y for plane in planes for _, y in plane]
+    left, bottom = math.floor(min(xs)), math.floor(min(ys))
+    if crpix is not None:
+        left, bottom = -round(float(crpix[0])), -round(float(crpix[1]))
+    if shape is None:
+        shape = (math.ceil(max(ys)) - bottom + 1, math.ceil(max(xs)) - left + 1)
+    whole = Box(0, 0, shape[1], shape[0])
+    boxes: list[Box | None] = []
+    for plane in planes:
+        xs, ys = [x - left for x, _ in plane], [y - bottom for _, y in plane]
+        box = Box(math.floor(min(xs)), math.floor(min(ys)), math.ceil(max(xs)) + 1, math.ceil(max(ys)) + 1)
+        inside = box.grown(PREDICTION_PAD_PX).within(whole)
+        boxes.append(inside if inside.pixels else None)
+    return shape, boxes
+
+
+def _centre(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Mean direction of sky positions [deg]."""
+    x = y = z = 0.0
+    for ra, dec in points:
+        a, d = math.radians(ra), math.radians(dec)
+        x, y, z = x + math.cos(d) * math.cos(a), y + math.cos(d) * math.sin(a), z + math.sin(d)
+    return math.degrees(math.atan2(y, x)) % 360, math.degrees(math.atan2(z, math.hypot(x, y)))
+
+
+def _project(
+    point: tuple[float, float], tangent: tuple[float, float], scale_arcsec: float, rotation_deg: float
+) -> tuple[float, float]:
+    """Gnomonic projection to pixels; the y axis stands at a position angle of ``rotation_deg``.
+
+    Points a quarter of the sky or more away have no place on the plane: they are put far out.
+    """
+    ra, dec = (math.radians(value) for value in point)
+    ra0, dec0 = (math.radians(value) for value in tangent)
+    depth = math.sin(dec0) * math.sin(dec) + math.cos(dec0) * math.cos(dec) * math.cos(ra - ra0)
+    depth = max(depth, 1e-3)
+    east = math.cos(dec) * math.sin(ra - ra0) / depth
+    north = (math.cos(dec0) * math.sin(dec) - math.sin(dec0) * math.cos(dec) * math.cos(ra - ra0)) / depth
+    angle = math.radians(rotation_deg)
+    unit = math.radians(scale_arcsec * ARCSEC)
+    x = -east * math.cos(angle) + north * math.sin(angle)
+    y = east * math.sin(angle) + north * math.cos(angle)
+    return x / unit, y / unit

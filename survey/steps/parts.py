@@ -1,0 +1,61 @@
+"""Image3's own steps, one at a time: configured as the pipeline would, for an engine that takes it apart.
+
+A parameter comes from the step's default, then its CRDS parameter file, then the pipeline's CRDS parameter file, then
+the config: the order of the pipeline itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from survey.errors import TaskError
+from survey.steps.base import Job
+from survey.steps.pipeline import plain
+
+PIPELINE = "jwst.pipeline.calwebb_image3:Image3Pipeline"
+
+
+def part(job: Job, name: str) -> Any:
+    """One of Image3's steps, such as 'tweakreg', with the job's parameters.
+
+    Raises
+    ------
+    TaskError
+        A planned parameter file is not in the cache.
+    """
+    from configobj import ConfigObj
+    from stpipe.config_parser import merge_config
+
+    cls = step_class(name)
+    config = ConfigObj()
+    for kind in (f"pars-{cls.__name__.lower()}", "pars-image3pipeline"):
+        if kind in job.references:
+            found = _load(job.references[kind])
+            merge_config(config, found.get("steps", {}).get(name, ConfigObj()) if kind.endswith("pipeline") else found)
+    merge_config(config, ConfigObj(dict(job.settings.get(name, {}))))
+    for key in ("class", "name", "logcfg", "steps"):
+        config.pop(key, None)
+    return cls.from_config_section(config, name=name)
+
+
+def step_class(name: str) -> Any:
+    """The class of one of Image3's steps."""
+    module, _, pipeline = PIPELINE.partition(":")
+    return getattr(importlib.import_module(module), pipeline).step_defs[name]
+
+
+def parameters(step: Any) -> dict[str, Any]:
+    """Every parameter of a step as JSON types, for the record."""
+    return dict(plain(step.get_pars()))
+
+
+def _load(file: str) -> Any:
+    from crds.core import config as crds_config
+    from stpipe.config_parser import load_config_file
+
+    path = crds_config.locate_file(file, observatory="jwst")
+    try:
+        return load_config_file(str(path))
+    except OSError as error:
+        raise TaskError(f"{file}: not in the CRDS cache ({error}); run 'survey refs' again.") from error

@@ -1,0 +1,157 @@
+"""The tiles of a mosaic in its zarr group, and the FITS file that is streamed from them.
+
+A tile is one chunk of each array, so no two writers share a file; a tile without data is not written. The group's
+metadata come last, with the attribute ``complete``: chunks without them are no mosaic, for zarr and for xarray alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from survey.grid import Box, Tile
+
+# array -> (dtype, fill value, power of the science unit)
+ARRAYS: dict[str, tuple[str, Any, int]] = {
+    "sci": ("float32", float("nan"), 1),
+    "err": ("float32", float("nan"), 1),
+    "wht": ("float32", 0.0, 0),
+    "con": ("uint32", 0, 0),
+    "dq": ("uint32", 0, 0),
+    "var_poisson": ("float32", float("nan"), 2),
+    "var_rnoise": ("float32", float("nan"), 2),
+    "var_flat": ("float32", float("nan"), 2),
+}
+BLOCK = 2880  # bytes of a FITS block
+
+
+def create(folder: Path, shape: tuple[int, int], side: int, names: Sequence[str], planes: int) -> Any:
+    """Make the group of a mosaic: arrays of shape (ny, nx), con with its planes first, one chunk a tile."""
+    import zarr
+
+    root = zarr.open_group(folder, mode="w", zarr_format=3)
+    for name in names:
+        dtype, fill, _ = ARRAYS[name]
+        cube = name == "con"
+        root.create_array(
+            name,
+            shape=(planes, *shape) if cube else shape,
+            chunks=(planes, side, side) if cube else (side, side),
+            dtype=dtype,
+            fill_value=fill,
+            dimension_names=("plane", "y", "x") if cube else ("y", "x"),
+            config={"write_empty_chunks": True},
+        )
+    return root
+
+
+def write_tile(root: Any, tile: Tile, arrays: Mapping[str, Any]) -> None:
+    """Write a tile's arrays, each a whole chunk."""
+    for name, values in arrays.items():
+        where = (slice(None), *tile.box.slices) if name == "con" else tile.box.slices
+        root[name][where] = values.view("uint32") if name == "con" else values
+
+
+def chunk_files(names: Sequence[str], tile: Tile) -> dict[str, str]:
+    """The chunk file of each array of a tile, below the group's folder."""
+    return {name: f"{name}/c/0/{tile.iy}/{tile.ix}" if name == "con" else f"{name}/c/{tile.iy}/{tile.ix}"
+            for name in names}  # fmt: skip
+
+
+def uncommit(group: Path) -> None:
+    """Take the commit mark off a group, before a tile of it is written anew."""
+    (group / "zarr.json").unlink(missing_ok=True)
+
+
+def drop_strangers(group: Path, names: Sequence[str], wanted: Sequence[Tile]) -> int:
+    """Remove chunks of tiles that the mosaic does not have, and arrays it does not have; returns how many files."""
+    keep = {file for tile in wanted for file in chunk_files(names, tile).values()}
+    keep |= {"zarr.json", *(f"{name}/zarr.json" for name in names)}
+    removed = 0
+    for path in sorted(group.rglob("*")):
+        if path.is_file() and path.relative_to(group).as_posix() not in keep:
+            path.unlink()
+            removed += 1
+    for path in sorted(group.glob("*")):
+        if path.is_dir() and path.name not in names:
+            shutil.rmtree(path, ignore_errors=True)
+    return removed
+
+
+def bands(shape: tuple[int, int], rows: int) -> Iterator[Box]:
+    """The grid in bands of whole rows."""
+    for y in range(0, shape[0], rows):
+        yield Box(0, y, shape[1], min(y + rows, shape[0]))
+
+
+def stream_fits(path: Path, hdus: Any, arrays: Mapping[str, Any], rows: int) -> None:
+    """Write a FITS file whose images come from zarr, a band of rows at a time.
+
+    Parameters
+    ----------
+    hdus : astropy HDUList with headers of the right shapes; the data of the HDUs in ``arrays`` are not read
+    arrays : extension name -> zarr array (y, x) or (plane, y, x)
+    rows : rows of a band
+    """
+    with open(path, "wb") as stream:
+        for hdu in hdus:
+            if hdu.name not in arrays:
+                _write_whole(stream, hdu)
+                continue
+            stream.write(hdu.header.tostring().encode("ascii"))
+            size = 0
+            for block in _blocks(arrays[hdu.name], rows):
+                stream.write(block)
+                size += len(block)
+            stream.write(b"\0" * (-size % BLOCK))
+
+
+def _write_whole(stream: Any, hdu: Any) -> None:
+    import io
+
+    from astropy.io import fits
+
+    # Through a list of its own: astropy writes the first HDU of a list as a primary one, which is dropped again.
+    lone = fits.HDUList([hdu]) if isinstance(hdu, fits.PrimaryHDU) else fits.HDUList([fits.PrimaryHDU(), hdu])
+    buffer = io.BytesIO()
+    lone.writeto(buffer, output_verify="silentfix")
+    content = buffer.getvalue()
+    stream.write(content if isinstance(hdu, fits.PrimaryHDU) else content[_primary_bytes() :])
+
+
+def _primary_bytes() -> int:
+    from astropy.io import fits
+
+    header = fits.PrimaryHDU().header
+    header["EXTEND"] = True
+    return len(header.tostring())
+
+
+def _blocks(array: Any, rows: int) -> Iterator[Any]:
+    shape = array.shape[-2:]
+    for plane in range(array.shape[0]) if len(array.shape) == 3 else (None,):
+        for band in bands(shape, rows):
+            values = array[band.slices] if plane is None else array[(plane, *band.slices)]
+            kind = ">i4" if values.dtype.kind in "ui" else ">f4"
+            yield (values.view("int32") if kind == ">i4" else values).astype(kind).tobytes()
+
+
+@contextlib.contextmanager
+def empty_arrays(folder: Path, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> Iterator[dict[str, Any]]:
+    """Arrays that take neither memory nor disk, for a header that must know their shapes: maps of sparse files."""
+    import numpy as np
+
+    made, paths = {}, []
+    try:
+        for name, (shape, dtype) in shapes.items():
+            path = folder / f".{name}.sparse"
+            paths.append(path)
+            made[name] = np.memmap(path, dtype=dtype, mode="w+", shape=shape)
+        yield made
+    finally:
+        made.clear()
+        for path in paths:
+            path.unlink(missing_ok=True)
