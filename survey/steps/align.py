@@ -22,6 +22,7 @@ from survey.steps.members import (
 from survey.steps.parts import parameters, part
 from survey.steps.resampling import grid_of
 from survey.steps.sky import border
+from survey.steps.wcs_files import read_trees, write_trees
 
 # Footprints are followed along an exposure's edge in steps of this many pixels, and grown by as many as the edge may
 # bulge between two of them and a kernel may reach.
@@ -97,7 +98,8 @@ def _brought(job: Job, names: Sequence[str]) -> dict[str, Description]:
         if not paths:
             missing.append(name)
             continue
-        found[name] = read_description(paths[0])
+        tree = next(iter(read_trees(paths[0]).values()))
+        found[name] = Description(dict(tree.get("meta", {})), tree["wcs"], (0, 0))
     if missing:
         raise TaskError(f"mosaic.alignment {folder}: holds no {missing[0]}_*wcs.asdf, and lacks {len(missing)} in all.")
     return found
@@ -186,8 +188,6 @@ def lay_out(
     TaskError
         The mosaic would be absurdly large; the exposure that lies farthest out is named.
     """
-    import asdf
-
     pars = resample.get_drizpars()
     own = {name: value for name, value in pars["wcs_pars"].items() if value is not None}
     shared = pars["output_wcs"] is None and own in ({}, {"pixel_scale_ratio": 1.0})
@@ -197,7 +197,7 @@ def lay_out(
         _refuse_absurd(job.subject, final, names, found)
     _refuse_absurd(job.subject, outlier, names, found)
     grids = {"final": final} if shared else {"final": final, "outlier": outlier}
-    asdf.AsdfFile(grids).write_to(output / f"{job.subject}_grid.asdf")
+    write_trees(output / f"{job.subject}_grid.asdf", grids)
     boxes = {key: [_box(item, grid["wcs"]) for item in found] for key, grid in grids.items()}
     order = list(dict.fromkeys(groups))
     made = tuple(

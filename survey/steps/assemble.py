@@ -15,6 +15,7 @@ from survey.steps.outliers import read_layout
 from survey.steps.parts import parameters, part
 from survey.steps.pipeline import stamp_header
 from survey.steps.resampling import bare_resampler
+from survey.steps.wcs_files import read_trees
 from survey.store import ARRAYS, create, drop_strangers, empty_arrays, stream_fits
 
 EXTENSIONS = {"sci": "SCI", "err": "ERR", "con": "CON", "wht": "WHT", "dq": "DQ", "var_poisson": "VAR_POISSON",
@@ -123,14 +124,12 @@ def header(job: Job, resample: Any, layout: Layout, grid_path: Path, members: _H
     TaskError
         There is no member.
     """
-    import asdf
     from jwst.resample.resample import copy_asn_info_from_library
     from stdatamodels.jwst import datamodels
 
     if not members.paths:
         raise TaskError(f"{job.subject}: no member.")
-    with asdf.open(grid_path, lazy_load=False, memmap=False) as file:
-        grid = dict(file.tree["final"])
+    grid = read_trees(grid_path)["final"]
     pars = {name: value for name, value in resample.get_drizpars().items() if name not in ("output_wcs", "wcs_pars")}
     made = bare_resampler()(
         members,

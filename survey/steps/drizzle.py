@@ -13,9 +13,8 @@ from survey.steps.base import Job, Outcome, Step
 from survey.steps.outliers import read_layout
 from survey.steps.parts import parameters, part
 from survey.steps.resampling import (
-    StoredMap,
     Window,
-    bounding_box,
+    place,
     reach,
     touching,
     window_resampler,
@@ -143,8 +142,9 @@ def _drizzle(
         _match(member.crf, arrays, read)
         if member.leftout.size:
             arrays["dq"][member.leftout[read.slices]] |= DO_NOT_USE
-        model = member_model(facts, sky, name, layout.facts["group_ids"][member.index], arrays)
-        model["wcs"] = StoredMap(np.asarray(member.pixmap[read.slices]), bounding_box(member.used, read))
+        used = member.used.moved(read.x0, read.y0)
+        arrays, stored = place(arrays, np.asarray(member.pixmap[read.slices]), used, window, resampler)
+        model = member_model(facts, sky, name, layout.facts["group_ids"][member.index], arrays) | {"wcs": stored}
         resampler.add_model(model)
     return resampler
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from survey.errors import TaskError
 from survey.grid import Box
+from survey.steps.wcs_files import read_trees, write_trees
 
 # What the library of the pipeline sets anew, and what names a file that is not this one.
 _NOT_OURS = ("meta.tweakreg_catalog", "meta.model_type", "meta.date")
@@ -72,29 +73,22 @@ def apply_meta(model: Any, meta: Mapping[str, Any]) -> None:
 
 
 def write_description(path: Path, found: Description) -> Path:
-    import asdf
-
     tree = {"meta": dict(found.meta), "wcs": found.wcs, "shape": [int(side) for side in found.shape]}
-    asdf.AsdfFile(tree).write_to(path)
-    return path
+    return write_trees(path, {"exposure": tree})
 
 
 def read_description(path: Path | str) -> Description:
-    """Read what `write_description` wrote, whole: nothing of the file stays open.
+    """Read what `write_description` wrote.
 
     Raises
     ------
     TaskError
         The file is not one.
     """
-    import asdf
-
-    try:
-        with asdf.open(path, lazy_load=False, memmap=False) as file:
-            tree = file.tree
-            return Description(dict(tree["meta"]), tree["wcs"], (int(tree["shape"][0]), int(tree["shape"][1])))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TaskError(f"{Path(path).name}: not the description of an exposure ({error}).") from error
+    tree = read_trees(path).get("exposure")
+    if tree is None:
+        raise TaskError(f"{Path(path).name}: not the description of an exposure.")
+    return Description(dict(tree["meta"]), tree["wcs"], (int(tree["shape"][0]), int(tree["shape"][1])))
 
 
 def used_pixels(found: Description) -> Box:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,16 @@ from survey.steps.parts import parameters, part
 from survey.steps.resampling import (
     StoredMap,
     Window,
+    blot_map,
     bounding_box,
     left_out,
     pixel_map,
+    place,
     reach,
     window_resampler,
 )
 from survey.steps.sky import set_background
+from survey.steps.wcs_files import read_trees
 
 # Pixels of a stack of images that are in memory at once for a median; 4 bytes each, and nanmedian copies rows.
 STACK_PIXELS = 64 * 1024 * 1024
@@ -38,7 +40,6 @@ def map_pixels(job: Job, step: Step) -> Outcome:
     float64; ``..._leftout.npy``, see `left_out`, empty for an exposure that lies inside the mosaic; and, for an
     outlier grid of its own, ``..._outliermap.npy``.
     """
-    import asdf
     import numpy as np
 
     aligned, grid_path, layout_path = job.inputs
@@ -47,8 +48,7 @@ def map_pixels(job: Job, step: Step) -> Outcome:
     steps = (float(resample.pixmap_stepsize), int(resample.pixmap_order))
     outlier_steps = (float(detection.pixmap_stepsize), int(detection.pixmap_order))
     one = layout.shared and steps == outlier_steps
-    with asdf.open(grid_path, lazy_load=False, memmap=False) as file:
-        grids = {key: file.tree[key]["wcs"] for key in file.tree if key in ("final", "outlier")}
+    grids = {key: tree["wcs"] for key, tree in read_trees(grid_path).items()}
     wanted = {"pixmap": ("final", steps)}
     if not one and bool(job.settings["outliers"]):
         wanted["outliermap"] = ("final" if layout.shared else "outlier", outlier_steps)
@@ -100,7 +100,13 @@ def drizzle_group(job: Job, step: Step) -> Outcome:
             continue
         cal = next(path for path in job.inputs if Path(path).name == f"{member.name}_cal.fits")
         pixmap = np.load(outlier_map(job.inputs, member.name))
-        resampler.add_model(_member(layout, sky, index, cal, pixmap, ("data", "dq", "var_rnoise")))
+        arrays = read_arrays(cal, ("data", "dq", "var_rnoise"))
+        for delta in sky["members"][member.name]["deltas"]:
+            arrays["data"] -= delta
+        facts = layout.facts["members"][index]
+        arrays, stored = place(arrays, pixmap, Box(*facts["range"]), box, resampler)
+        group_id = layout.facts["group_ids"][index]
+        resampler.add_model(member_model(facts, sky, member.name, group_id, arrays) | {"wcs": stored})
     resampler.finalize()
     data, weight = resampler.output_model["data"], resampler.output_model["wht"]
     threshold = compute_weight_threshold(weight, detection.maskpt)
@@ -130,20 +136,6 @@ def _outlier_resampler(detection: Any, layout: Layout, box: Box, indices: list[i
         enable_var=False,
         compute_err=None,
     )
-
-
-def _member(
-    layout: Layout, sky: Mapping[str, Any], index: int, path: str, pixmap: Any, names: tuple[str, ...]
-) -> dict[str, Any]:
-    """A whole member with its map, its sky taken off as the config wants it."""
-    facts, name = layout.facts["members"][index], layout.members[index].name
-    arrays = read_arrays(path, names)
-    for delta in sky["members"][name]["deltas"]:
-        arrays["data"] -= delta
-    model = member_model(facts, sky, name, layout.facts["group_ids"][index], arrays)
-    ny, nx = facts["shape"]
-    model["wcs"] = StoredMap(pixmap, bounding_box(Box(*facts["range"]), Box(0, 0, nx, ny)))
-    return model
 
 
 def median_tile(job: Job, step: Step) -> Outcome:
@@ -246,10 +238,11 @@ def blot(model: Any, layout: Layout, index: int, job: Job, paths: tuple[str, ...
         median[shared.moved(box.x0, box.y0).slices] = image[shared.moved(tile.box.x0, tile.box.y0).slices]
     pixmap = np.load(outlier_map(paths, member.name))
     facts = layout.facts["members"][index]
-    own = StoredMap(pixmap, bounding_box(Box(*facts["range"]), Box(0, 0, facts["shape"][1], facts["shape"][0])))
+    whole = Box(0, 0, facts["shape"][1], facts["shape"][0])
+    own = StoredMap(blot_map(pixmap, box), bounding_box(Box(*facts["range"]), whole))
     return gwcs_blot(
         median_data=median,
-        median_wcs=Window(box, single=True),
+        median_wcs=Window(box),
         blot_shape=model.data.shape,
         blot_wcs=own,
         fillval=np.nan,

@@ -1,8 +1,7 @@
 """The pipeline's resampler on a window of a grid, and without arrays: its grid and its header.
 
 stcal's `calc_pixmap` asks a WCS for sky positions and another for pixels. Here the first answers with pixels of the
-mosaic, which were computed once and stored, and the second counts them from a window's corner. The pixels of a window
-are then those of the whole mosaic: subtracting whole numbers is exact.
+mosaic, which were computed once, stored, and moved to a window, and the second hands them on.
 
 Only what is imported from jwst and stcal makes pixels; a contract test holds the names that are overridden here.
 """
@@ -15,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from survey.grid import Box
+from survey.steps.corners import BEFORE, exact_map, padded
 
 # The kernels reach this far around a pixel's centre, in input pixels, and interpolation needs one neighbour more.
 _REACH = {"square": 1, "point": 1, "turbo": 1, "gaussian": 4, "lanczos2": 3, "lanczos3": 4}
@@ -23,6 +23,7 @@ _NEIGHBOURS = 2
 EDGE_PX = 8
 # Distortion bends a straight line across a detector by less than this [mosaic pixels].
 LINE_PX = 64
+FLAG_BITS = 32
 _COARSE = 16
 _SPATIAL = SimpleNamespace(naxes=2, axes_type=("SPATIAL", "SPATIAL"))
 
@@ -42,23 +43,49 @@ class StoredMap:
 
 
 class Window:
-    """Stands for the WCS of a window of the mosaic."""
+    """Stands for the WCS of a window of the mosaic, to which stored maps were moved before."""
 
     output_frame = _SPATIAL
     bounding_box = None
 
-    def __init__(self, box: Box, single: bool = False):
+    def __init__(self, box: Box):
         self.array_shape = box.shape
         self.pixel_shape = box.shape[::-1]
-        self._corner = (float(box.x0), float(box.y0))
-        self._single = single
 
     def world_to_pixel_values(self, x: Any, y: Any) -> tuple[Any, Any]:
-        import numpy as np
+        return x, y
 
-        if self._single:  # blot rounds to single precision before it looks where it is: so must a window's pixels
-            x, y = (np.asarray(value, np.float32).astype(np.float64) for value in (x, y))
-        return x - self._corner[0], y - self._corner[1]
+
+def place(
+    arrays: Mapping[str, Any], pixmap: Any, used: Box, window: Box, resampler: Any
+) -> tuple[dict[str, Any], StoredMap]:
+    """Arrays of a member and its map, moved to a window of the mosaic so that corners stay to the bit.
+
+    Parameters
+    ----------
+    arrays : of the same pixels as the map
+    pixmap : ndarray (ny, nx, 2), pixels of the whole mosaic
+    used : the pixels of the map to drizzle; the others are there as neighbours
+    window : of the mosaic
+    resampler : the one that will take them: its kernel and pixfrac say whether corners are means of centres
+    """
+    import numpy as np
+
+    if resampler.kernel == "square" and resampler.pixfrac == 1 and np.isfinite(pixmap).all():
+        moved = exact_map(pixmap, (window.x0, window.y0))
+        arrays = {name: None if values is None else padded(values) for name, values in arrays.items()}
+        used = used.moved(-BEFORE, -BEFORE)
+    else:
+        moved = pixmap - (float(window.x0), float(window.y0))
+    ny, nx = moved.shape[:2]
+    return dict(arrays), StoredMap(moved, bounding_box(used, Box(0, 0, nx, ny)))
+
+
+def blot_map(pixmap: Any, window: Box) -> Any:
+    """A map for blot, counted from a window's corner: blot rounds to single precision before it looks where it is."""
+    import numpy as np
+
+    return pixmap.astype(np.float32).astype(np.float64) - (float(window.x0), float(window.y0))
 
 
 def pixel_map(wcs: Any, grid_wcs: Any, shape: tuple[int, int], stepsize: float, order: int) -> Any:
@@ -142,34 +169,37 @@ def left_out(pixmap: Any, used: Box, grid: Box, ratio: float) -> Any:
     x = np.clip(np.floor(local[rows, columns, 0] + 0.5), 0, nx - 1).astype(int)
     y = np.clip(np.floor(local[rows, columns, 1] + 0.5), 0, ny - 1).astype(int)
     step = int(np.ceil(2 * (half + 1) * ratio)) + 1
+    seen = np.zeros(len(rows), bool)
     lattice = rows % step * step + columns % step
-    for number in np.unique(lattice):
-        chosen = lattice == number
-        weight = _probe(local, used, window, rows[chosen], columns[chosen], ratio)
-        missed[rows[chosen], columns[chosen]] = weight[y[chosen], x[chosen]] == 0
+    for first in range(0, step * step, FLAG_BITS):
+        chosen = (lattice >= first) & (lattice < first + FLAG_BITS)
+        bits = np.zeros(missed.shape, np.uint32)
+        bits[rows[chosen], columns[chosen]] = np.uint32(1) << (lattice[chosen] - first).astype(np.uint32)
+        flags = _flags(local, used, window, bits, ratio)
+        seen[chosen] = (flags[y[chosen], x[chosen]] & bits[rows[chosen], columns[chosen]]) != 0
+    missed[rows, columns] = ~seen
     return missed
 
 
-def _probe(local: Any, used: Box, window: Box, rows: Any, columns: Any, ratio: float) -> Any:
-    """What weight some pixels leave on the output; the kernel is one and a half of their size, to reach its edge."""
+def _flags(local: Any, used: Box, window: Box, bits: Any, ratio: float) -> Any:
+    """The flags that pixels leave on the output. The kernel is one and a half of a pixel's size, to reach its edge."""
     import numpy as np
     from drizzle.resample import Drizzle
 
-    weight = np.zeros(local.shape[:2], np.float32)
-    weight[rows, columns] = 1
-    driz = Drizzle(kernel="turbo", out_shape=window.shape, disable_ctx=True)
+    driz = Drizzle(kernel="turbo", out_shape=window.shape, disable_ctx=True, out_dq=np.zeros(window.shape, np.uint32))
     driz.add_image(
-        np.ones_like(weight),
+        np.ones(bits.shape, np.float32),
         exptime=1.0,
         pixmap=local,
-        weight_map=weight,
+        dq=bits,
+        weight_map=(bits != 0).astype(np.float32),
         pixel_scale_ratio=ratio / 1.5,
         xmin=used.x0,
         xmax=used.x1 - 1,
         ymin=used.y0,
         ymax=used.y1 - 1,
     )
-    return driz.out_wht
+    return driz.out_dq
 
 
 def with_neighbours(box: Box, shape: tuple[int, int]) -> Box:

@@ -1,0 +1,97 @@
+"""A WCS in an ASDF file and back, to the bit.
+
+ASDF writes the angles of rotations in degrees, models hold them in radians, and the way there and back can cost the
+last bit: 1e-9 pixel, and a mosaic that differs. So the degrees that come back as the radians at hand are kept beside
+the WCS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from survey.errors import TaskError
+
+ULPS = 4  # conversions miss by one; this is how far the right degrees are looked for
+
+
+def write_trees(path: Path, trees: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Write trees, each with a WCS under 'wcs' and anything that ASDF knows beside it."""
+    import asdf
+
+    asdf.AsdfFile({key: {**tree, "angles": _degrees(tree["wcs"])} for key, tree in trees.items()}).write_to(path)
+    return path
+
+
+def read_trees(path: Path | str) -> dict[str, dict[str, Any]]:
+    """Read what `write_trees` wrote, whole: nothing of the file stays open. A file with a lone WCS under 'wcs', as
+    other software writes it, comes as the tree ''.
+
+    Raises
+    ------
+    TaskError
+        The file is not one.
+    """
+    import asdf
+
+    try:
+        with asdf.open(path, lazy_load=False, memmap=False) as file:
+            found = {key: dict(tree) for key, tree in file.tree.items() if isinstance(tree, Mapping) and "wcs" in tree}
+            if "wcs" in file.tree:
+                found[""] = {"wcs": file.tree["wcs"]}
+            if not found:
+                raise KeyError("wcs")
+            for tree in found.values():
+                _set_degrees(tree["wcs"], tree.get("angles", []))
+            return found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TaskError(f"{Path(path).name}: not a WCS of this software ({error}).") from error
+
+
+def _converted(wcs: Any) -> Iterator[Any]:
+    """Parameters of a WCS that models hold in another unit than they show, in the order of the models."""
+    for step in wcs.pipeline:
+        transform = step.transform
+        if transform is None:
+            continue
+        models = transform.traverse_postorder() if hasattr(transform, "traverse_postorder") else [transform]
+        for model in models:
+            if hasattr(model, "traverse_postorder"):  # a compound, whose parameters are its parts'
+                continue
+            for name in model.param_names:
+                parameter = getattr(model, name)
+                if parameter._setter is not None:
+                    yield parameter
+
+
+def _degrees(wcs: Any) -> list[list[float]]:
+    """For each such parameter the values in degrees that are converted to just what the model holds."""
+    import numpy as np
+
+    found = []
+    for parameter in _converted(wcs):
+        shown = np.atleast_1d(np.asarray(parameter.value, float)).ravel()
+        held = np.atleast_1d(np.asarray(parameter._internal_value, float)).ravel()
+        found.append([_preimage(degrees, radians) for degrees, radians in zip(shown, held, strict=True)])
+    return found
+
+
+def _preimage(degrees: float, radians: float) -> float:
+    import numpy as np
+
+    for direction in (np.inf, -np.inf):
+        candidate = degrees
+        for _ in range(ULPS):
+            if np.deg2rad(candidate) == radians:
+                return float(candidate)
+            candidate = np.nextafter(candidate, direction)
+    return float(degrees)
+
+
+def _set_degrees(wcs: Any, angles: list[list[float]]) -> None:
+    import numpy as np
+
+    for parameter, values in zip(_converted(wcs), angles, strict=False):
+        shape = np.shape(parameter.value)
+        parameter.value = np.asarray(values, float).reshape(shape) if shape else float(values[0])
