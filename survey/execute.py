@@ -19,7 +19,6 @@ import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from survey.errors import TaskError
 from survey.failures import cause_of_death, failure_class, is_full
 from survey.models import COMPLETE, FAILED, SKIPPED, Product, Task, TaskRecord
 from survey.planning import installed_versions
+from survey.reads import verified_sources
 from survey.records import read_record, record_path, write_record
 from survey.steps import REGISTRY
 from survey.steps.base import Job, Outcome
@@ -188,7 +188,7 @@ def _in_place(path: Path, product: Product) -> bool:
 
 def _run(task: Task, site: Site, workspace: Workspace, base: TaskRecord, inputs: Sequence[TaskRecord]) -> TaskRecord:
     step = REGISTRY[task.step]
-    sources = _sources(task, workspace, inputs)
+    sources = verified_sources(task, workspace, inputs)
     folder = workspace.folder(step.folder) / f".{task.step}.{task.subject}.{uuid.uuid4().hex[:8]}"
     folder.mkdir(parents=True)
     log = workspace.root / _log_name(task)
@@ -292,63 +292,6 @@ def _publication(workspace: Workspace, key: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{zlib.crc32(key.encode()) % _LOCKS}.lock", timeout=_LOCK_SECONDS):
         yield
-
-
-def _sources(task: Task, workspace: Workspace, inputs: Sequence[TaskRecord]) -> list[str]:
-    """Absolute paths of a task's inputs; each file is checked against the sha256 that the digest stands on.
-
-    A product that holds other bytes than its record says is worth nothing: its record goes, so that the next run makes
-    it again. A raw file goes itself, so that the next run fetches it again.
-
-    Raises
-    ------
-    TaskError
-        Class 'again': an input is not there (on a network file system another host's rename is seen late). Class
-        'never': it holds other bytes.
-    """
-    wanted = [(name, task.digests.get(name, ""), "") for name in task.files]
-    wanted += _products_read(task, inputs)
-    paths = []
-    for name, sha256, maker in wanted:
-        path = workspace.root / name
-        if not path.is_file():
-            raise TaskError(f"{task.key}: input {name} is not there; run again to make it.", retry="again")
-        if sha256 and _known_sha256(path) != sha256:
-            if maker:
-                record_path(workspace.records, maker).unlink(missing_ok=True)
-            elif name.startswith("raw/"):
-                path.unlink(missing_ok=True)
-            raise TaskError(f"{task.key}: input {name} has changed since it was recorded; run again to replace it.")
-        paths.append(str(path))
-    return paths
-
-
-def _products_read(task: Task, inputs: Sequence[TaskRecord]) -> list[tuple[str, str, str]]:
-    """Path, sha256 and maker of each product that a task reads, in its order."""
-    if not task.reads:
-        # Of a task with several products the one that bears its step's suffix is the input of the next.
-        return [
-            (product.path, product.sha256, record.key)
-            for record in inputs
-            for product in record.products
-            if Path(product.path).stem == f"{record.subject}_{REGISTRY[record.step].produces}"
-        ]
-    made = {product.path: (product.sha256, record.key) for record in inputs for product in record.products}
-    unknown = next((path for path in task.reads if path not in made), None)
-    if unknown is not None:
-        raise TaskError(f"{task.key}: none of its inputs made {unknown}; remove their records and run again.")
-    return [(path, *made[path]) for path in task.reads]
-
-
-@lru_cache(maxsize=4096)
-def _sha256_of(path: str, _identity: tuple[int, int, int]) -> str:
-    return file_sha256(Path(path))
-
-
-def _known_sha256(path: Path) -> str:
-    """sha256 of a file, read once in a process as long as the file stays the one it was."""
-    found = path.stat()
-    return _sha256_of(str(path), (found.st_ino, found.st_size, found.st_mtime_ns))
 
 
 def _outcome(task: Task, folder: Path, log: Path, usage: Usage) -> Outcome:

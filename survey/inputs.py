@@ -12,13 +12,13 @@ from survey.archive import held as archive_held
 from survey.archive import local as archive_local
 from survey.archive.ledger import LEDGER, Ledger
 from survey.archive.structure import DamagedFileError, read_hdus
+from survey.checks import check
 from survey.config import SurveyConfig
 from survey.digest import file_sha256
 from survey.errors import ConfigError, DownloadError, ProductNameError, ReferencesError
 from survey.models import Association, Exposure
 from survey.names import ExposureName, split_file
 from survey.pipeline_spec import override_files, types_in_use
-from survey.planning import check
 from survey.references import References
 from survey.steps import REGISTRY
 from survey.workspace import Workspace

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from survey.archive.rows import sees
 from survey.associations import WHOLE_SURVEY, group
+from survey.checks import check, mosaics_follow
 from survey.config import SurveyConfig
 from survey.digest import digest
 from survey.errors import ConfigError, ReferencesError
@@ -23,11 +24,10 @@ from survey.grid import Layout, predict
 from survey.models import Association, Exposure, Plan, Task
 from survey.names import parse_mosaic
 from survey.pipeline_spec import override_files
-from survey.steps import REGISTRY, check_chain
+from survey.steps import REGISTRY
 from survey.steps.base import PIPELINE_GB, frame_gb, ramp_gb
 from survey.stock import StockMosaic
 from survey.tiled import TiledMosaic, group_numbers, native_scale_arcsec
-from survey.tiled import faults as tiled_faults
 
 PACKAGES = ("jwst", "stcal", "crds")
 
@@ -168,7 +168,11 @@ class Planner:
             return [asn, *StockMosaic(*pars, self._finish).tasks(asn, list(cals.values()))], []
         tiled = TiledMosaic(*pars, self._finish)
         align = tiled.align(asn, [chains[name][-1] for name in present], reference)
-        if layout is None or not align.digest or layout.digest != align.digest:
+        if layout is not None and [member.name for member in layout.members] != present:
+            layout = None
+        if layout is not None and (not align.digest or layout.digest != align.digest):
+            layout = replace(layout, digest="")  # of an earlier alignment: the best guess at the next
+        if layout is None:
             layout = self._predict(list(made.values()))
         return [asn, align], tiled.pixels(layout, asn, align, cals) if layout else []
 
@@ -307,12 +311,6 @@ def mosaics_of(config: SurveyConfig, exposures: Sequence[Exposure]) -> tuple[Ass
     return tuple(replace(item, lost=_lost(item, faulty)) for item in made)
 
 
-def mosaics_follow(config: SurveyConfig) -> bool:
-    """Whether the config's steps end in what a mosaic is made of."""
-    chain = list(check(config)[0])
-    return bool(chain) and REGISTRY[chain[-1]].produces == REGISTRY["association"].accepts
-
-
 def _lost(association: Association, faulty: Iterable[Exposure]) -> tuple[str, ...]:
     """Exposures that cannot be read and would be members, as far as their names tell: by detector and observation."""
     return tuple(
@@ -324,32 +322,6 @@ def _lost(association: Association, faulty: Iterable[Exposure]) -> tuple[str, ..
             and association.field in ("all", f"o{exposure.observation:03d}")
         )
     )
-
-
-def check(config: SurveyConfig) -> tuple[dict[str, dict[str, Any]], dict[str, Any], list[str]]:
-    """Check everything of a config that the installed pipeline has a say in.
-
-    Returns
-    -------
-    chain : {step: settings}, per exposure
-    image3 : settings of Image3, the config's grid included
-    faults : list of str
-    """
-    chain, faults = check_chain(config.steps)
-    mosaic = config.mosaic
-    given = {**mosaic.image3, "resample": {**_mapping(mosaic.image3.get("resample")), **mosaic.grid}}
-    twice = sorted(set(_mapping(mosaic.image3.get("resample"))) & set(mosaic.grid))
-    faults += [f"mosaic.image3.resample: {name!r} is also given by mosaic's own grid; write it once." for name in twice]
-    image3, found = REGISTRY["image3"].settings(given if given["resample"] else mosaic.image3, "mosaic.image3")
-    faults += found
-    if mosaic.engine == "tiled":
-        faults += tiled_faults(image3)
-    else:
-        faults += [f"mosaic.{name}: only 'engine: tiled' can do this." for name in ("alignment", "align_to")
-                   if getattr(mosaic, name) is not None]  # fmt: skip
-    if mosaic.align_to is not None and config.filters is not None and mosaic.align_to not in config.filters:
-        faults.append(f"mosaic.align_to: {mosaic.align_to} is not among the config's filters.")
-    return chain, image3, faults
 
 
 def task_digest(task: Task) -> str:
@@ -401,7 +373,3 @@ def total_gb(exposures: Iterable[Exposure]) -> float:
     A rate file holds 6 float32 planes, a cal and a crf 10 each.
     """
     return sum(ramp_gb(exposure) / 2 + 26 * frame_gb(exposure) for exposure in exposures)
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return dict(value) if isinstance(value, Mapping) else {}

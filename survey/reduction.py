@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from survey import references as crds_references
 from survey.archive import held as archive_held
 from survey.associations import read_association
+from survey.checks import check, mosaics_follow
 from survey.config import CLUSTER_ADDRESS, SurveyConfig, resolved
 from survey.errors import ConfigError, DownloadError, ReferencesError, SurveyError
 from survey.execute import Site
@@ -30,7 +31,7 @@ from survey.layouts import read_layout, read_layouts
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Exposure, Plan, Task, TaskRecord
 from survey.mosaics import ensure_store
 from survey.pipeline_spec import nearest
-from survey.planning import Planner, check, group_name, mosaics_follow, mosaics_of, steps_until
+from survey.planning import Planner, group_name, mosaics_of, steps_until
 from survey.planning import plan as make_plan
 from survey.provenance import ProvenanceWriter
 from survey.records import failure_path, read_records, write_record

@@ -126,11 +126,11 @@ def test_a_bad_config_names_every_fault(folder, monkeypatch, capsys, command):
 
 def test_wrong_steps_and_parameters_are_named_before_anything_starts(folder, monkeypatch, capsys):
     bad = (CONFIG % "http://127.0.0.1:9").replace("jwst_0001.pmap", "latest")
-    bad += "steps: [image2, {detector1: {jmp: {}}}]\nmosaic: {engine: tiled}\n"
+    bad += "steps: [image2, {detector1: {jmp: {}}}]\nmosaic: {image3: {resample: {single: true}}}\n"
     (folder / "bad.yaml").write_text(bad)
     code, _, err = console(monkeypatch, capsys, "run", "bad.yaml", "--until", "drizle")
     assert code == 2
-    for words in ("accepts rate, got uncal", "did you mean 'jump'", "tiled", "latest", "--until drizle"):
+    for words in ("accepts rate, got uncal", "did you mean 'jump'", "single", "latest", "--until drizle"):
         assert words in err
     assert not (folder / "ws").exists()
 

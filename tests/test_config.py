@@ -38,7 +38,7 @@ def test_a_small_config_and_its_defaults(tmp_path):
     assert config.workspace == Path("ws")
     assert [step.name for step in config.steps] == ["detector1", "image2"]
     assert config.archive.server == "https://mast.stsci.edu"
-    assert config.mosaic.engine == "stock"
+    assert config.mosaic.engine == "tiled"
     assert config.mosaic.grid == {}
     assert config.mosaic.max_missing == 0
 

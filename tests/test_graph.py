@@ -44,7 +44,7 @@ class Line:
         self.workspace.create()
         self.config = SurveyConfig(
             survey="t", program=1345, workspace=root, references={"context": "jwst_0001.pmap", "cache": root},
-            steps=list(STEPS), mosaic=mosaic,
+            steps=list(STEPS), mosaic={"engine": "stock", **mosaic},
         )  # fmt: skip
         made = [exposure(number) for number in (1, 2, 3)] + [exposure(1, "NRCBLONG", "F444W")]
         for item in made:

@@ -25,6 +25,7 @@ def config(steps=None, **changes) -> SurveyConfig:
     facts = {"survey": "t", "program": 1345, "workspace": "/nowhere"}
     facts["references"] = {"context": "jwst_0001.pmap", "cache": "/nowhere/crds"}
     facts["steps"] = steps or ["detector1", "image2"]
+    changes["mosaic"] = {"engine": "stock", **changes.get("mosaic", {})}
     return SurveyConfig(**{**facts, **changes})
 
 
@@ -158,11 +159,12 @@ def test_missing_members_change_a_mosaic():
     planner = survey.planning.Planner(config(), FakeReferences())
     made = plan(config(), EXPOSURES, FakeReferences())
     association = made.associations[0]
-    members = [made[f"image2/{name}"] for name in association.members]
+    chains = {name: [made[f"image2/{name}"]] for name in association.members}
     by_name = {item.name: item for item in EXPOSURES}
-    whole = planner.mosaic_tasks(association, members, by_name)
+    whole, _ = planner.mosaic_tasks(association, chains, by_name)
     assert [task.digest for task in whole] == [made[task.key].digest for task in whole]
-    part = planner.mosaic_tasks(association, members[1:], by_name, association.members[:1])
+    del chains[association.members[0]]
+    part, _ = planner.mosaic_tasks(association, chains, by_name, association.members[:1])
     assert {task.digest for task in part}.isdisjoint(task.digest for task in whole)
     assert all(task.missing == association.members[:1] for task in part)
 
@@ -196,12 +198,16 @@ def test_steps_until():
 def test_every_fault_of_a_config_is_named_at_once():
     faulty = config(
         ["image2", {"detector1": {"jump": {"rejection_treshold": 4}}}, "flat"],
-        mosaic={"engine": "tiled", "pixfrac": 0.5, "image3": {"resample": {"pixfrac": 0.5}, "tweakrg": {}}},
+        mosaic={
+            "engine": "tiled",
+            "pixfrac": 0.5,
+            "image3": {"resample": {"pixfrac": 0.5}, "tweakrg": {}, "outlier_detection": {"resample_data": False}},
+        },
     )
     with pytest.raises(ConfigError) as raised:
         plan(faulty, EXPOSURES)
     text = str(raised.value)
-    for words in ("accepts rate, got uncal", "rejection_threshold", "'flat'", "tiled", "pixfrac", "tweakreg"):
+    for words in ("accepts rate, got uncal", "rejection_threshold", "'flat'", "resample_data", "pixfrac", "tweakreg"):
         assert words in text
     assert len(raised.value.faults) >= 6
 

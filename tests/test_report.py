@@ -33,7 +33,9 @@ PRODUCT = "jw01345-a3001_t001_nircam_clear-f200w-sub320"
 @pytest.fixture
 def config(tmp_path):
     references = {"context": "jwst_0001.pmap", "cache": tmp_path}
-    return SurveyConfig(survey="t", program=1345, workspace=tmp_path / "ws", references=references)
+    return SurveyConfig(
+        survey="t", program=1345, workspace=tmp_path / "ws", references=references, mosaic={"engine": "stock"}
+    )
 
 
 @pytest.fixture

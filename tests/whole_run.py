@@ -22,7 +22,9 @@ steps:
   - subtract_striping: {{}}
   - image2: {{}}
 mosaic:
-  image3: {{tweakreg: {{expand_refcat: true}}}}
+  engine: {engine}
+  tile: 256
+  {mosaic}
 workspace: "{workspace}"
 """
 
@@ -35,10 +37,13 @@ class Small:
         self.server = server
         self.workspace = folder / "ws"
 
-    def config(self, name: str, workspace: Path, context: str = "jwst_0001.pmap", archive: str | None = None) -> Path:
+    def config(
+        self, name: str, workspace: Path, context: str = "jwst_0001.pmap", archive: str | None = None,
+        engine: str = "tiled", mosaic: str = "image3: {tweakreg: {expand_refcat: true}}",
+    ) -> Path:  # fmt: skip
         path = self.folder / f"{name}.yaml"
         servers = {"archive": archive or self.server.url, "crds": self.server.crds_url, "cache": self.folder / "crds"}
-        path.write_text(CONFIG.format(**servers, context=context, workspace=workspace))
+        path.write_text(CONFIG.format(**servers, context=context, workspace=workspace, engine=engine, mosaic=mosaic))
         return path
 
     def copy(self, workspace: Path) -> Path:

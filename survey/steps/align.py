@@ -19,6 +19,7 @@ from survey.steps.members import (
     used_pixels,
     write_description,
 )
+from survey.steps.numbers import typed
 from survey.steps.parts import parameters, part
 from survey.steps.resampling import grid_of
 from survey.steps.sky import border
@@ -99,7 +100,7 @@ def _brought(job: Job, names: Sequence[str]) -> dict[str, Description]:
             missing.append(name)
             continue
         tree = next(iter(read_trees(paths[0]).values()))
-        found[name] = Description(dict(tree.get("meta", {})), tree["wcs"], (0, 0))
+        found[name] = Description(json.loads(tree.get("meta", "{}")), tree["wcs"], (0, 0))
     if missing:
         raise TaskError(f"mosaic.alignment {folder}: holds no {missing[0]}_*wcs.asdf, and lacks {len(missing)} in all.")
     return found
@@ -197,7 +198,9 @@ def lay_out(
         _refuse_absurd(job.subject, final, names, found)
     _refuse_absurd(job.subject, outlier, names, found)
     grids = {"final": final} if shared else {"final": final, "outlier": outlier}
-    write_trees(output / f"{job.subject}_grid.asdf", grids)
+    plain = {key: {name: value if name == "wcs" else typed(value) for name, value in grid.items()}
+             for key, grid in grids.items()}  # fmt: skip
+    write_trees(output / f"{job.subject}_grid.asdf", plain)
     boxes = {key: [_box(item, grid["wcs"]) for item in found] for key, grid in grids.items()}
     order = list(dict.fromkeys(groups))
     made = tuple(
@@ -207,8 +210,8 @@ def lay_out(
     stepsize = part(job, "skymatch").stepsize
     facts = {
         "members": [_facts(item) | {"sky_border": border(item.wcs, item.shape, stepsize)} for item in found],
-        "pixel_scale_ratio": {key: grid["pixel_scale_ratio"] for key, grid in grids.items()},
-        "pixel_scale": {key: grid["pixel_scale"] for key, grid in grids.items()},
+        "pixel_scale_ratio": {key: typed(grid["pixel_scale_ratio"]) for key, grid in grids.items()},
+        "pixel_scale": {key: typed(grid["pixel_scale"]) for key, grid in grids.items()},
         "group_ids": list(groups),
     }
     shapes = [(int(ny), int(nx)) for ny, nx in (grid["wcs"].array_shape for grid in (outlier, final))]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from survey.grid import Box
+from survey.steps.numbers import untyped
 
 NAMES = {"data": "SCI", "dq": "DQ", "err": "ERR", "var_rnoise": "VAR_RNOISE", "var_poisson": "VAR_POISSON",
          "var_flat": "VAR_FLAT"}  # fmt: skip
@@ -30,7 +31,8 @@ def read_arrays(path: Path | str, names: Iterable[str], box: Box | None = None) 
                 found[name] = None
                 continue
             hdu = hdus[NAMES[name]]
-            values = hdu.data if box is None else hdu.section[box.slices]
+            # Whole rows: astropy reads a part of rows one by one.
+            values = hdu.data if box is None else hdu.section[box.y0 : box.y1, :][:, box.x0 : box.x1]
             found[name] = np.ascontiguousarray(values, np.uint32 if name == "dq" else np.float32)
     return found
 
@@ -54,6 +56,6 @@ def member_model(
         **{key: facts[key] for key in keys},
         "filename": facts["filename"],
         "group_id": group_id,
-        "level": found["level"] if matched else None,
+        "level": untyped(found["level"]) if matched else None,
         "subtracted": bool(sky["subtracted"]) if matched else None,
     }

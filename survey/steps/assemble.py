@@ -11,6 +11,7 @@ from survey.grid import Layout, tiles
 from survey.mosaics import group_attributes
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.drizzle import array_names, context_planes
+from survey.steps.numbers import untyped
 from survey.steps.outliers import read_layout
 from survey.steps.parts import parameters, part
 from survey.steps.pipeline import stamp_header
@@ -129,7 +130,8 @@ def header(job: Job, resample: Any, layout: Layout, grid_path: Path, members: _H
 
     if not members.paths:
         raise TaskError(f"{job.subject}: no member.")
-    grid = read_trees(grid_path)["final"]
+    tree = read_trees(grid_path)["final"]
+    grid = {"wcs": tree["wcs"], **{name: untyped(tree[name]) for name in ("pixel_scale", "pixel_scale_ratio")}}
     pars = {name: value for name, value in resample.get_drizpars().items() if name not in ("output_wcs", "wcs_pars")}
     made = bare_resampler()(
         members,

@@ -59,23 +59,32 @@ def corners_of(centres: Any) -> Any:
     import numpy as np
 
     ny, nx = centres.shape
-    rows, y = _cells(ny)
-    columns, x = _cells(nx)
-    x1, y1 = 1.0 - x[None, :], 1.0 - y[:, None]
-    low, high = centres[rows], centres[rows + 1]
-    total = low[:, columns] * x1 * y1
-    total += low[:, columns + 1] * x[None, :] * y1
-    total += high[:, columns] * x1 * y[:, None]
-    total += high[:, columns + 1] * x[None, :] * y[:, None]
-    return np.asarray(total)
+    found = np.empty((ny + 1, nx + 1))
+    inner = found[1:-1, 1:-1]
+    np.multiply(centres[:-1, :-1], 0.25, out=inner)
+    for part in (centres[:-1, 1:], centres[1:, :-1], centres[1:, 1:]):
+        inner += part * 0.25
+    rows, columns = np.arange(-1, ny), np.arange(-1, nx)
+    for row in (-1, ny - 1):
+        found[row + 1] = _interpolated(centres, np.array([row]), columns)[0]
+    for column in (-1, nx - 1):
+        found[:, column + 1] = _interpolated(centres, rows, np.array([column]))[:, 0]
+    return found
 
 
-def _cells(count: int) -> tuple[Any, Any]:
-    """First centre of the cell that each corner along an axis is interpolated in, and its place there."""
+def _interpolated(centres: Any, rows: Any, columns: Any) -> Any:
+    """Corners behind the given rows and columns, from the four centres that are nearest."""
     import numpy as np
 
-    cell = np.clip(np.arange(-1, count), 0, count - 2)
-    return cell, np.arange(-1, count) + 0.5 - cell
+    ny, nx = centres.shape
+    i, j = np.clip(columns, 0, nx - 2), np.clip(rows, 0, ny - 2)[:, None]
+    x, y = columns + 0.5 - i, rows[:, None] + 0.5 - j
+    x1, y1 = 1.0 - x, 1.0 - y
+    total = centres[j, i] * x1 * y1
+    total += centres[j, i + 1] * x * y1
+    total += centres[j + 1, i] * x1 * y
+    total += centres[j + 1, i + 1] * x * y
+    return total
 
 
 def _with_means(ring: Any, corners: Any, start: float) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from survey.grid import Box, Layout, Tile
 from survey.steps.arrays import member_model, read_arrays
 from survey.steps.base import Job, Outcome, Step
+from survey.steps.numbers import untyped
 from survey.steps.outliers import read_layout
 from survey.steps.parts import parameters, part
 from survey.steps.resampling import (
@@ -99,7 +100,7 @@ def _touching(job: Job, resample: Any, layout: Layout, tile: Tile) -> list[_Touc
     import numpy as np
 
     paths = {Path(path).name: path for path in job.inputs}
-    acid, ratio = str(job.settings["acid"]), layout.facts["pixel_scale_ratio"]["final"]
+    acid, ratio = str(job.settings["acid"]), untyped(layout.facts["pixel_scale_ratio"]["final"])
     found = []
     for index in map(int, job.settings["members"]):
         name = f"{layout.members[index].name}_{acid}"
@@ -123,8 +124,8 @@ def _drizzle(
     pars |= {"blendheaders": False, "pixmap_stepsize": 1, "pixmap_order": 1}  # the maps are stored
     output = {
         "wcs": Window(window),
-        "pixel_scale": layout.facts["pixel_scale"]["final"],
-        "pixel_scale_ratio": layout.facts["pixel_scale_ratio"]["final"],
+        "pixel_scale": untyped(layout.facts["pixel_scale"]["final"]),
+        "pixel_scale_ratio": untyped(layout.facts["pixel_scale_ratio"]["final"]),
     }
     resampler = window_resampler()(
         touched,

@@ -92,7 +92,11 @@ def pixel_map(wcs: Any, grid_wcs: Any, shape: tuple[int, int], stepsize: float, 
     """Pixels of the grid that an exposure's pixels fall on: (ny, nx, 2) float64, x and y, NaN outside of its WCS."""
     from stcal.resample.utils import calc_pixmap
 
-    return calc_pixmap(wcs, grid_wcs, shape, stepsize=stepsize, order=order)
+    # A bounding box costs a tenth of the time; one that holds every pixel's centre changes none of them.
+    ((left, right), (bottom, top)) = wcs.bounding_box or ((-0.5, shape[1]), (-0.5, shape[0]))
+    whole = left <= 0 and bottom <= 0 and right >= shape[1] - 1 and top >= shape[0] - 1
+    disabled = "both" if whole and stepsize == 1 else "to"
+    return calc_pixmap(wcs, grid_wcs, shape, disable_bbox=disabled, stepsize=stepsize, order=order)
 
 
 def touching(pixmap: Any, box: Box, kernel: str = "square", scale: float = 1.0) -> Box | None:
@@ -325,6 +329,6 @@ def grid_of(members: Any, output_wcs: Any, wcs_pars: Mapping[str, Any] | None) -
             members.shelve(first, 0, modify=False)
     return {
         "wcs": made.output_wcs,
-        "pixel_scale": float(made.output_pixel_scale),
-        "pixel_scale_ratio": None if made.pixel_scale_ratio is None else float(made.pixel_scale_ratio),
+        "pixel_scale": made.output_pixel_scale,
+        "pixel_scale_ratio": made.pixel_scale_ratio,
     }

@@ -17,6 +17,7 @@ from survey.errors import TaskError
 from survey.grid import Layout
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.members import apply_meta, read_description
+from survey.steps.numbers import typed, untyped
 from survey.steps.parts import parameters, part
 
 Border = Sequence[Sequence[float]]  # right ascensions, declinations [deg]
@@ -32,7 +33,7 @@ def run(job: Job, step: Step) -> Outcome:
     cal, aligned, layout_path = job.inputs
     layout = Layout.from_json(json.loads(Path(layout_path).read_text()))
     skymatch = part(job, "skymatch")
-    found: dict[str, Any] = {"whole": None, "overlaps": {}}
+    found: dict[str, Any] = {"start": typed(0.0), "whole": None, "overlaps": {}}
     if not skymatch.skip and skymatch.skymethod != "user":
         number = next(index for index, member in enumerate(layout.members) if member.name == job.settings["exposure"])
         with datamodels.open(cal) as model:
@@ -63,7 +64,7 @@ def measure(model: Any, skymatch: Any, layout: Layout, number: int) -> dict[str,
     )
     image = skymatch._imodel2skyim(model, number)
     overlaps: dict[str, Any] = {}
-    found: dict[str, Any] = {"start": float(image.sky), "whole": None, "overlaps": overlaps}
+    found: dict[str, Any] = {"start": typed(image.sky), "whole": None, "overlaps": overlaps}
     if "match" in skymatch.skymethod:
         borders = [facts["sky_border"] for facts in layout.facts["members"]]
         for group, indices in enumerate(layout.groups):
@@ -113,7 +114,7 @@ def solve(job: Job, step: Step) -> Outcome:
         found = _solve(skymatch, layout, measured)
     path = job.path / f"{job.subject}_sky.json"
     path.write_text(json.dumps({"method": skymatch.skymethod, "subtracted": skymatch.subtract, "members": found}))
-    levels = [item["level"] for item in found.values() if item["level"] is not None]
+    levels = [item["level"][0] for item in found.values() if item["level"] is not None]
     return Outcome(
         ((path.name, f"{step.folder}/{path.name}"),),
         {"skymatch": parameters(skymatch)},
@@ -135,7 +136,7 @@ def _solve(skymatch: Any, layout: Layout, measured: Sequence[Mapping[str, Any]])
     match(images, skymethod=skymatch.skymethod, match_down=skymatch.match_down, subtract=skymatch.subtract)
     return {
         member.sky_id: {
-            "level": float(member.sky) if member.is_sky_valid else None,
+            "level": typed(member.sky) if member.is_sky_valid else None,
             "status": "COMPLETE" if member.is_sky_valid else "SKIPPED",
             "deltas": member.image.deltas if member.is_sky_valid else [],
         }
@@ -159,7 +160,7 @@ def _user_levels(skymatch: Any, names: Sequence[str], layout: Layout) -> dict[st
     found = {}
     with library:
         for name, model in zip(names, library, strict=True):
-            level = float(model.meta.background.level)
+            level = typed(model.meta.background.level)
             found[name] = {"level": level, "status": "COMPLETE", "deltas": [level] if subtract else []}
             library.shelve(model, modify=False)
     return found
@@ -170,10 +171,10 @@ def set_background(model: Any, sky: Mapping[str, Any], name: str) -> None:
     found = sky["members"][name]
     if found["status"] == "COMPLETE":
         model.meta.background.method = str(sky["method"])
-        model.meta.background.level = found["level"]
+        model.meta.background.level = untyped(found["level"])
         model.meta.background.subtracted = bool(sky["subtracted"])
         for delta in found["deltas"]:
-            model.data -= delta
+            model.data -= untyped(delta)
     model.meta.cal_step.skymatch = found["status"]
 
 
@@ -181,10 +182,10 @@ class _Deltas:
     """Stands for the pixels of an image from which skymatch subtracts: it keeps what was to be subtracted."""
 
     def __init__(self) -> None:
-        self.deltas: list[float] = []
+        self.deltas: list[Any] = []
 
-    def __isub__(self, delta: float) -> _Deltas:
-        self.deltas.append(float(delta))
+    def __isub__(self, delta: Any) -> _Deltas:
+        self.deltas.append(typed(delta))
         return self
 
 
@@ -198,7 +199,7 @@ def _recorded_class() -> type:
         def __init__(self, measured: Mapping[str, Any], name: str):
             self._measured = measured
             self.sky_id = name
-            self.sky = float(measured.get("start", 0.0))
+            self.sky = untyped(measured["start"])
             self.is_sky_valid = False
             self.image = _Deltas()
             self.number = -1
@@ -211,7 +212,8 @@ def _recorded_class() -> type:
                 found = self._measured["overlaps"].get(str(number))
             if found is None or found[0] is None:
                 return None, 0, 0.0
-            return found[0] - self.sky if delta else found[0], found[1], found[2]
+            sky = untyped(found[0])
+            return sky - self.sky if delta else sky, found[1], found[2]
 
     return Recorded
 
@@ -262,4 +264,4 @@ def _plain(found: tuple[Any, Any, Any]) -> list[Any]:
         return [None, 0, 0.0]
     if not math.isfinite(sky):
         raise TaskError(f"sky statistics gave {sky}.")
-    return [float(sky), int(pixels), float(area)]
+    return [typed(sky), int(pixels), float(area)]

@@ -1,0 +1,46 @@
+"""What can be said of a config before anything starts: by the installed pipeline's steps, and by the engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from survey.config import SurveyConfig
+from survey.steps import REGISTRY, check_chain
+from survey.tiled import faults as tiled_faults
+
+
+def check(config: SurveyConfig) -> tuple[dict[str, dict[str, Any]], dict[str, Any], list[str]]:
+    """Check everything of a config that the installed pipeline has a say in.
+
+    Returns
+    -------
+    chain : {step: settings}, per exposure
+    image3 : settings of Image3, the config's grid included
+    faults : list of str
+    """
+    chain, faults = check_chain(config.steps)
+    mosaic = config.mosaic
+    given = {**mosaic.image3, "resample": {**_mapping(mosaic.image3.get("resample")), **mosaic.grid}}
+    twice = sorted(set(_mapping(mosaic.image3.get("resample"))) & set(mosaic.grid))
+    faults += [f"mosaic.image3.resample: {name!r} is also given by mosaic's own grid; write it once." for name in twice]
+    image3, found = REGISTRY["image3"].settings(given if given["resample"] else mosaic.image3, "mosaic.image3")
+    faults += found
+    if mosaic.engine == "tiled":
+        faults += tiled_faults(image3)
+    else:
+        faults += [f"mosaic.{name}: only 'engine: tiled' can do this." for name in ("alignment", "align_to")
+                   if getattr(mosaic, name) is not None]  # fmt: skip
+    if mosaic.align_to is not None and config.filters is not None and mosaic.align_to not in config.filters:
+        faults.append(f"mosaic.align_to: {mosaic.align_to} is not among the config's filters.")
+    return chain, image3, faults
+
+
+def mosaics_follow(config: SurveyConfig) -> bool:
+    """Whether the config's steps end in what a mosaic is made of."""
+    chain = list(check(config)[0])
+    return bool(chain) and REGISTRY[chain[-1]].produces == REGISTRY["association"].accepts
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
