@@ -27,6 +27,8 @@ _PUBLIC = {
     "explain": "survey.inspection",
     "verify": "survey.inspection",
     "cutout": "survey.mosaics",
+    "exposures_at": "survey.mosaics",
+    "open_mosaic": "survey.mosaics",
     "read_wcs": "survey.mosaics",
     "SurveyError": "survey.errors",
 }
@@ -37,10 +39,12 @@ __all__ = [
     "__version__",
     "cutout",
     "explain",
+    "exposures_at",
     "fetch",
     "find_exposures",
     "load_config",
     "mosaic",
+    "open_mosaic",
     "plan",
     "read_wcs",
     "run",
@@ -54,7 +58,7 @@ if TYPE_CHECKING:
     from survey.errors import SurveyError
     from survey.inputs import fetch, find_exposures, sync_references
     from survey.inspection import explain, status, verify
-    from survey.mosaics import cutout, read_wcs
+    from survey.mosaics import cutout, exposures_at, open_mosaic, read_wcs
     from survey.reduction import mosaic, plan, run
 
 

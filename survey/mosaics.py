@@ -111,6 +111,11 @@ def open_group(store: Path | str, group: str) -> xr.Dataset:
     return dataset
 
 
+def open_mosaic(folder: Path | str) -> xr.Dataset:
+    """A mosaic by the folder of its group, such as mosaics/mosaics.zarr/F444W; lazily, as `open_group`."""
+    return open_group(Path(folder).parent, Path(folder).name)
+
+
 def read_wcs(mosaic: xr.Dataset | xr.DataArray) -> WCS:
     """The celestial WCS of a mosaic, of one of its arrays, or of a cutout; pixel (0, 0) is the first one."""
     from astropy.wcs import WCS
@@ -161,6 +166,39 @@ def cutout(
     if columns.start >= columns.stop or rows.start >= rows.stop:
         raise ConfigError(f"cutout: ({ra}, {dec}) deg touches no pixel of {group}.")
     return _shift_wcs(mosaic.isel(x=columns, y=rows), columns, rows)
+
+
+def exposures_at(mosaic: xr.Dataset | Path | str, ra: float, dec: float) -> tuple[str, ...]:
+    """Names of the exposures behind a sky position: those that the context planes name at its pixel.
+
+    Parameters
+    ----------
+    mosaic : of `open_group` or xarray, a cutout of it, or the folder of a group: mosaics/mosaics.zarr/F444W
+    ra, dec : ICRS [deg]
+
+    Returns
+    -------
+    names : in the association's order; empty where no exposure contributes
+
+    Raises
+    ------
+    ConfigError
+        The position lies outside of the mosaic, or the mosaic has no context planes.
+    """
+    import numpy as np
+
+    found = open_mosaic(mosaic) if isinstance(mosaic, (str, Path)) else mosaic
+    if "con" not in found:
+        raise ConfigError("exposures_at: this mosaic has no context planes (enable_ctx: false).")
+    x, y = (float(value) for value in read_wcs(found).all_world2pix(ra, dec, 0))
+    ny, nx = found["sci"].shape
+    if not (np.isfinite(x) and np.isfinite(y) and -0.5 <= x < nx - 0.5 and -0.5 <= y < ny - 0.5):
+        raise ConfigError(f"exposures_at: ({ra}, {dec}) deg is at pixel ({x:.1f}, {y:.1f}), outside of {nx} x {ny}.")
+    context = found["con"][..., int(np.floor(y + 0.5)), int(np.floor(x + 0.5))]
+    planes = np.atleast_1d(context.values).astype(np.uint32)
+    return tuple(
+        name for index, name in enumerate(found.attrs["members"]) if planes[index // 32] >> np.uint32(index % 32) & 1
+    )
 
 
 # --- writing ----------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ class TaskProgress(AbstractContextManager["TaskProgress"]):
         self._ran: Counter[str] = Counter()
         self._began: dict[str, float] = {}
         self._told = time.monotonic()
+        self._skips: set[tuple[str, str]] = set()
 
     def watch(self, plan: Plan) -> Callable[[TaskRecord, bool], None]:
         """Start with a plan; what is returned takes each decided record."""
@@ -59,14 +60,26 @@ class TaskProgress(AbstractContextManager["TaskProgress"]):
         self._began.setdefault(step, time.monotonic() - record.seconds)
         self._done[step] += 1
         self._ran[step] += not reused and record.status == COMPLETE
-        if record.status != COMPLETE:
-            word = "skipped" if record.status == SKIPPED else "FAILED"
-            self._say(f"{word} {record.key}: {record.error}")
+        # Tiles are counted once the alignment has laid them out; a plan may have guessed another number.
+        self._total[step] = max(self._total[step], self._done[step])
+        self._tell_failure(record)
         if self._bars is not None:
-            self._bars.update(self._rows[step], advance=1, note=self._note(step))
+            if step not in self._rows:
+                self._rows[step] = self._bars.add_task(step, total=self._total[step], note="")
+            self._bars.update(self._rows[step], advance=1, total=self._total[step], note=self._note(step))
         elif self._done[step] == self._total[step] or time.monotonic() - self._told > LINE_SECONDS:
             self._told = time.monotonic()
             self._say(f"{step}: {self._done[step]}/{self._total[step]} {self._note(step)}".rstrip())
+
+    def _tell_failure(self, record: TaskRecord) -> None:
+        """Each failure; of the tasks that are skipped for one cause, the first of each step."""
+        if record.status == COMPLETE:
+            return
+        if record.status != SKIPPED:
+            self._say(f"FAILED {record.key}: {record.error}")
+        elif (record.step, record.error) not in self._skips:
+            self._skips.add((record.step, record.error))
+            self._say(f"skipped {record.key}: {record.error}")
 
     def _note(self, step: str) -> str:
         if not self._ran[step]:

@@ -16,10 +16,16 @@ from survey.staleness import DONE, State, causes, summary
 from survey.workspace import Workspace
 
 SHOWN = 12
+# Of a mosaic's pixel in zarr, before compression: sci, err, wht, con and three variances.
+MOSAIC_BYTES = 28
 
 
 def plan_document(made: Plan, found: Sequence[State]) -> dict[str, Any]:
     waiting = [item.task for item in found if item.state != DONE]
+    associations = [
+        {"product": item.product, "filter": item.filter, "members": list(item.members), **_tiles(made, item.product)}
+        for item in made.associations
+    ]
     return {
         "context": made.context,
         "exposures": [
@@ -34,10 +40,7 @@ def plan_document(made: Plan, found: Sequence[State]) -> dict[str, Any]:
             }
             for item in made.exposures
         ],
-        "associations": [
-            {"product": item.product, "filter": item.filter, "members": list(item.members)}
-            for item in made.associations
-        ],
+        "associations": associations,
         "tasks": [
             {
                 "key": item.task.key,
@@ -57,8 +60,42 @@ def plan_document(made: Plan, found: Sequence[State]) -> dict[str, Any]:
         "cpu_hours": round(sum(task.cpu_seconds for task in waiting) / 3600, 3),
         "peak_gb": max((task.memory_gb for task in waiting), default=0.0),
         "raw_gb": round(sum(item.size or 0 for item in made.exposures) / 1e9, 3),
-        "products_gb": round(total_gb(made.exposures), 3),
+        "products_gb": round(total_gb(made.exposures) + sum(item.get("mosaic_gb", 0.0) for item in associations), 3),
     }
+
+
+def _tiles(made: Plan, product: str) -> dict[str, Any]:
+    """Tiles of a mosaic and how many members touch them; nothing for a mosaic that has none."""
+    tiles = [task for task in made if task.step == "drizzle" and task.subject.startswith(f"{product}_x")]
+    if not tiles:
+        return {}
+    shape = [max(task.settings["box"][corner] for task in tiles) for corner in (2, 3)]
+    members = [len(task.settings["members"]) for task in tiles]
+    return {
+        "tiles": len(tiles),
+        "tile_pixels": tiles[0].settings["side"],
+        "extent": shape,
+        "overlaps": sum(members),
+        "most_members": max(members),
+        "laid_out": not any(task.unknown for task in tiles),
+        "mosaic_gb": round(sum(_box_pixels(task.settings["box"]) for task in tiles) * MOSAIC_BYTES / 1e9, 3),
+    }
+
+
+def _box_pixels(box: Sequence[int]) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _mosaic_text(item: Mapping[str, Any]) -> str:
+    text = f"{len(item['members'])} exposures"
+    if "tiles" not in item:
+        return text
+    nx, ny = item["extent"]
+    guess = "" if item["laid_out"] else " (from footprints)"
+    return (
+        f"{text}, {item['tiles']} tiles of {item['tile_pixels']} pixels within {nx} x {ny}{guess}, "
+        f"{item['overlaps']} overlaps, {item['most_members']} exposures a tile at most"
+    )
 
 
 def plan_text(config: SurveyConfig, made: Plan, found: Sequence[State]) -> str:
@@ -68,7 +105,7 @@ def plan_text(config: SurveyConfig, made: Plan, found: Sequence[State]) -> str:
         f"{config.survey}: program {config.program}, {len(made.exposures)} exposures "
         f"({fetched} fetched, {document['raw_gb']:.2f} GB raw), context {made.context}",
         *(f"  {_counts(name, counts)}" for name, counts in document["summary"].items()),
-        *(f"  mosaic {item.product}: {len(item.members)} exposures" for item in made.associations),
+        *(f"  mosaic {item['product']}: {_mosaic_text(item)}" for item in document["associations"]),
     ]
     for reason, counts in list(document["causes"].items())[:SHOWN]:
         lines.append(f"  because {reason}: {', '.join(f'{count} {step}' for step, count in counts.items())}")
