@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from survey.models import Exposure
@@ -84,7 +85,7 @@ class Member:
     final: Box | None  # on the mosaic's
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
     """Grids and members of one mosaic.
 
@@ -98,7 +99,7 @@ class Layout:
     digest: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)  # what tasks need to know of the grids
 
-    @property
+    @cached_property
     def groups(self) -> list[tuple[int, ...]]:
         """Indices of the members of each group, in the order of their first members."""
         found: dict[int, list[int]] = {}
@@ -153,17 +154,23 @@ def touched(shape: tuple[int, int], side: int, boxes: Sequence[Box | None]) -> d
     ny, nx = shape
     found: dict[tuple[int, int], list[int]] = {}
     for index, box in enumerate(boxes):
-        inside = None if box is None else box.within(Box(0, 0, nx, ny))
-        if inside is None or not inside.pixels:
-            continue
-        for iy in range(inside.y0 // side, (inside.y1 - 1) // side + 1):
-            for ix in range(inside.x0 // side, (inside.x1 - 1) // side + 1):
-                found.setdefault((iy, ix), []).append(index)
+        for ix, iy in places(shape, side, box) if box is not None else ():
+            found.setdefault((iy, ix), []).append(index)
     made = {}
     for (iy, ix), indices in sorted(found.items()):
         box = Box(ix * side, iy * side, min((ix + 1) * side, nx), min((iy + 1) * side, ny))
         made[Tile(ix, iy, box)] = tuple(indices)
     return made
+
+
+def places(shape: tuple[int, int], side: int, box: Box) -> Iterator[tuple[int, int]]:
+    """Column and row of each tile of a grid of shape (ny, nx) that a box touches."""
+    inside = box.within(Box(0, 0, shape[1], shape[0]))
+    if not inside.pixels:
+        return
+    for iy in range(inside.y0 // side, (inside.y1 - 1) // side + 1):
+        for ix in range(inside.x0 // side, (inside.x1 - 1) // side + 1):
+            yield ix, iy
 
 
 # --- before anything was aligned: from footprints ------------------------------------------------------------------

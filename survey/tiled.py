@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from survey.config import MosaicConfig
-from survey.grid import Layout, Tile
+from survey.grid import Layout, Tile, places
 from survey.models import Association, Exposure, Task
 from survey.names import LONG_WAVE_SCALE_ARCSEC, SHORT_WAVE_SCALE_ARCSEC, parse_mosaic
 from survey.steps.base import PIPELINE_GB, frame_gb
@@ -112,18 +112,21 @@ class TiledMosaic:
 
     def pixels(self, layout: Layout, asn: Task, align: Task, cals: Mapping[str, Task]) -> list[Task]:
         """Everything behind the alignment, in an order in which each task stands behind its inputs."""
-        known = bool(layout.digest) and layout.digest == align.digest
+        if not layout.digest or layout.digest != align.digest:
+            return replace(self, finish=_not_aligned)._pixels(layout, asn, align, cals)
+        return self._pixels(layout, asn, align, cals)
+
+    def _pixels(self, layout: Layout, asn: Task, align: Task, cals: Mapping[str, Task]) -> list[Task]:
         member_tasks = [cals[member.name] for member in layout.members]
         sky = [self._sky(index, layout, cal, align) for index, cal in enumerate(member_tasks)]
         levels = self._skymatch(layout, align, sky)
         maps = [self._pixmap(index, layout, align) for index in range(len(layout.members))]
-        groups, medians, tile_groups = [], {}, {}
+        groups, medians = [], {}
         if self._finds_outliers:
             groups = [self._group(number, layout, member_tasks, maps, levels, align)
                       for number in range(len(layout.groups))]  # fmt: skip
-            tile_groups = layout.outlier_tiles(self.config.tile)
-            medians = {tile: self._median(tile, numbers, layout, groups, align)
-                       for tile, numbers in tile_groups.items()}  # fmt: skip
+            medians = {(tile.ix, tile.iy): self._median(tile, numbers, layout, groups, align)
+                       for tile, numbers in layout.outlier_tiles(self.config.tile).items()}  # fmt: skip
         flags = [self._flag(index, layout, cal, maps[index], levels, align, medians)
                  for index, cal in enumerate(member_tasks)]  # fmt: skip
         tiles = [self._drizzle(tile, indices, layout, flags, maps, levels, align)
@@ -132,7 +135,7 @@ class TiledMosaic:
         made = [*sky, levels, *maps, *groups, *medians.values(), *flags, *tiles, whole]
         if not _skips(self.image3, "source_catalog"):
             made.append(self._catalogue(layout, whole))
-        return made if known else [replace(task, digest="", unknown=task.unknown or NOT_ALIGNED) for task in made]
+        return made
 
     @property
     def _finds_outliers(self) -> bool:
@@ -201,20 +204,17 @@ class TiledMosaic:
 
     def _flag(
         self, index: int, layout: Layout, cal: Task, pixmap: Task, levels: Task, align: Task,
-        medians: Mapping[Tile, Task],
+        medians: Mapping[tuple[int, int], Task],
     ) -> Task:  # fmt: skip
         subject, plane = self._subject(layout, index), self._plane(layout, index)
         box = layout.members[index].outlier
-        near = (
-            {}
-            if box is None
-            else {tile: task for tile, task in medians.items() if tile.box.within(box.grown(1)).pixels}
-        )
+        touched = () if box is None else places(layout.outlier_shape, self.config.tile, box.grown(1))
+        near = {place: medians[place] for place in touched if place in medians}
         reads = (self._layout(), f"stage3/{self.product}_sky.json", f"stage3/{subject}_wcs.asdf",
                  f"stage2/{cal.subject}_cal.fits", *(self._maps(layout, index) if medians else ()),
                  *(f"stage3/{task.subject}_median.npy" for task in near.values()))  # fmt: skip
         settings = self._settings("outlier_detection") | {
-            "index": index, "side": self.config.tile, "tiles": [[tile.ix, tile.iy] for tile in near],
+            "index": index, "side": self.config.tile, "tiles": [list(place) for place in near],
         }  # fmt: skip
         return self._task("outliers", subject, settings, [align, levels, cal, pixmap, *near.values()], reads=reads,
                           memory_gb=PIPELINE_GB + 0.3 + 45 * plane, cpu_seconds=2 + 120 * plane)  # fmt: skip
@@ -260,6 +260,11 @@ class TiledMosaic:
         reads = (f"mosaics/{self.product}_i2d.fits",)
         return self._task("source_catalog", self.product, self._settings("source_catalog"), [whole], reads=reads,
                           memory_gb=PIPELINE_GB + 0.5 + 40 * plane, cpu_seconds=5 + 1500 * plane)  # fmt: skip
+
+
+def _not_aligned(task: Task, _inputs: Sequence[Task], _exposure: str) -> Task:
+    """A task that is a guess: it has no digest, and hashing what it may stand on would take a large plan's time."""
+    return replace(task, unknown=NOT_ALIGNED)
 
 
 def faults(image3: Mapping[str, Any]) -> list[str]:
