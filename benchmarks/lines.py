@@ -19,7 +19,7 @@ PACKAGE = "survey"
 LAYERS = (
     ("errors", "names", "digest"),
     ("models", "config", "grid", "pipeline_spec", "workspace", "records"),
-    ("archive", "references", "associations", "provenance", "layouts", "store", "mosaics", "quality", "corrections"),
+    ("archive", "references", "associations", "provenance", "layouts", "memory", "store", "mosaics", "quality", "corrections"),
     ("steps",),
     ("stock", "tiled", "checks"),
     ("children", "failures", "planning", "reads", "execute", "staleness"),

@@ -145,6 +145,7 @@ def blank_record(task: Task) -> TaskRecord:
         context=task.context,
         versions={**task.versions, "survey": __version__},
         memory_gb=task.memory_gb,
+        estimate_gb=task.estimate_gb,
         host=socket.gethostname(),
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )

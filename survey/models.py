@@ -85,7 +85,8 @@ class Task:
     context: str = ""
     digest: str = ""
     unknown: str = ""
-    memory_gb: float = 1.0
+    memory_gb: float = 1.0  # to ask the scheduler for
+    estimate_gb: float = 0.0  # the step's own, before what was measured corrected it
     cpu_seconds: float = 0.0  # estimate
     retries: int = 2
 
@@ -144,6 +145,7 @@ class TaskRecord:
     cpu_seconds: float = 0.0
     peak_memory_gb: float = 0.0
     memory_gb: float = 0.0  # as predicted
+    estimate_gb: float = 0.0  # as the step estimates it, without past runs
     host: str = ""
     started: str = ""  # ISO 8601, UTC
     attempts: int = 1

@@ -21,6 +21,7 @@ from survey.config import SurveyConfig
 from survey.digest import digest
 from survey.errors import ConfigError, ReferencesError
 from survey.grid import Layout, predict
+from survey.memory import Memory
 from survey.models import Association, Exposure, Plan, Task
 from survey.names import parse_mosaic
 from survey.pipeline_spec import override_files
@@ -55,6 +56,7 @@ class Planner:
     config: SurveyConfig
     references: References | None = None
     overrides: Mapping[str, str] = field(default_factory=dict)  # path of an override file -> sha256
+    memory: Memory = field(default_factory=Memory)
 
     @cached_property
     def chain(self) -> dict[str, dict[str, Any]]:
@@ -200,6 +202,8 @@ class Planner:
             versions=self.versions,
             context=self.config.references.context,
             unknown=pending,
+            memory_gb=self.memory.corrected(task),
+            estimate_gb=task.memory_gb,
         )
         return task if pending else replace(task, digest=task_digest(task))
 
@@ -227,6 +231,7 @@ def plan(
     references: References | None = None,
     overrides: Mapping[str, str] | None = None,
     layouts: Mapping[str, Layout] | None = None,
+    memory: Memory | None = None,
 ) -> Plan:
     """List every task of a survey, each with the digest of what it would make.
 
@@ -238,6 +243,7 @@ def plan(
         digest and says why in ``unknown``
     overrides : path of an override file -> its sha256
     layouts : product -> what its alignment laid out; without it, tiles are predicted from footprints
+    memory : what earlier runs measured
 
     Raises
     ------
@@ -247,7 +253,7 @@ def plan(
     faults = check(config)[2]
     if faults:
         raise ConfigError(faults)
-    planner = Planner(config, references, overrides or {})
+    planner = Planner(config, references, overrides or {}, memory or Memory())
     tasks: list[Task] = []
     chains: dict[str, list[Task]] = {}
     for exposure in exposures:

@@ -28,6 +28,7 @@ from survey.inputs import (
     sync_references,
 )
 from survey.layouts import read_layout, read_layouts
+from survey.memory import learn
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Exposure, Plan, Task, TaskRecord
 from survey.mosaics import ensure_store
 from survey.pipeline_spec import nearest
@@ -100,8 +101,9 @@ def plan(config: SurveyConfig, exposures: Sequence[Exposure], references: Refere
                 raw_files(workspace, exposures), config.references, workspace.references
             )
     products = [association.product for association in mosaics_of(config, exposures)]
-    layouts = read_layouts(Workspace(config.workspace).root, products)
-    return make_plan(config, exposures, references, override_digests(config), layouts)
+    root = Workspace(config.workspace).root
+    memory = learn(read_records(root / "records").by_key.values())
+    return make_plan(config, exposures, references, override_digests(config), read_layouts(root, products), memory)
 
 
 def run(
@@ -238,7 +240,7 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
             for record in records:
                 decided(record, True)
         else:
-            planner = Planner(config, references, override_digests(config))
+            planner = Planner(config, references, override_digests(config), learn(stored.values()))
             records = _on_cluster(made, planner, root, references, where, stored, decided)
     if any(record.step in STORES and record.status == COMPLETE and record.key not in reused for record in records):
         ensure_store(root / "mosaics" / "mosaics.zarr")
