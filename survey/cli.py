@@ -167,17 +167,24 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
 
 @main.command()
 @common
-def plan(config: Path, workspace: Path | None, as_json: bool) -> None:
+@click.option("--context", help="What would change with this CRDS context, such as jwst_1600.pmap; nothing is run.")
+def plan(config: Path, workspace: Path | None, as_json: bool, context: str | None) -> None:
     """Show what would run, and why; touches no pixel.
 
-    Example: survey plan configs/ceers.yaml --json
+    Example: survey plan configs/ceers.yaml --context jwst_1600.pmap
     """
     from survey import inputs, inspection, reduction, report
     from survey.config import load_config
 
     loaded = load_config(config, workspace=workspace)
+    if context is not None:
+        loaded = inputs.with_context(loaded, context)
     reduction.check_config(loaded)
-    made = reduction.plan(loaded, inputs.find_exposures(loaded, say=say))
+    if context is None:
+        made = reduction.plan(loaded, inputs.find_exposures(loaded, say=say))
+    else:
+        held = inputs.held_exposures(loaded)
+        made = reduction.plan(loaded, held, inputs.look_up(loaded, held))
     found = inspection.plan_states(loaded, made)
     document = report.plan_document(made, found) if as_json else {}
     emit(document, as_json, lambda: report.plan_text(loaded, made, found))

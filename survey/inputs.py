@@ -15,7 +15,7 @@ from survey.archive.structure import DamagedFileError, read_hdus
 from survey.checks import check
 from survey.config import SurveyConfig
 from survey.digest import file_sha256
-from survey.errors import ConfigError, DownloadError, ProductNameError, ReferencesError
+from survey.errors import ConfigError, DownloadError, ProductNameError, ReferencesError, SurveyError
 from survey.models import Association, Exposure
 from survey.names import ExposureName, split_file
 from survey.pipeline_spec import override_files, types_in_use
@@ -157,6 +157,24 @@ def sync_references(config: SurveyConfig, exposures: Sequence[Exposure]) -> Refe
     if faults:
         raise ReferencesError("\n".join(sorted(faults)[:MAX_SHOWN]))
     return found
+
+
+def with_context(config: SurveyConfig, context: str) -> SurveyConfig:
+    """The same survey under another CRDS context."""
+    return config.model_copy(update={"references": config.references.model_copy(update={"context": context})})
+
+
+def look_up(config: SurveyConfig, exposures: Sequence[Exposure]) -> References:
+    """Sync a context for these exposures without making it the workspace's.
+
+    Raises
+    ------
+    SurveyError
+        No raw file is there whose references could be looked up.
+    """
+    if not exposures:
+        raise SurveyError(f"{config.workspace}/raw: no verified raw files yet; run 'survey fetch' first.")
+    return crds_references.sync(raw_files(Workspace(config.workspace), exposures), config.references)
 
 
 def held_exposures(config: SurveyConfig) -> tuple[Exposure, ...]:

@@ -282,8 +282,12 @@ def test_another_context_runs_again_only_what_its_flat_changes(small, finished, 
     workspace = small.copy(tmp_path / "ws")
     config = small.config("second", workspace, context="jwst_0002.pmap")
     before = small.records(workspace)
+    asked = document("plan", small.config("first", workspace), "--context", "jwst_0002.pmap")
+    assert small.records(workspace) == before
+    assert any("flat" in cause and "replaced" in cause for cause in asked["causes"])
     survey("refs", config)
     planned = document("plan", config)
+    assert [task["state"] for task in asked["tasks"]] == [task["state"] for task in planned["tasks"]]
     waiting = {task["key"] for task in planned["tasks"] if task["state"] != "done"}
     said = document("run", config)
     after = small.records(workspace)
