@@ -43,16 +43,20 @@ def create(folder: Path, shape: tuple[int, int], side: int, names: Sequence[str]
             dtype=dtype,
             fill_value=fill,
             dimension_names=("plane", "y", "x") if cube else ("y", "x"),
-            config={"write_empty_chunks": True},
         )
     return root
 
 
 def write_tile(root: Any, tile: Tile, arrays: Mapping[str, Any]) -> None:
-    """Write a tile's arrays, each a whole chunk."""
-    for name, values in arrays.items():
-        where = (slice(None), *tile.box.slices) if name == "con" else tile.box.slices
-        root[name][where] = values.view("uint32") if name == "con" else values
+    """Write a tile's arrays, each a whole chunk, also one that holds nothing but the fill value: a tile has all its
+    files or none.
+    """
+    import zarr
+
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        for name, values in arrays.items():
+            where = (slice(None), *tile.box.slices) if name == "con" else tile.box.slices
+            root[name][where] = values.view("uint32") if name == "con" else values
 
 
 def chunk_files(names: Sequence[str], tile: Tile) -> dict[str, str]:

@@ -67,12 +67,11 @@ def run(job: Job, step: Step) -> Outcome:
     layout = lay_out(job, resample, members, names, groups, after, output)
     (output / f"{job.subject}_layout.json").write_text(json.dumps(layout.to_json()))
     sources = _write_sources(output / f"{job.subject}_sources.ecsv", names, after, catalogues)
-    aligned = sum("v2v3corr" in found.wcs.available_frames for found in after)
     products = tuple((f"products/{path.name}", f"{step.folder}/{path.name}") for path in sorted(output.iterdir()))
     measured = {
         "members": len(names),
         "groups": len(set(groups)),
-        "corrected": aligned,
+        "corrected": layout.facts["corrected"],
         "sources": sources,
         "nx": layout.final_shape[1],
         "ny": layout.final_shape[0],
@@ -213,6 +212,7 @@ def lay_out(
         "pixel_scale_ratio": {key: typed(grid["pixel_scale_ratio"]) for key, grid in grids.items()},
         "pixel_scale": {key: typed(grid["pixel_scale"]) for key, grid in grids.items()},
         "group_ids": list(groups),
+        "corrected": sum("v2v3corr" in item.wcs.available_frames for item in found),
     }
     shapes = [(int(ny), int(nx)) for ny, nx in (grid["wcs"].array_shape for grid in (outlier, final))]
     return Layout(shapes[0], shapes[1], shared, made, job.digest, facts)

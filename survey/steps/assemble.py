@@ -72,6 +72,7 @@ def run(job: Job, step: Step) -> Outcome:
         hdus = to_hdus(model, i2d)
         stamp_header(hdus[0].header, job, str(hdus[0].header.get("SIMULATD", "")).strip() == "T" or _simulated(crfs))
         hdus[0].header["SVYENGIN"] = ("tiled", "how Image3 was run")
+        hdus[0].header["SVYNCORR"] = (layout.facts["corrected"], "members whose WCS the alignment corrected")
         stream_fits(i2d, hdus, {EXTENSIONS[name]: view[name] for name in names}, side)
         attributes = group_attributes(hdus, i2d.name, layout.final_shape)
         del hdus
