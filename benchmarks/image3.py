@@ -47,7 +47,7 @@ def config(folder: Path, observatory: Path, engine: str, number: int) -> Path:
 def run(folder: Path, observatory: Path, engine: str, number: int, servers: dict[str, str]) -> Cost:
     """From the calibrated exposures, which are linked, to the mosaic."""
     made = folder / f"{engine}-{number}"
-    shutil.copytree(folder / "cal", made, copy_function=os.link)
+    shutil.copytree(folder / "cal", made, copy_function=os.link, ignore=shutil.ignore_patterns(".lock*"))
     path = config(folder, observatory, engine, number)
     say(f"{engine}, {number} exposures ...")
     cost = measure([*SURVEY, "run", path], environment=servers, log=folder / f"{engine}-{number}.log")
