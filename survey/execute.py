@@ -35,12 +35,14 @@ from survey.reads import verified_sources
 from survey.records import read_record, record_path, write_record
 from survey.steps import REGISTRY
 from survey.steps.base import Job, Outcome
+from survey.store import uncommit
 from survey.workspace import Workspace
 
 # Numerical libraries must not start threads below a worker that counts as one core.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 MIN_LIMIT_SECONDS = 600.0
 LONG_TASK_FACTOR = 4.0
+RIVALS = {"assemble": ("image3", "mosaic"), "image3": ("assemble", "source_catalog")}
 _LOCKS = 64
 _LOCK_SECONDS = 600.0  # hashing and renaming a large mosaic
 
@@ -177,14 +179,23 @@ def recorded(task: Task, record: TaskRecord | None) -> TaskRecord | None:
 
 def in_place(root: Path, record: TaskRecord) -> bool:
     """Whether all products of a record are there in their size."""
-    return all(_in_place(root / product.path, product) for product in record.products)
+    return all(_in_place(root / product.path, product, record.digest) for product in record.products)
 
 
-def _in_place(path: Path, product: Product) -> bool:
+def _in_place(path: Path, product: Product, digest: str) -> bool:
     try:
-        return path.is_dir() or path.stat().st_size == product.bytes
+        if path.is_dir():  # a mosaic for xarray says whose it is
+            return _said_digest(path / "zarr.json") in ("", digest)
+        return path.stat().st_size == product.bytes
     except OSError:
         return False
+
+
+def _said_digest(metadata: Path) -> str:
+    try:
+        return str(json.loads(metadata.read_text())["attributes"]["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _run(task: Task, site: Site, workspace: Workspace, base: TaskRecord, inputs: Sequence[TaskRecord]) -> TaskRecord:
@@ -268,6 +279,11 @@ def publish(record: TaskRecord, task: Task, outcome: Outcome, folder: Path, work
             return first
         old = stored_record(workspace, task.key)
         path.unlink(missing_ok=True)
+        for rival in RIVALS.get(task.step, ()):  # the other engine's records of the same files
+            record_path(workspace.records, f"{rival}/{task.subject}").unlink(missing_ok=True)
+        if task.step == "drizzle" and (old is None or old.digest != task.digest):
+            # Other pixels: the mosaic is none until it was assembled anew.
+            uncommit(workspace.root / "mosaics" / "mosaics.zarr" / str(task.settings["group"]))
         _drop_others(old, products, workspace)
         for source, target in made:
             _replace(source, workspace.root / target)

@@ -19,8 +19,8 @@ from survey.execute import Site, blank_record, in_place, recorded, run_task
 from survey.layouts import read_layout
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Plan, Task, TaskRecord
 from survey.planning import Planner, reference_of, steps_until
+from survey.records import record_path
 from survey.steps import REGISTRY
-from survey.store import uncommit
 from survey.workspace import Workspace
 
 RESOURCE = "memory_gb"
@@ -130,10 +130,10 @@ def capacity(client: Client) -> float:
 
 def too_large(task: Task, capacity_gb: float) -> str:
     """What to say of a task that no worker can hold; it would wait for ever."""
-    return (
-        f"needs resource {RESOURCE} = {task.memory_gb:.1f}, the largest worker has {capacity_gb:.1f}. "
-        "Use a larger worker, a smaller mosaic, or one mosaic per [filter, observation]."
-    )
+    advice = "Use a larger worker, a smaller mosaic or tile, or one mosaic per [filter, observation]."
+    if task.step == "source_catalog":
+        advice = "It holds the whole mosaic: leave it out with 'source_catalog: {skip: true}', or use a larger worker."
+    return f"needs resource {RESOURCE} = {task.memory_gb:.1f}, the largest worker has {capacity_gb:.1f}. {advice}"
 
 
 def _root(flow: _Flow) -> Path:
@@ -182,8 +182,6 @@ def _start(flow: _Flow, task: Task, inputs: list[Any], memory_gb: float | None =
         return _settle(
             flow, replace(blank_record(task), error=too_large(task, flow.capacity), error_class="never"), False
         )
-    if task.step == "drizzle":
-        uncommit(_root(flow) / "mosaics" / "mosaics.zarr" / str(task.settings["group"]))
     # The extra try may want more than there is: then it gets the largest worker to itself.
     need = min(memory_gb or task.memory_gb, flow.capacity or float("inf"))
     flow.attempts[task.key] = flow.attempts.get(task.key, 0) + 1
@@ -236,8 +234,9 @@ def _settle(flow: _Flow, record: TaskRecord, reused: bool) -> TaskRecord:
             _start_mosaic(flow, flow.waiting.pop(product))
     if record.key in flow.aligning:
         _continue_mosaic(flow, flow.aligning.pop(record.key), record)
-    if record.step == "assemble" and record.status == COMPLETE and not reused:
+    if record.step == "assemble" and record.status == COMPLETE:
         _drop_transient(flow, record.subject)
+        _drop_strangers(flow, record.subject)
     return record
 
 
@@ -250,6 +249,17 @@ def _drop_transient(flow: _Flow, product: str) -> None:
         if record is not None and REGISTRY[task.step].transient:
             for item in record.products:
                 (_root(flow) / item.path).unlink(missing_ok=True)
+
+
+def _drop_strangers(flow: _Flow, product: str) -> None:
+    """Remove records of tiles and groups that this mosaic no longer has: their files went with the old grid."""
+    known = {task.key for task in flow.chains[product]}
+    for key, record in flow.stored.items():
+        of_tiles = record.step in ("outlier_i2d", "median", "drizzle") and record.subject.startswith(f"{product}_")
+        if of_tiles and key not in known:
+            for item in record.products:
+                (_root(flow) / item.path).unlink(missing_ok=True)
+            record_path(_root(flow) / "records", key).unlink(missing_ok=True)
 
 
 def _decide(flow: _Flow, future: Future) -> None:
@@ -295,7 +305,7 @@ def _restart(flow: _Flow, task: Task) -> None:
         if item is task or touched.intersection(item.inputs):
             touched.add(item.key)
             memory_gb = item.memory_gb * (MORE_MEMORY if item is task else 1.0)
-            _start(flow, item, _results(flow, item), memory_gb, forced=item is not task)
+            _start(flow, item, _results(flow, item), memory_gb, forced=True)
 
 
 def _results(flow: _Flow, task: Task) -> list[Any]:
@@ -306,7 +316,7 @@ def _results(flow: _Flow, task: Task) -> list[Any]:
 def _start_mosaic(flow: _Flow, association: Association) -> None:
     """Start a mosaic, whose members are all decided, or record why it is not made."""
     wanted = reference_of(flow.planner.config, association, flow.plan.associations)
-    if wanted is not None and wanted not in flow.aligned:
+    if wanted is not None and wanted not in flow.aligned and "align" in flow.names:
         flow.behind.setdefault(wanted, []).append(association)
         return
     keys = [flow.chains[name][-1].key for name in association.members]

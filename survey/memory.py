@@ -19,23 +19,25 @@ ENOUGH = 3  # measured tasks of a step, for a word on the others
 class Memory:
     """What earlier runs measured."""
 
-    peaks: Mapping[str, float] = field(default_factory=dict)  # task key -> peak [GB]
+    peaks: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # task key -> peak and estimate [GB]
     factors: Mapping[str, float] = field(default_factory=dict)  # step -> largest peak over its estimate
 
     def corrected(self, task: Task) -> float:
         """Memory to ask for [GB]: from the task's own last run, else its estimate by the experience of its step."""
         if task.key in self.peaks:
-            return round(max(SAFETY * self.peaks[task.key], LEAST_GB), 3)
+            peak, estimate = self.peaks[task.key]
+            grown = max(task.memory_gb / estimate, 1.0) if estimate > 0 else 1.0  # more members, a larger tile
+            return round(max(SAFETY * peak * grown, LEAST_GB), 3)
         return round(max(task.memory_gb * self.factors.get(task.step, 1.0), LEAST_GB), 3)
 
 
 def learn(records: Iterable[TaskRecord]) -> Memory:
     """What complete records tell of memory."""
-    peaks: dict[str, float] = {}
+    peaks: dict[str, tuple[float, float]] = {}
     ratios: dict[str, list[float]] = {}
     for record in records:
         if record.status == COMPLETE and record.peak_memory_gb > 0:
-            peaks[record.key] = record.peak_memory_gb
+            peaks[record.key] = (record.peak_memory_gb, record.estimate_gb)
             if record.estimate_gb > 0:
                 ratios.setdefault(record.step, []).append(record.peak_memory_gb / record.estimate_gb)
     low, high = FACTORS

@@ -28,6 +28,7 @@ from survey.pipeline_spec import override_files
 from survey.steps import REGISTRY
 from survey.steps.base import PIPELINE_GB, frame_gb, ramp_gb
 from survey.stock import StockMosaic
+from survey.tiled import STEPS as TILED_STEPS
 from survey.tiled import TiledMosaic, group_numbers, native_scale_arcsec
 
 PACKAGES = ("jwst", "stcal", "crds")
@@ -293,14 +294,17 @@ def _cal(chain: Sequence[Task]) -> Task:
 
 
 def steps_until(made: Plan, until: str | None) -> tuple[str, ...]:
-    """Names of a plan's steps in order, up to ``until``; all of them when it is None.
+    """Names of a plan's steps in order, up to ``until``; all of them when it is None. Those behind an alignment are
+    among them before it has told which tasks they have.
 
     Raises
     ------
     ConfigError
         The plan has no such step.
     """
-    names = tuple(dict.fromkeys(task.step for task in made))
+    planned = dict.fromkeys(task.step for task in made)
+    behind = ("sources", "association", *TILED_STEPS) if "align" in planned else ()
+    names = (*(name for name in planned if name not in behind), *behind)
     if until is None:
         return names
     if until not in names:

@@ -185,11 +185,17 @@ class Lineage:
     digest: str  # as the product that was made from it recorded it; '' at the root
     parents: tuple[Lineage, ...] = ()
 
-    def walk(self, depth: int = 0) -> Iterator[tuple[int, Lineage]]:
-        """Every node with its depth, parents after the product that was made from them."""
-        yield depth, self
-        for parent in self.parents:
-            yield from parent.walk(depth + 1)
+    def walk(self) -> Iterator[tuple[int, Lineage]]:
+        """(depth, node), each node once, parents behind their child: tasks share what they stand on."""
+        seen: set[str] = set()
+        waiting: list[tuple[int, Lineage]] = [(0, self)]
+        while waiting:
+            depth, node = waiting.pop()
+            if node.name in seen:
+                continue
+            seen.add(node.name)
+            yield depth, node
+            waiting += [(depth + 1, parent) for parent in reversed(node.parents)]
 
     def raw_files(self) -> tuple[str, ...]:
         """The files at the ends of the tree, sorted."""
@@ -210,7 +216,7 @@ def lineage(records: Mapping[str, TaskRecord], product: str) -> Lineage:
     KeyError
         No record made such a product; the message names products that are close.
     """
-    return _node(records, _maker(records, product.rstrip("/")), "", ())
+    return _node(records, _maker(records, product.rstrip("/")), "", {})
 
 
 def _maker(records: Mapping[str, TaskRecord], product: str) -> str:
@@ -231,12 +237,18 @@ def _maker(records: Mapping[str, TaskRecord], product: str) -> str:
     raise KeyError(f"{product}: none of the {len(records)} records made it.{hint}")
 
 
-def _node(records: Mapping[str, TaskRecord], name: str, digest: str, trail: tuple[str, ...]) -> Lineage:
+def _node(records: Mapping[str, TaskRecord], name: str, digest: str, made: dict[str, Lineage | None]) -> Lineage:
+    """``made`` holds the nodes so far; None marks one that is being made: a cycle on disk must not hang us."""
     record = records.get(name)
-    if record is None or name in trail:  # records are read from disk: a cycle there must not hang us
+    known = made.get(name)
+    if known is not None:
+        return known
+    if record is None or name in made:
         return Lineage(name, None, digest)
-    parents = (_node(records, parent, value, (*trail, name)) for parent, value in sorted(record.inputs.items()))
-    return Lineage(name, record, digest, tuple(parents))
+    made[name] = None
+    parents = tuple(_node(records, parent, value, made) for parent, value in sorted(record.inputs.items()))
+    node = made[name] = Lineage(name, record, digest, parents)
+    return node
 
 
 # --- storage ----------------------------------------------------------------------------------------------------

@@ -28,6 +28,10 @@ def verified_sources(task: Task, workspace: Workspace, inputs: Sequence[TaskReco
     """
     wanted = [(name, task.digests.get(name, ""), "") for name in task.files]
     wanted += _products_read(task, inputs)
+    if task.step == "assemble":  # reads the tiles' chunks where they lie
+        for record in inputs:
+            if record.step == "drizzle":
+                _check_chunks(record, workspace)
     paths = []
     for name, sha256, maker in wanted:
         path = workspace.root / name
@@ -41,6 +45,21 @@ def verified_sources(task: Task, workspace: Workspace, inputs: Sequence[TaskReco
             raise TaskError(f"{task.key}: input {name} has changed since it was recorded; run again to replace it.")
         paths.append(str(path))
     return paths
+
+
+def _check_chunks(record: TaskRecord, workspace: Workspace) -> None:
+    """Refuse a tile whose chunks are not those of its record; the record goes, so that the tile is made again.
+
+    Raises
+    ------
+    TaskError
+        Class 'never'; the chunk is named.
+    """
+    for product in record.products:
+        path = workspace.root / product.path
+        if not path.is_file() or _known_sha256(path) != product.sha256:
+            record_path(workspace.records, record.key).unlink(missing_ok=True)
+            raise TaskError(f"{record.key}: {product.path} is not what was recorded; run again to make it anew.")
 
 
 def _products_read(task: Task, inputs: Sequence[TaskRecord]) -> list[tuple[str, str, str]]:

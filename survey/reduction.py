@@ -242,7 +242,7 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
         else:
             planner = Planner(config, references, override_digests(config), learn(stored.values()))
             records = _on_cluster(made, planner, root, references, where, stored, decided)
-    if any(record.step in STORES and record.status == COMPLETE and record.key not in reused for record in records):
+    if any(record.step in STORES and record.status == COMPLETE for record in records):
         ensure_store(root / "mosaics" / "mosaics.zarr")
     return Run(tuple(records), frozenset(reused))
 

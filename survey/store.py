@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,43 +26,57 @@ ARRAYS: dict[str, tuple[str, Any, int]] = {
     "var_flat": ("float32", float("nan"), 2),
 }
 BLOCK = 2880  # bytes of a FITS block
+SIGN_BIT = 2**31
 
 
-def create(folder: Path, shape: tuple[int, int], side: int, names: Sequence[str], planes: int) -> Any:
-    """Make the group of a mosaic: arrays of shape (ny, nx), con with its planes first, one chunk a tile."""
+def create(
+    folder: Path, shape: tuple[int, int], side: int, names: Sequence[str], planes: int, fill: float = float("nan")
+) -> Any:
+    """Make the group of a mosaic: arrays of shape (ny, nx), con with its planes first, one chunk a tile and plane.
+
+    ``fill`` is what sci holds where there is no tile.
+    """
     import zarr
 
     root = zarr.open_group(folder, mode="w", zarr_format=3)
     for name in names:
-        dtype, fill, _ = ARRAYS[name]
+        dtype, own, _ = ARRAYS[name]
         cube = name == "con"
         root.create_array(
             name,
             shape=(planes, *shape) if cube else shape,
-            chunks=(planes, side, side) if cube else (side, side),
+            chunks=(1, side, side) if cube else (side, side),
             dtype=dtype,
-            fill_value=fill,
+            fill_value=fill if name == "sci" else own,
             dimension_names=("plane", "y", "x") if cube else ("y", "x"),
         )
     return root
 
 
-def write_tile(root: Any, tile: Tile, arrays: Mapping[str, Any]) -> None:
+def write_tile(root: Any, tile: Tile, arrays: Mapping[str, Any]) -> list[str]:
     """Write a tile's arrays, each a whole chunk, also one that holds nothing but the fill value: a tile has all its
-    files or none.
+    files or none. Of con, only planes with bits are written.
+
+    Returns
+    -------
+    files : the chunk files that were written, below the group's folder
     """
     import zarr
 
     with zarr.config.set({"array.write_empty_chunks": True}):
         for name, values in arrays.items():
-            where = (slice(None), *tile.box.slices) if name == "con" else tile.box.slices
-            root[name][where] = values.view("uint32") if name == "con" else values
+            if name != "con":
+                root[name][tile.box.slices] = values
+        planes = [plane for plane, bits in enumerate(arrays.get("con", ())) if bits.any()]
+        for plane in planes:
+            root["con"][(plane, *tile.box.slices)] = arrays["con"][plane].view("uint32")
+    return chunk_files(list(arrays), tile, planes)
 
 
-def chunk_files(names: Sequence[str], tile: Tile) -> dict[str, str]:
-    """The chunk file of each array of a tile, below the group's folder."""
-    return {name: f"{name}/c/0/{tile.iy}/{tile.ix}" if name == "con" else f"{name}/c/{tile.iy}/{tile.ix}"
-            for name in names}  # fmt: skip
+def chunk_files(names: Sequence[str], tile: Tile, planes: Iterable[int]) -> list[str]:
+    """The chunk files of a tile, below the group's folder; those of con for some planes."""
+    made = [f"{name}/c/{tile.iy}/{tile.ix}" for name in names if name != "con"]
+    return made + [f"con/c/{plane}/{tile.iy}/{tile.ix}" for plane in planes if "con" in names]
 
 
 def uncommit(group: Path) -> None:
@@ -70,9 +84,9 @@ def uncommit(group: Path) -> None:
     (group / "zarr.json").unlink(missing_ok=True)
 
 
-def drop_strangers(group: Path, names: Sequence[str], wanted: Sequence[Tile]) -> int:
+def drop_strangers(group: Path, names: Sequence[str], wanted: Sequence[Tile], planes: int) -> int:
     """Remove chunks of tiles that the mosaic does not have, and arrays it does not have; returns how many files."""
-    keep = {file for tile in wanted for file in chunk_files(names, tile).values()}
+    keep = {file for tile in wanted for file in chunk_files(names, tile, range(planes))}
     keep |= {"zarr.json", *(f"{name}/zarr.json" for name in names)}
     removed = 0
     for path in sorted(group.rglob("*")):
@@ -107,7 +121,7 @@ def stream_fits(path: Path, hdus: Any, arrays: Mapping[str, Any], rows: int) -> 
                 continue
             stream.write(hdu.header.tostring().encode("ascii"))
             size = 0
-            for block in _blocks(arrays[hdu.name], rows):
+            for block in _blocks(arrays[hdu.name], rows, "BZERO" in hdu.header):
                 stream.write(block)
                 size += len(block)
             stream.write(b"\0" * (-size % BLOCK))
@@ -134,13 +148,15 @@ def _primary_bytes() -> int:
     return len(header.tostring())
 
 
-def _blocks(array: Any, rows: int) -> Iterator[Any]:
+def _blocks(array: Any, rows: int, shifted: bool) -> Iterator[Any]:
+    """Bands as FITS stores them. ``shifted``: unsigned numbers, which FITS stores 2**31 lower."""
     shape = array.shape[-2:]
     for plane in range(array.shape[0]) if len(array.shape) == 3 else (None,):
         for band in bands(shape, rows):
             values = array[band.slices] if plane is None else array[(plane, *band.slices)]
-            kind = ">i4" if values.dtype.kind in "ui" else ">f4"
-            yield (values.view("int32") if kind == ">i4" else values).astype(kind).tobytes()
+            if values.dtype.kind in "ui":
+                values = (values ^ values.dtype.type(SIGN_BIT) if shifted else values).view("int32")
+            yield values.astype(">i4" if values.dtype.kind == "i" else ">f4").tobytes()
 
 
 @contextlib.contextmanager

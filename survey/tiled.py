@@ -28,6 +28,11 @@ GRID_PARAMETERS = ("pixel_scale", "pixel_scale_ratio", "crval", "crpix", "rotati
 MAP_PARAMETERS = ("pixmap_stepsize", "pixmap_order")
 # What this engine cannot do as the pipeline does.
 REFUSED: dict[str, dict[str, tuple[Any, str]]] = {
+    "tweakreg": {
+        "save_results": (False, "aligned exposures are the crf files, and their WCS in stage3/*_wcs.asdf"),
+        "save_abs_catalog": (False, "the tiled engine keeps no copy of a reference catalogue"),
+    },
+    "skymatch": {"save_results": (False, "sky levels are in stage3/*_sky.json and in the crf files")},
     "outlier_detection": {
         "resample_data": (True, "the tiled engine compares exposures with a resampled median"),
         "save_intermediate_results": (False, "the tiled engine keeps drizzled groups and medians in its own form"),
@@ -99,7 +104,7 @@ class TiledMosaic:
             reads += [] if _skips(self.image3, "tweakreg") else [f"stage3/{task.subject}_cat.ecsv"]
         inputs = [asn, *members]
         if self.config.alignment is not None:
-            settings["alignment"] = str(self.config.alignment)
+            settings["alignment"] = str(self.config.alignment.absolute())
         if reference is not None:
             settings["reference"] = f"{reference.subject}_sources.ecsv"
             reads.append(f"stage3/{settings['reference']}")
@@ -139,7 +144,7 @@ class TiledMosaic:
 
     @property
     def _finds_outliers(self) -> bool:
-        return len(self.association.members) - len(self.missing) > 1 and not _skips(self.image3, "outlier_detection")
+        return len(self.exposures) > 1 and not _skips(self.image3, "outlier_detection")
 
     def _subject(self, layout: Layout, index: int) -> str:
         return f"{layout.members[index].name}_{self.acid}"
@@ -171,7 +176,7 @@ class TiledMosaic:
 
     def _maps(self, layout: Layout, index: int) -> list[str]:
         """Files of an exposure's pixel maps that outlier detection reads."""
-        steps = [tuple(float(self.image3.get(name, {}).get(key, 1)) for key in MAP_PARAMETERS)
+        steps = [tuple(float(self.image3.get(name, {}).get(key) or 1) for key in MAP_PARAMETERS)
                  for name in ("resample", "outlier_detection")]  # fmt: skip
         suffix = "pixmap" if layout.shared and steps[0] == steps[1] else "outliermap"
         return [f"stage3/{self._subject(layout, index)}_{suffix}.npy"]

@@ -278,7 +278,7 @@ def test_lineage_of_a_name_that_stands_twice_asks_for_the_path(chain):
 def test_lineage_ends_on_a_cycle():
     first = make_record(1, key="a", inputs={"b": "1"}, products=())
     second = make_record(2, key="b", inputs={"a": "2"}, products=())
-    assert len(list(lineage({"a": first, "b": second}, "a").walk())) == 3
+    assert len(list(lineage({"a": first, "b": second}, "a").walk())) == 2
 
 
 def test_a_failure_stands_beside_a_complete_record_until_the_task_is_complete_again(tmp_path):

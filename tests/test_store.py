@@ -33,7 +33,7 @@ def test_a_tile_is_one_file_of_each_array(tmp_path):
     chunks = {
         path.relative_to(tmp_path / "g").as_posix() for path in (tmp_path / "g").rglob("c/**/*") if path.is_file()
     }
-    assert chunks == {file for tile in written for file in chunk_files(NAMES, tile).values()}
+    assert chunks == {file for tile in written for file in chunk_files(NAMES, tile, (0, 1))}
     for tile, arrays in written.items():
         np.testing.assert_array_equal(root["sci"][tile.box.slices], arrays["sci"])
         np.testing.assert_array_equal(root["con"][(slice(None), *tile.box.slices)], arrays["con"])
@@ -41,12 +41,28 @@ def test_a_tile_is_one_file_of_each_array(tmp_path):
     assert not root["wht"][40:60, 0:30].any()
 
 
-def test_a_chunk_of_zeros_is_written_all_the_same(tmp_path):
-    """Else the chunk of an earlier run would stay in its place."""
-    root = create(tmp_path / "g", SHAPE, SIDE, ["con"], planes=1)
+def test_a_chunk_of_nothing_is_written_all_the_same_but_no_empty_plane(tmp_path):
+    root = create(tmp_path / "g", SHAPE, SIDE, NAMES, planes=3)
     tile = next(tiles(SHAPE, SIDE))
-    write_tile(root, tile, {"con": np.zeros((1, *tile.box.shape), "uint32")})
-    assert (tmp_path / "g" / chunk_files(["con"], tile)["con"]).is_file()
+    con = np.zeros((3, *tile.box.shape), "uint32")
+    con[1, 5, 5] = 1
+    nothing = np.full(tile.box.shape, np.nan, "float32")
+    files = write_tile(root, tile, {"sci": nothing, "wht": nothing, "con": con})
+    assert files == ["sci/c/0/0", "wht/c/0/0", "con/c/1/0/0"]
+    assert all((tmp_path / "g" / file).is_file() for file in files)
+
+
+def test_pixels_without_a_tile_hold_the_fill_value(tmp_path):
+    assert not create(tmp_path / "g", SHAPE, SIDE, NAMES, planes=1, fill=0.0)["sci"][:].any()
+
+
+def test_unsigned_flags_come_back_from_fits(tmp_path):
+    root = create(tmp_path / "g", (4, 5), 4, ["dq"], planes=1)
+    flags = np.arange(20, dtype="uint32").reshape(4, 5) * np.uint32(2**27)
+    root["dq"][:] = flags
+    hdus = fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(flags, name="DQ")])
+    stream_fits(tmp_path / "f.fits", hdus, {"DQ": root["dq"]}, 3)
+    np.testing.assert_array_equal(fits.getdata(tmp_path / "f.fits", "DQ"), flags)
 
 
 def test_what_is_not_the_mosaics_goes(tmp_path):
@@ -54,9 +70,9 @@ def test_what_is_not_the_mosaics_goes(tmp_path):
     (tmp_path / "g" / "old" / "c" / "0").mkdir(parents=True)
     (tmp_path / "g" / "old" / "c" / "0" / "0").write_bytes(b"x")
     keep = [tile for tile in written if tile.ix == 0]
-    assert drop_strangers(tmp_path / "g", NAMES, keep) == len(NAMES) + 1
+    assert drop_strangers(tmp_path / "g", NAMES, keep, 2) == 4 + 1
     assert sorted(path.name for path in (tmp_path / "g").iterdir()) == ["con", "sci", "wht", "zarr.json"]
-    assert drop_strangers(tmp_path / "g", NAMES, keep) == 0
+    assert drop_strangers(tmp_path / "g", NAMES, keep, 2) == 0
 
 
 def test_without_its_mark_a_group_is_none(tmp_path):

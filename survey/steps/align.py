@@ -113,6 +113,8 @@ def _align(
     brought: Mapping[str, Description],
 ) -> tuple[dict[str, Any], Any]:
     """Run tweakreg on skeletons, with the catalogues that were found before in place of its own search."""
+    from jwst.stpipe.utilities import record_step_status
+
     tweakreg = part(job, "tweakreg")
     resolved = parameters(tweakreg)
     if brought:
@@ -135,7 +137,10 @@ def _align(
         catfile = job.path / "catfile.txt"
         catfile.write_text("\n".join(lines) + "\n")
         tweakreg.use_custom_catalogs, tweakreg.catfile = True, str(catfile)
-    members = tweakreg.run(members)
+    if tweakreg.skip:  # a step without its pipeline would not heed it
+        record_step_status(members, "tweakreg", status="SKIPPED")
+    else:
+        members = tweakreg.run(members)
     with members:
         for index, name in enumerate(names):
             model = members.borrow(index)
@@ -195,7 +200,7 @@ def lay_out(
     final = outlier if shared else grid_of(members, pars["output_wcs"], pars["wcs_pars"])
     if pars["wcs_pars"].get("output_shape") is None and pars["output_wcs"] is None:
         _refuse_absurd(job.subject, final, names, found)
-    _refuse_absurd(job.subject, outlier, names, found)
+        _refuse_absurd(job.subject, outlier, names, found)
     grids = {"final": final} if shared else {"final": final, "outlier": outlier}
     plain = {key: {name: value if name == "wcs" else typed(value) for name, value in grid.items()}
              for key, grid in grids.items()}  # fmt: skip

@@ -10,7 +10,7 @@ from survey.errors import TaskError
 from survey.grid import Layout, tiles
 from survey.mosaics import group_attributes
 from survey.steps.base import Job, Outcome, Step
-from survey.steps.drizzle import array_names, context_planes
+from survey.steps.drizzle import array_names, context_planes, fill_value
 from survey.steps.numbers import untyped
 from survey.steps.outliers import read_layout
 from survey.steps.parts import parameters, part
@@ -54,11 +54,11 @@ def run(job: Job, step: Step) -> Outcome:
     names, group, side = array_names(resample), str(job.settings["group"]), int(job.settings["side"])
     store = Path(job.root) / step.folder / "mosaics.zarr"
     wanted = [tile for tile in tiles(layout.final_shape, side) if (tile.ix, tile.iy) in _touched(job)]
-    drop_strangers(store / group, names, wanted)
-    planes = context_planes(len(layout.members))
-    made = create(job.path / "store", layout.final_shape, side, names, planes)
+    planes, fill = context_planes(len(layout.members)), fill_value(resample)
+    drop_strangers(store / group, names, wanted, planes)
+    made = create(job.path / "store", layout.final_shape, side, names, planes, fill)
     metadata = [path.relative_to(job.path / "store") for path in sorted((job.path / "store").rglob("zarr.json"))]
-    view = create(job.path / "view", layout.final_shape, side, names, planes)
+    view = create(job.path / "view", layout.final_shape, side, names, planes, fill)
     _view(job.path / "view", store / group, names)
     model = header(job, resample, layout, Path(grid_path), _Headers(crfs, association))
     i2d = job.path / f"{job.subject}_i2d.fits"
@@ -72,7 +72,7 @@ def run(job: Job, step: Step) -> Outcome:
         hdus = to_hdus(model, i2d)
         stamp_header(hdus[0].header, job, str(hdus[0].header.get("SIMULATD", "")).strip() == "T" or _simulated(crfs))
         hdus[0].header["SVYENGIN"] = ("tiled", "how Image3 was run")
-        hdus[0].header["SVYNCORR"] = (layout.facts["corrected"], "members whose WCS the alignment corrected")
+        hdus[0].header["SVYNCORR"] = (layout.facts.get("corrected", 0), "members whose WCS the alignment corrected")
         stream_fits(i2d, hdus, {EXTENSIONS[name]: view[name] for name in names}, side)
         attributes = group_attributes(hdus, i2d.name, layout.final_shape)
         del hdus
@@ -169,6 +169,8 @@ def catalogue(job: Job, step: Step) -> Outcome:
     from survey.steps.pipeline import is_simulated, stamp
 
     finder = part(job, "source_catalog")
+    if finder.skip:  # by a parameter file; a step without its pipeline would not heed it
+        return Outcome((), {"source_catalog": parameters(finder)}, {"products": 0})
     output = job.path / "products"
     output.mkdir()
     finder.output_dir, finder.save_results = str(output), True

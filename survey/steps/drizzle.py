@@ -21,7 +21,7 @@ from survey.steps.resampling import (
     window_resampler,
     with_neighbours,
 )
-from survey.store import chunk_files, create, write_tile
+from survey.store import create, write_tile
 
 CONTEXT_BITS = 32
 DO_NOT_USE = 1  # in a DQ array
@@ -35,6 +35,12 @@ def array_names(resample: Any) -> list[str]:
     names += ["err"] if resample.enable_err else []
     names += ["var_poisson", "var_rnoise", "var_flat"] if resample.enable_err and resample.report_var else []
     return names + (["dq"] if resample.propagate_dq else [])
+
+
+def fill_value(resample: Any) -> float:
+    """What a pixel without data holds, as drizzle reads the parameter."""
+    text = str(resample.fillval).strip().upper()
+    return float("nan") if text in ("NAN", "INDEF", "NONE", "") else float(text)
 
 
 def context_planes(members: int) -> int:
@@ -66,19 +72,12 @@ def run(job: Job, step: Step) -> Outcome:
         arrays = _arrays(resampler.output_model, names, inner, added, len(layout.members))
         covered = int((arrays["wht"] != 0).sum())
         if covered:
-            root = create(
-                job.path / "store",
-                layout.final_shape,
-                int(job.settings["side"]),
-                names,
-                context_planes(len(layout.members)),
-            )
-            write_tile(root, tile, arrays)
+            side, fill = int(job.settings["side"]), fill_value(resample)
+            planes = context_planes(len(layout.members))
+            root = create(job.path / "store", layout.final_shape, side, names, planes, fill)
+            files = write_tile(root, tile, arrays)
             group = str(job.settings["group"])
-            products = [
-                (f"store/{file}", f"{step.folder}/mosaics.zarr/{group}/{file}")
-                for file in chunk_files(names, tile).values()
-            ]
+            products = [(f"store/{file}", f"{step.folder}/mosaics.zarr/{group}/{file}") for file in files]
     measured = {"members": len(added), "covered": covered, "pixels": tile.box.pixels}
     return Outcome(tuple(products), {"resample": parameters(resample)}, measured)
 

@@ -56,5 +56,9 @@ def _find(tweakreg: Any, library: Any, model: Any, catalogue: Path) -> int:
     if written.parent == catalogue.parent:
         written.rename(catalogue)
     else:
+        for axis in ("x", "y"):  # names that tweakreg takes for a position as well
+            other = next((name for name in (f"{axis}centroid", f"{axis}_centroid") if name in table.colnames), None)
+            if axis not in table.colnames and other is not None:
+                table.rename_column(other, axis)
         table.write(catalogue, format="ascii.ecsv")
     return len(table)

@@ -1,0 +1,71 @@
+"""Stub steps of the tiled engine: each writes the files that the next ones read, and nothing of a pipeline.
+
+A child process installs them as its server imports this module, named in SURVEY_PRELOAD. Faults as in `stub_steps`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import stub_steps
+
+import survey.steps
+from survey.grid import Box, Layout, Member, Tile
+from survey.steps.base import Job, Outcome, Step
+from survey.store import chunk_files
+
+ENVIRONMENT = {**stub_steps.ENVIRONMENT, "SURVEY_PRELOAD": "stub_tiled"}
+SHAPE = (300, 500)
+BOXES = (Box(0, 0, 300, 300), Box(200, 0, 500, 300))
+SUFFIXES = {
+    "sources": ["cat.ecsv", "member.asdf"], "sky": ["skystat.json"], "skymatch": ["sky.json"],
+    "pixmap": ["pixmap.npy", "leftout.npy"], "outlier_i2d": ["outlier_i2d.npy"], "median": ["median.npy"],
+    "outliers": ["crf.fits"], "assemble": ["i2d.fits"], "source_catalog": ["cat.ecsv"],
+}  # fmt: skip
+
+
+def install(registry=survey.steps.REGISTRY) -> None:
+    stub_steps.install(registry)
+    for name in (*SUFFIXES, "align", "drizzle"):
+        registry[name] = replace(registry[name], run="stub_tiled:run")
+
+
+def run(job: Job, step: Step) -> Outcome:
+    stub_steps.fail(job.path.parents[1], job.key)
+    text = stub_steps.content(job)
+    made = [
+        (f"{job.subject}_{suffix}", f"{step.folder}/{job.subject}_{suffix}") for suffix in SUFFIXES.get(step.name, ())
+    ]
+    for name, _ in made:
+        (job.path / name).write_text(text)
+    if step.name == "align":
+        made = align(job, text)
+    if step.name == "drizzle":
+        tile = Tile(job.settings["ix"], job.settings["iy"], Box(*job.settings["box"]))
+        for file in chunk_files(["sci", "wht"], tile, ()):
+            (job.path / file).parent.mkdir(parents=True)
+            (job.path / file).write_text(text)
+            made.append((file, f"mosaics/mosaics.zarr/{job.settings['group']}/{file}"))
+    if step.name == "assemble":
+        (job.path / "zarr.json").write_text(text)
+        made.append(("zarr.json", f"mosaics/mosaics.zarr/{job.settings['group']}/zarr.json"))
+    return Outcome(tuple(made))
+
+
+def align(job: Job, text: str) -> list[tuple[str, str]]:
+    names = [Path(path).name.removesuffix("_member.asdf") for path in job.inputs if path.endswith("_member.asdf")]
+    members = tuple(Member(name, number, BOXES[number % 2], BOXES[number % 2]) for number, name in enumerate(names))
+    layout = Layout(SHAPE, SHAPE, True, members, job.digest)
+    files = {f"{job.subject}_layout.json": json.dumps(layout.to_json())}
+    files |= {f"{job.subject}_{suffix}": text for suffix in ("grid.asdf", "sources.ecsv")}
+    files |= {f"{name}_{job.settings['acid']}_wcs.asdf": text for name in names}
+    for name, content in files.items():
+        (job.path / name).write_text(content)
+    return [(name, f"stage3/{name}") for name in files]
+
+
+if "stub_tiled" in os.environ.get("SURVEY_PRELOAD", "").split(","):
+    install()
