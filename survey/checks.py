@@ -31,6 +31,10 @@ def check(config: SurveyConfig) -> tuple[dict[str, dict[str, Any]], dict[str, An
     else:
         faults += [f"mosaic.{name}: only 'engine: tiled' can do this." for name in ("alignment", "align_to")
                    if getattr(mosaic, name) is not None]  # fmt: skip
+    if mosaic.align_to is not None:
+        others = ["abs_refcat"] if str(_mapping(image3.get("tweakreg")).get("abs_refcat") or "").strip() else []
+        others += ["mosaic.alignment"] if mosaic.alignment is not None else []
+        faults += [f"mosaic.align_to: {name} is given as well; an alignment has one reference." for name in others]
     if mosaic.align_to is not None and config.filters is not None and mosaic.align_to not in config.filters:
         faults.append(f"mosaic.align_to: {mosaic.align_to} is not among the config's filters.")
     return chain, image3, faults

@@ -14,7 +14,7 @@ from survey.archive.ledger import LEDGER, Ledger
 from survey.archive.structure import DamagedFileError, read_hdus
 from survey.checks import check
 from survey.config import SurveyConfig
-from survey.digest import file_sha256
+from survey.digest import digest, file_sha256
 from survey.errors import ConfigError, DownloadError, ProductNameError, ReferencesError, SurveyError
 from survey.models import Association, Exposure
 from survey.names import ExposureName, split_file
@@ -24,6 +24,7 @@ from survey.steps import REGISTRY
 from survey.workspace import Workspace
 
 CAL = "_cal.fits"
+MAX_LIST_BYTES = 4_000_000  # a catfile of 20,000 exposures
 MAX_SHOWN = 20  # of faults that are all of one kind
 
 Say = Callable[[str], None]
@@ -246,7 +247,9 @@ def _given(name: str, folder: Path) -> Exposure:
 
 
 def override_digests(config: SurveyConfig) -> dict[str, str]:
-    """sha256 of every file that an ``override_<type>`` parameter names.
+    """sha256 of every file that a parameter names: references that override CRDS, catalogues, WCS, lists of sky levels.
+
+    Of a catfile the catalogues that it lists count as well, of a folder of alignments every ``*_wcs.asdf`` in it.
 
     Raises
     ------
@@ -254,8 +257,29 @@ def override_digests(config: SurveyConfig) -> dict[str, str]:
         A file is not there; all such files are named.
     """
     chain, image3, _ = check(config)
-    paths = override_files({**chain, "image3": image3})
-    faults = [f"override file {path}: not found." for path in paths if not Path(path).is_file()]
+    alignment = config.mosaic.alignment
+    folder = {} if alignment is None else {"alignment": str(alignment.absolute())}
+    paths = override_files({**chain, "image3": image3, **folder})
+    faults = [f"{path}: not found; a parameter of the config names it." for path in paths if not Path(path).exists()]
     if faults:
         raise ConfigError(faults)
-    return {path: file_sha256(path) for path in paths}
+    return {path: _digest_of(Path(path)) for path in paths}
+
+
+def _digest_of(path: Path) -> str:
+    if path.is_dir():
+        return digest({item.name: file_sha256(item) for item in sorted(path.glob("*_wcs.asdf"))})
+    listed = [path.parent / line.split()[1] for line in _lines(path) if len(line.split()) == 2]
+    catalogues = {str(item): file_sha256(item) for item in listed if item.is_file()}
+    own = file_sha256(path)
+    return digest({"file": own, "lists": catalogues}) if catalogues else own
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a small text file; none of any other."""
+    if path.suffix in (".fits", ".asdf", ".ecsv") or path.stat().st_size > MAX_LIST_BYTES:
+        return []
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []

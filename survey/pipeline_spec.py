@@ -157,13 +157,27 @@ def types_in_use(spec: StepSpec, settings: Mapping[str, Any], pars: Container[st
     return tuple(sorted(types))
 
 
+# Parameters beside ``override_<type>`` whose value is a file that pixels stand on; 'alignment' is this project's own.
+FILE_PARAMETERS = frozenset({"abs_refcat", "catfile", "skylist", "output_wcs", "alignment"})
+ONLINE_CATALOGUES = "GAIA"  # what names that are no file begin with
+
+
+def names_file(name: str, value: Any) -> bool:
+    """Whether a parameter's value is the path of a file, or of a folder of them."""
+    if not isinstance(value, str) or not value.strip():
+        return False
+    if name.startswith("override_"):
+        return value != "N/A"
+    return name in FILE_PARAMETERS and not value.strip().upper().startswith(ONLINE_CATALOGUES)
+
+
 def override_files(settings: Mapping[str, Any]) -> list[str]:
-    """Paths that ``override_<type>`` parameters name, at any depth."""
+    """Paths that parameters name, at any depth: ``override_<type>`` and `FILE_PARAMETERS`."""
     found: list[str] = []
     for name, value in settings.items():
         if isinstance(value, Mapping):
             found += override_files(value)
-        elif name.startswith("override_") and isinstance(value, str) and value != "N/A":
+        elif names_file(name, value):
             found.append(value)
     return sorted(set(found))
 

@@ -263,6 +263,10 @@ def plan(
             tasks += chains[exposure.name]
     by_name = {exposure.name: exposure for exposure in exposures}
     associations = mosaics_of(config, exposures)
+    wanted = config.mosaic.align_to
+    if wanted is not None and associations and all(item.filter != wanted for item in associations):
+        there = ", ".join(sorted({item.filter for item in associations}))
+        raise ConfigError(f"mosaic.align_to: there is no exposure of {wanted}; there are {there}.")
     aligned: dict[str, Task] = {}
     for association in in_order(config, associations):
         reference = aligned.get(reference_of(config, association, associations) or "")

@@ -142,3 +142,33 @@ def test_memory_does_not_grow_with_the_mosaic():
     most = [max(task.memory_gb for task in made if task.step == "drizzle") for made in (small, large)]
     assert most[0] == pytest.approx(most[1])
     assert large[f"assemble/{PRODUCT}"].memory_gb < 3
+
+
+def test_an_alignment_has_one_reference():
+    with pytest.raises(Exception, match="one reference"):
+        plan(config(align_to="F200W", alignment="/somewhere"), EXPOSURES)
+    with pytest.raises(Exception, match="no exposure of F444W; there are F200W"):
+        plan(config(align_to="F444W"), EXPOSURES)
+
+
+def test_files_that_parameters_name_count_by_their_bytes(tmp_path):
+    from survey.inputs import override_digests
+
+    catalogue = tmp_path / "gaia of mine.ecsv"
+    catalogue.write_text("one")
+    (tmp_path / "aligned").mkdir()
+    (tmp_path / "aligned" / "a_wcs.asdf").write_text("one")
+    for chosen, path, file in (
+        (config(image3={"tweakreg": {"abs_refcat": str(catalogue)}}), catalogue, catalogue),
+        (config(alignment=str(tmp_path / "aligned")), tmp_path / "aligned", tmp_path / "aligned" / "a_wcs.asdf"),
+    ):
+        made = []
+        for text in ("one", "other"):
+            file.write_text(text)
+            found = override_digests(chosen)
+            assert list(found) == [str(path)]
+            made.append(plan(chosen, EXPOSURES, FakeReferences(), found)[f"align/{PRODUCT}"].digest)
+        assert made[0] and made[1] and made[0] != made[1]
+    with pytest.raises(Exception, match="not found"):
+        override_digests(config(alignment=str(tmp_path / "nowhere")))
+    assert override_digests(config(image3={"tweakreg": {"abs_refcat": "GAIADR3"}})) == {}

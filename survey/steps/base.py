@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from survey.config import expand
 from survey.models import Exposure
-from survey.pipeline_spec import StepSpec, check_settings, read_spec, types_in_use
+from survey.pipeline_spec import StepSpec, check_settings, names_file, read_spec, types_in_use
 
 # A process with the pipeline imported, before it opens a file; measured with jwst 3.0.0.
 PIPELINE_GB = 0.5
@@ -136,12 +136,12 @@ def frame_gb(exposure: Exposure) -> float:
 
 
 def _absolute_overrides(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Paths of ``override_<type>`` expanded and absolute: a worker has another current folder."""
+    """Paths that parameters name, expanded and absolute: a worker has another current folder."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
             found[name] = _absolute_overrides(value)
-        elif name.startswith("override_") and isinstance(value, str) and value != "N/A":
+        elif names_file(name, value):
             found[name] = str(Path(expand(value)).expanduser().absolute())
         else:
             found[name] = value
