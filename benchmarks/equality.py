@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def compare_exposure(name: str, records: Mapping[str, TaskRecord], workspace: Pa
     """All steps of one exposure, each from the workspace's own input of that step."""
     found: dict[str, Any] = {}
     source = workspace / "raw" / f"{name}_uncal.fits"
-    for record in (records[f"{step}/{name}"] for step in REGISTRY if f"{step}/{name}" in records):
+    chain = [name for name, step in REGISTRY.items() if step.scope == "exposure" and step.chained]
+    for record in (records[f"{step}/{name}"] for step in chain if f"{step}/{name}" in records):
         step = REGISTRY[record.step]
         folder = scratch / f"{record.step}-{name}"
         folder.mkdir(parents=True)
@@ -90,6 +92,27 @@ def compare_mosaic(record: TaskRecord, workspace: Path, scratch: Path) -> dict[s
     call_plain(record, (workspace / "asn" / f"{record.subject}_asn.json").resolve(), folder / record.subject)
     paths = [product.path for product in record.products if product.path.endswith(("_i2d.fits", "_crf.fits"))]
     return {path: compare_files(workspace / path, folder / record.subject / Path(path).name) for path in paths}
+
+
+def compare_tiled(
+    record: TaskRecord, records: Mapping[str, TaskRecord], workspace: Path, scratch: Path
+) -> dict[str, Any]:
+    """The same for a mosaic that was made in parts: plain Image3 with the parameters that the parts were given."""
+    parts: dict[str, Any] = {}
+    members, paths = record.settings["members"], [f"mosaics/{record.subject}_i2d.fits"]
+    for other in records.values():
+        of_mosaic = other.subject.startswith(record.subject) or any(other.subject.startswith(name) for name in members)
+        if of_mosaic and other.step not in ("detector1", "image2"):
+            parts |= {key: value for key, value in other.settings.items() if isinstance(value, Mapping)}
+        if of_mosaic and other.step == "outliers":
+            paths += [product.path for product in other.products]
+    output = scratch / "tiled" / record.subject
+    call_plain(
+        replace(record, step="image3", settings=parts),
+        (workspace / "asn" / f"{record.subject}_asn.json").resolve(),
+        output,
+    )
+    return {path: compare_files(workspace / path, output / Path(path).name) for path in paths}
 
 
 def choose(records: Mapping[str, TaskRecord], number: int) -> list[str]:
@@ -115,6 +138,9 @@ def compare(workspace: Path, exposures: int, mosaics: bool) -> dict[str, Any]:
             if mosaics and record.step == "image3":
                 say(f"plain pipeline: {record.subject}")
                 found |= compare_mosaic(record, workspace, Path(folder))
+            if mosaics and record.step == "assemble":
+                say(f"plain pipeline: {record.subject}")
+                found |= compare_tiled(record, records, workspace, Path(folder))
     return found
 
 
