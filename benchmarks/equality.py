@@ -103,7 +103,9 @@ def compare_tiled(
     for other in records.values():
         of_mosaic = other.subject.startswith(record.subject) or any(other.subject.startswith(name) for name in members)
         if of_mosaic and other.step not in ("detector1", "image2"):
-            parts |= {key: value for key, value in other.settings.items() if isinstance(value, Mapping)}
+            for key, value in other.settings.items():
+                if isinstance(value, Mapping):  # each task holds those of its own steps, some only a part of them
+                    parts.setdefault(key, {}).update(value)
         if of_mosaic and other.step == "outliers":
             paths += [product.path for product in other.products]
     output = scratch / "tiled" / record.subject
