@@ -19,6 +19,7 @@ from survey.store import chunk_files
 
 ENVIRONMENT = {**stub_steps.ENVIRONMENT, "SURVEY_PRELOAD": "stub_tiled"}
 SHAPE = (300, 500)
+MANY = 10
 BOXES = (Box(0, 0, 300, 300), Box(200, 0, 500, 300))
 SUFFIXES = {
     "sources": ["cat.ecsv", "member.asdf"], "sky": ["skystat.json"], "skymatch": ["sky.json"],
@@ -57,8 +58,12 @@ def run(job: Job, step: Step) -> Outcome:
 
 def align(job: Job, text: str) -> list[tuple[str, str]]:
     names = [Path(path).name.removesuffix("_member.asdf") for path in job.inputs if path.endswith("_member.asdf")]
-    members = tuple(Member(name, number, BOXES[number % 2], BOXES[number % 2]) for number, name in enumerate(names))
-    layout = Layout(SHAPE, SHAPE, True, members, job.digest)
+    shape, boxes = SHAPE, [BOXES[number % 2] for number in range(len(names))]
+    if len(names) > MANY:  # a strip, so that a tile has few members
+        shape = (300, 100 * len(names) + 300)
+        boxes = [Box(100 * number, 0, 100 * number + 300, 300) for number in range(len(names))]
+    members = tuple(Member(name, number, boxes[number], boxes[number]) for number, name in enumerate(names))
+    layout = Layout(shape, shape, True, members, job.digest)
     files = {f"{job.subject}_layout.json": json.dumps(layout.to_json())}
     files |= {f"{job.subject}_{suffix}": text for suffix in ("grid.asdf", "sources.ecsv")}
     files |= {f"{name}_{job.settings['acid']}_wcs.asdf": text for name in names}
