@@ -200,7 +200,7 @@ def test_scene_files_that_cannot_be_drawn_are_refused(tmp_path, content):
 def test_shipped_scenes_can_be_observed(name):
     scene = load_scene(Path(__file__).parents[1] / "configs" / "scenes" / f"{name}.yaml")
     shots = exposures.plan_shots(scene)
-    assert sum(len(shot.filters) for shot in shots) == {"demo": 20, "full": 8}[name]
+    assert sum(len(shot.filters) for shot in shots) == {"demo": 20, "full": 16}[name]
     assert len(sky.draw_sources(scene)) == scene.sky.stars.number + scene.sky.galaxies.number
 
 

@@ -46,6 +46,7 @@ def run(job: Job, step: Step) -> Outcome:
     Inputs: association, layout, grids, then the crf file of each member. The tiles lie in the workspace's store.
     """
     import zarr
+    from astropy.io import fits
 
     asn_path, layout_path, grid_path, *crfs = job.inputs
     layout = read_layout(layout_path)
@@ -74,8 +75,9 @@ def run(job: Job, step: Step) -> Outcome:
         hdus[0].header["SVYENGIN"] = ("tiled", "how Image3 was run")
         hdus[0].header["SVYNCORR"] = (layout.facts.get("corrected", 0), "members whose WCS the alignment corrected")
         stream_fits(i2d, hdus, {EXTENSIONS[name]: view[name] for name in names}, side)
-        attributes = group_attributes(hdus, i2d.name, layout.final_shape)
         del hdus
+    with fits.open(i2d, memmap=False, lazy_load_hdus=True) as written:  # numbers as the file rounds them
+        attributes = group_attributes(written, i2d.name, layout.final_shape)
     extra = {
         "survey": job.survey,
         "digest": job.digest,
