@@ -62,11 +62,11 @@ def run(job: Job, step: Step) -> Outcome:
     window = tile.box.grown(int(job.settings["margin"]))
     for member in touched:
         window = window.around(member.outline)
-    resampler = _drizzle(job, resample, layout, sky, touched, window)
     added = [member.index for member in touched]
     products: list[tuple[str, str]] = []
     covered = 0
-    if added:
+    if added:  # a tile in the corner of a member's box may touch none of its pixels
+        resampler = _drizzle(job, resample, layout, sky, touched, window)
         resampler.finalize()
         inner = tile.box.moved(window.x0, window.y0).slices
         arrays = _arrays(resampler.output_model, names, inner, added, len(layout.members))
