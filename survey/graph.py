@@ -119,6 +119,7 @@ def run_plan(
     except BaseException:
         client.cancel(list(flow.pending), force=True)
         raise
+    _tidy(flow)
     return list(flow.decided.values())
 
 
@@ -234,10 +235,18 @@ def _settle(flow: _Flow, record: TaskRecord, reused: bool) -> TaskRecord:
             _start_mosaic(flow, flow.waiting.pop(product))
     if record.key in flow.aligning:
         _continue_mosaic(flow, flow.aligning.pop(record.key), record)
-    if record.step == "assemble" and record.status == COMPLETE:
-        _drop_transient(flow, record.subject)
-        _drop_strangers(flow, record.subject)
     return record
+
+
+def _tidy(flow: _Flow) -> None:
+    """Behind a run: whole mosaics keep no transient products, and no records of tiles that they do not have.
+
+    Not sooner: beside a mosaic that stands, a lost crf file or tile may be made anew, and reads them.
+    """
+    for record in list(flow.decided.values()):
+        if record.step == "assemble" and record.status == COMPLETE:
+            _drop_transient(flow, record.subject)
+            _drop_strangers(flow, record.subject)
 
 
 def _drop_transient(flow: _Flow, product: str) -> None:

@@ -240,9 +240,11 @@ def window_resampler() -> type:
             import numpy as np
 
             ny, nx = self.output_array_shape
+            # Kernels reach in exposure pixels, of which each may be several of the mosaic's.
+            margin = EDGE_PX + int(np.ceil(_REACH[self.kernel] * max(1 / (self.pixel_scale_ratio or 1.0), 1.0)))
             with np.errstate(invalid="ignore"):
-                x0, y0 = (int(max(np.nanmin(pixmap[..., axis]) - EDGE_PX, 0)) for axis in (0, 1))
-                x1, y1 = (int(max(np.nanmax(pixmap[..., axis]) + EDGE_PX, 0)) for axis in (0, 1))
+                x0, y0 = (int(max(np.nanmin(pixmap[..., axis]) - margin, 0)) for axis in (0, 1))
+                x1, y1 = (int(max(np.nanmax(pixmap[..., axis]) + margin, 0)) for axis in (0, 1))
             box = Box(x0, y0, x1, y1).within(Box(0, 0, nx, ny))
             if not box.pixels:
                 return
