@@ -65,7 +65,7 @@ def survey(*arguments: object, code: int = 0, **environment: str) -> subprocess.
         env={**os.environ, **environment},
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
     return done
 
 
