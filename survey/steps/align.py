@@ -125,7 +125,9 @@ def _align(
         resolved["abs_refcat"] = Path(tweakreg.abs_refcat).name
     save = bool(tweakreg.save_catalogs)
     tweakreg.output_dir = str(job.path)
-    if not tweakreg.skip:
+    if tweakreg.skip:  # a step without its pipeline would not heed it
+        record_step_status(members, "tweakreg", status="SKIPPED")
+    else:
         lines = []
         for index, name in enumerate(names):
             link = job.path / f"{index}_cat.ecsv"
@@ -137,9 +139,6 @@ def _align(
         catfile = job.path / "catfile.txt"
         catfile.write_text("\n".join(lines) + "\n")
         tweakreg.use_custom_catalogs, tweakreg.catfile = True, str(catfile)
-    if tweakreg.skip:  # a step without its pipeline would not heed it
-        record_step_status(members, "tweakreg", status="SKIPPED")
-    else:
         members = tweakreg.run(members)
     with members:
         for index, name in enumerate(names):
@@ -288,8 +287,6 @@ def _write_sources(
 
     ras, decs, fluxes = [], [], []
     for name, item in zip(names, found, strict=True):
-        if name not in catalogues:
-            continue
         table = Table.read(catalogues[name])
         if len(table):
             ra, dec = item.wcs(np.asarray(table["x"], float), np.asarray(table["y"], float))

@@ -15,7 +15,7 @@ from survey.steps.numbers import untyped
 from survey.steps.outliers import read_layout
 from survey.steps.parts import parameters, part
 from survey.steps.pipeline import stamp_header
-from survey.steps.resampling import bare_resampler
+from survey.steps.resampling import bare_resampler, resampler_parameters
 from survey.steps.wcs_files import read_trees
 from survey.store import ARRAYS, create, drop_strangers, empty_arrays, stream_fits
 
@@ -135,16 +135,7 @@ def header(job: Job, resample: Any, layout: Layout, grid_path: Path, members: _H
         raise TaskError(f"{job.subject}: no member.")
     tree = read_trees(grid_path)["final"]
     grid = {"wcs": tree["wcs"], **{name: untyped(tree[name]) for name in ("pixel_scale", "pixel_scale_ratio")}}
-    pars = {name: value for name, value in resample.get_drizpars().items() if name not in ("output_wcs", "wcs_pars")}
-    made = bare_resampler()(
-        members,
-        output_wcs=grid,
-        enable_ctx=resample.enable_ctx,
-        enable_var=resample.enable_err,
-        report_var=resample.report_var,
-        compute_err="from_var" if resample.enable_err else None,
-        **pars,
-    )
+    made = bare_resampler()(members, output_wcs=grid, **resampler_parameters(resample))
     for index, path in enumerate(members.paths):
         with datamodels.open(path) as model:
             model.meta.group_id = layout.facts["group_ids"][index]

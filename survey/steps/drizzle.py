@@ -17,6 +17,7 @@ from survey.steps.resampling import (
     Window,
     place,
     reach,
+    resampler_parameters,
     touching,
     window_resampler,
     with_neighbours,
@@ -59,7 +60,8 @@ def run(job: Job, step: Step) -> Outcome:
     tile = Tile(int(job.settings["ix"]), int(job.settings["iy"]), Box(*job.settings["box"]))
     names = array_names(resample)
     touched = _touching(job, resample, layout, tile)
-    window = tile.box.grown(int(job.settings["margin"]))
+    ny, nx = layout.final_shape
+    window = tile.box.grown(int(job.settings["margin"])).within(Box(0, 0, nx, ny))
     for member in touched:
         window = window.around(member.outline)
     added = [member.index for member in touched]
@@ -119,22 +121,14 @@ def _drizzle(
     """The resampler of a window, with what touches its tile drizzled onto it."""
     import numpy as np
 
-    pars = {name: value for name, value in resample.get_drizpars().items() if name not in ("output_wcs", "wcs_pars")}
+    pars = resampler_parameters(resample)
     pars |= {"blendheaders": False, "pixmap_stepsize": 1, "pixmap_order": 1}  # the maps are stored
     output = {
         "wcs": Window(window),
         "pixel_scale": untyped(layout.facts["pixel_scale"]["final"]),
         "pixel_scale_ratio": untyped(layout.facts["pixel_scale_ratio"]["final"]),
     }
-    resampler = window_resampler()(
-        touched,
-        output_wcs=output,
-        enable_ctx=resample.enable_ctx,
-        enable_var=resample.enable_err,
-        report_var=resample.report_var,
-        compute_err="from_var" if resample.enable_err else None,
-        **pars,
-    )
+    resampler = window_resampler()(touched, output_wcs=output, **pars)
     for member in touched:
         name, facts = layout.members[member.index].name, layout.facts["members"][member.index]
         read = with_neighbours(member.used, tuple(facts["shape"]))

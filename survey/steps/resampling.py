@@ -217,6 +217,17 @@ def bounding_box(used: Box, window: Box) -> tuple[tuple[float, float], tuple[flo
     return (inner.x0 - 0.5, inner.x1 - 0.6), (inner.y0 - 0.5, inner.y1 - 0.6)
 
 
+def resampler_parameters(resample: Any) -> dict[str, Any]:
+    """Keywords of a resampler, from a resample step, but for the grid."""
+    pars = {name: value for name, value in resample.get_drizpars().items() if name not in ("output_wcs", "wcs_pars")}
+    return pars | {
+        "enable_ctx": resample.enable_ctx,
+        "enable_var": resample.enable_err,
+        "report_var": resample.report_var,
+        "compute_err": "from_var" if resample.enable_err else None,
+    }
+
+
 @cache
 def window_resampler() -> type:
     """The class that drizzles onto a window; made on first use, since its base takes seconds to import."""
