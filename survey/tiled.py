@@ -100,8 +100,7 @@ class TiledMosaic:
         settings |= self._settings("skymatch", only=("stepsize",)) | {"acid": self.acid}
         reads = [f"asn/{self.product}_asn.json"]
         for task in members:
-            reads += [f"stage3/{task.subject}_member.asdf"]
-            reads += [] if _skips(self.image3, "tweakreg") else [f"stage3/{task.subject}_cat.ecsv"]
+            reads += [f"stage3/{task.subject}_member.asdf", f"stage3/{task.subject}_cat.ecsv"]
         inputs = [asn, *members]
         if self.config.alignment is not None:
             settings["alignment"] = str(self.config.alignment.absolute())
@@ -171,15 +170,19 @@ class TiledMosaic:
         subject, plane = self._subject(layout, index), self._plane(layout, index)
         settings = self._settings("resample", "outlier_detection", only=MAP_PARAMETERS)
         reads = (f"stage3/{subject}_wcs.asdf", f"stage3/{self.product}_grid.asdf", self._layout())
-        return self._task("pixmap", subject, settings | {"outliers": self._finds_outliers}, [align], reads=reads,
+        settings |= {"outliers": self._finds_outliers}
+        settings["outliermap"] = self._finds_outliers and self._outlier_suffix(layout) == "outliermap"
+        return self._task("pixmap", subject, settings, [align], reads=reads,
                           memory_gb=PIPELINE_GB + 0.2 + 40 * plane, cpu_seconds=1 + 250 * plane)  # fmt: skip
 
-    def _maps(self, layout: Layout, index: int) -> list[str]:
-        """Files of an exposure's pixel maps that outlier detection reads."""
+    def _outlier_suffix(self, layout: Layout) -> str:
+        """Which of an exposure's pixel maps outlier detection reads."""
         steps = [tuple(float(self.image3.get(name, {}).get(key) or 1) for key in MAP_PARAMETERS)
                  for name in ("resample", "outlier_detection")]  # fmt: skip
-        suffix = "pixmap" if layout.shared and steps[0] == steps[1] else "outliermap"
-        return [f"stage3/{self._subject(layout, index)}_{suffix}.npy"]
+        return "pixmap" if layout.shared and steps[0] == steps[1] else "outliermap"
+
+    def _outlier_map(self, layout: Layout, index: int) -> str:
+        return f"stage3/{self._subject(layout, index)}_{self._outlier_suffix(layout)}.npy"
 
     def _group_subject(self, number: int) -> str:
         return f"{self.product}_g{number:05d}"
@@ -190,7 +193,7 @@ class TiledMosaic:
         indices = layout.groups[number]
         reads = [self._layout(), f"stage3/{self.product}_sky.json"]
         for index in indices:
-            reads += [f"stage2/{cals[index].subject}_cal.fits", *self._maps(layout, index)]
+            reads += [f"stage2/{cals[index].subject}_cal.fits", self._outlier_map(layout, index)]
         box = layout.group_box(indices)
         window, plane = 4e-9 * (box.pixels if box else 0), max(self._plane(layout, index) for index in indices)
         inputs = [align, levels, *(cals[index] for index in indices), *(maps[index] for index in indices)]
@@ -216,7 +219,7 @@ class TiledMosaic:
         touched = () if box is None else places(layout.outlier_shape, self.config.tile, box.grown(1))
         near = {place: medians[place] for place in touched if place in medians}
         reads = (self._layout(), f"stage3/{self.product}_sky.json", f"stage3/{subject}_wcs.asdf",
-                 f"stage2/{cal.subject}_cal.fits", *(self._maps(layout, index) if medians else ()),
+                 f"stage2/{cal.subject}_cal.fits", *([self._outlier_map(layout, index)] if medians else ()),
                  *(f"stage3/{task.subject}_median.npy" for task in near.values()))  # fmt: skip
         settings = self._settings("outlier_detection") | {
             "index": index, "side": self.config.tile, "tiles": [list(place) for place in near],

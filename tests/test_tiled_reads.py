@@ -107,6 +107,7 @@ def test_outlier_detection_reads_the_map_onto_its_own_grid(mosaic, suffix):
     for step in ("outlier_i2d", "outliers"):
         maps = [path for task in made if task.step == step for path in task.reads if path.endswith("map.npy")]
         assert maps and all(path.endswith(f"_{suffix}.npy") for path in maps)
+    assert {task.settings["outliermap"] for task in made if task.step == "pixmap"} == {suffix == "outliermap"}
     drizzled = [path for task in made if task.step == "drizzle" for path in task.reads if path.endswith("map.npy")]
     assert drizzled and all(path.endswith("_pixmap.npy") for path in drizzled)
 

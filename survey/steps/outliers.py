@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from survey.errors import TaskError
 from survey.grid import Box, Layout, Tile
 from survey.steps.arrays import member_model, read_arrays
 from survey.steps.base import Job, Outcome, Step
@@ -41,6 +42,11 @@ def map_pixels(job: Job, step: Step) -> Outcome:
     Inputs: its aligned description, the grids, the layout. Products: ``<exposure>_<acid>_pixmap.npy`` (ny, nx, 2)
     float64; ``..._leftout.npy``, see `left_out`, empty for an exposure that lies inside the mosaic; and, for an
     outlier grid of its own, ``..._outliermap.npy``.
+
+    Raises
+    ------
+    TaskError
+        A parameter file asks for a map that was not planned.
     """
     import numpy as np
 
@@ -52,7 +58,13 @@ def map_pixels(job: Job, step: Step) -> Outcome:
     one = layout.shared and steps == outlier_steps
     grids = {key: tree["wcs"] for key, tree in read_trees(grid_path).items()}
     wanted = {"pixmap": ("final", steps)}
-    if not one and bool(job.settings["outliers"]):
+    expected = bool(job.settings["outliermap"])
+    if bool(job.settings["outliers"]) and not (one or expected or detection.skip):
+        raise TaskError(
+            f"{job.subject}: a CRDS parameter file gives resample and outlier_detection different pixel maps: "
+            f"(pixmap_stepsize, pixmap_order) = {steps} and {outlier_steps}. Write both steps' values in mosaic.image3."
+        )
+    if expected:
         wanted["outliermap"] = ("final" if layout.shared else "outlier", outlier_steps)
     made = {suffix: pixel_map(described.wcs, grids[grid], described.shape, *pars)
             for suffix, (grid, pars) in wanted.items()}  # fmt: skip

@@ -14,13 +14,16 @@ from survey.steps.parts import parameters, part
 def run(job: Job, step: Step) -> Outcome:
     """Find the sources of the job's cal file.
 
-    Products: ``<exposure>_cat.ecsv`` (x, y, flux; 0-based pixels) and ``<exposure>_member.asdf``.
+    Products: ``<exposure>_cat.ecsv`` (x, y, flux; 0-based pixels), without rows when tweakreg is skipped, and
+    ``<exposure>_member.asdf``.
 
     Raises
     ------
     TaskError
         The exposure has no WCS, or a catalogue that the config brings cannot be read.
     """
+    import numpy as np
+    from astropy.table import Table
     from jwst.datamodels import ModelLibrary
     from stdatamodels.jwst import datamodels
 
@@ -31,7 +34,11 @@ def run(job: Job, step: Step) -> Outcome:
     catalogue = output / f"{job.subject}_cat.ecsv"
     with datamodels.open(job.inputs[0]) as model:
         write_description(output / f"{job.subject}_member.asdf", describe(model))
-        count = 0 if tweakreg.skip else _find(tweakreg, ModelLibrary([model]), model, catalogue)
+        if tweakreg.skip:
+            Table({axis: np.zeros(0) for axis in ("x", "y", "flux")}).write(catalogue, format="ascii.ecsv")
+            count = 0
+        else:
+            count = _find(tweakreg, ModelLibrary([model]), model, catalogue)
     made = sorted(output.iterdir())
     products = tuple((f"products/{path.name}", f"{step.folder}/{path.name}") for path in made)
     return Outcome(products, {"tweakreg": resolved}, {"sources": count})
