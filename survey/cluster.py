@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import dask
 from dask.distributed import Client, Nanny, Scheduler, Security, SpecCluster
@@ -21,6 +22,8 @@ from survey.graph import RESOURCE
 # What is left to the operating system, the scheduler and the client.
 RESERVE_GB = 1.5
 CONNECT_SECONDS = 30
+# Loggers of what runs a cluster in this process.
+_LOGGERS = ("distributed", "tornado", "asyncio")
 
 
 def local_sizes(small_gb: float, large_gb: float, cores: int, total_gb: float) -> list[float]:
@@ -45,13 +48,16 @@ def local_sizes(small_gb: float, large_gb: float, cores: int, total_gb: float) -
 
 
 @contextlib.contextmanager
-def connect(where: str | None, small_gb: float = 3.0, large_gb: float = 3.0) -> Iterator[Client]:
+def connect(
+    where: str | None, small_gb: float = 3.0, large_gb: float = 3.0, log: Path | None = None
+) -> Iterator[Client]:
     """A client of the cluster that ``--cluster`` names; it ends what it started.
 
     Parameters
     ----------
     where : None or 'local', or an address such as tcp://127.0.0.1:8786
     small_gb, large_gb : see `local_sizes`
+    log : file for what a local cluster has to say of itself; default: nowhere
 
     Raises
     ------
@@ -61,13 +67,31 @@ def connect(where: str | None, small_gb: float = 3.0, large_gb: float = 3.0) -> 
         No scheduler answers at the address.
     """
     if where is None or where == "local":
-        with _local(small_gb, large_gb) as client:
+        with _quiet(log), _local(small_gb, large_gb) as client:
             yield client
     elif CLUSTER_ADDRESS.fullmatch(where):
         with _address(where) as client:
             yield client
     else:
         raise ConfigError(f"--cluster {where}: expected 'local' or an address such as tcp://127.0.0.1:8786.")
+
+
+@contextlib.contextmanager
+def _quiet(log: Path | None) -> Iterator[None]:
+    """Keep dask's own words off the terminal: what became of a task is in its record, and said by the run."""
+    handler = logging.NullHandler() if log is None else logging.FileHandler(log, delay=True, encoding="utf-8")
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [(logger.handlers, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+        handler.close()
 
 
 @contextlib.contextmanager
@@ -82,8 +106,12 @@ def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
         "distributed.worker.memory.terminate": False,
         "distributed.scheduler.no-workers-timeout": "10 minutes",
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
+        # Workers read their logging from here as they are started, before anything else is told to them.
+        "distributed.nanny.pre-spawn-environ": {
+            **dask.config.get("distributed.nanny.pre-spawn-environ"),
+            "DASK_LOGGING__DISTRIBUTED": "critical",
+        },
     }
-    logging.getLogger("distributed").setLevel(logging.ERROR)  # its comings and goings are no news to an astronomer
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         workers = {
             number: {
@@ -93,7 +121,6 @@ def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
                     "resources": {RESOURCE: size},
                     "memory_limit": 0,
                     "host": "127.0.0.1",
-                    "silence_logs": logging.ERROR,
                 },
             }
             for number, size in enumerate(sizes)
@@ -103,9 +130,7 @@ def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
             "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "dashboard": True},
         }
         cluster = stack.enter_context(
-            SpecCluster(
-                workers=workers, scheduler=scheduler, name="survey", silence_logs=logging.ERROR, asynchronous=False
-            )
+            SpecCluster(workers=workers, scheduler=scheduler, name="survey", asynchronous=False)
         )
         client = stack.enter_context(Client(cluster, set_as_default=False))
         client.wait_for_workers(len(sizes), timeout=120)

@@ -32,7 +32,7 @@ from survey.failures import cause_of_death, failure_class, is_full
 from survey.models import COMPLETE, FAILED, SKIPPED, Product, Task, TaskRecord
 from survey.planning import installed_versions
 from survey.reads import verified_sources
-from survey.records import read_record, record_path, write_record
+from survey.records import failure_path, read_record, record_path, write_record
 from survey.steps import REGISTRY
 from survey.steps.base import Job, Outcome
 from survey.store import uncommit
@@ -92,16 +92,19 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = ()) -> TaskR
     done = reusable(task, workspace.root, stored_record(workspace, task.key))
     if done is not None:
         return done
+    base = replace(base, attempts=_attempts(workspace, task) + 1)
     try:
         _check_versions(task)
         return _run(task, site, workspace, base, inputs)
     except TaskError as error:
+        record = _failed(workspace, base, str(error), error.retry)
         if error.retry == "again":
             raise
-        return _failed(workspace, base, str(error), error.retry)
+        return record
     except OSError as error:
         if is_full(error):
             return replace(base, error=f"{workspace.root}: {error.strerror}", error_class="disk")
+        _failed(workspace, base, str(error), "again")
         raise TaskError(f"{task.key}: {error}", retry="again") from error
 
 
@@ -119,6 +122,16 @@ def _check_versions(task: Task) -> None:
     if wrong:
         host = socket.gethostname()
         raise TaskError(f"{task.key}: {host} has {wrong}. Install the planned versions there.")
+
+
+def _attempts(workspace: Workspace, task: Task) -> int:
+    """How often the task, as it is now, was tried and might have been tried again."""
+    for path in (failure_path(workspace.records, task.key), record_path(workspace.records, task.key)):
+        with contextlib.suppress(OSError, ValueError):
+            tried = read_record(path)
+            if tried.status == FAILED and tried.digest == task.digest and tried.error_class in ("again", "memory"):
+                return tried.attempts
+    return 0
 
 
 def _failed(workspace: Workspace, base: TaskRecord, error: str, error_class: str) -> TaskRecord:

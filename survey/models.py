@@ -148,7 +148,7 @@ class TaskRecord:
     estimate_gb: float = 0.0  # as the step estimates it, without past runs
     host: str = ""
     started: str = ""  # ISO 8601, UTC
-    attempts: int = 1
+    attempts: int = 1  # tries of this digest until it ended so
     measurements: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
     error_class: str = ""  # 'again', 'memory', 'never'

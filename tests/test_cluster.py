@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -67,3 +70,39 @@ def test_a_local_cluster_listens_on_loopback_alone():
         assert all(set(worker["resources"]) == {RESOURCE} for worker in workers)
         addresses = [client.scheduler.address, *(worker["nanny"] for worker in workers), dashboard(client)]
         assert all("//127.0.0.1:" in address for address in addresses)
+
+
+FAILING = """
+import asyncio
+from pathlib import Path
+from survey.cluster import connect
+
+def fail():
+    raise OSError("a task's own trouble")
+
+async def unheard():
+    raise OSError("nobody asks for this")
+
+if __name__ == "__main__":
+    with connect("local", 1.0, 1.0, Path("cluster.log")) as client:
+        assert "trouble" in str(client.submit(fail, retries=1).exception())
+        client.run_on_scheduler(lambda: asyncio.ensure_future(unheard()) and None)
+        client.submit(int).result()
+"""
+
+
+@pytest.mark.slow
+def test_a_local_cluster_leaves_the_terminal_to_the_run(tmp_path):
+    (tmp_path / "failing.py").write_text(FAILING)
+    done = subprocess.run([sys.executable, "failing.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nobody asks for this" in (tmp_path / "cluster.log").read_text()
+
+
+@pytest.mark.slow
+def test_loggers_are_given_back():
+    logger = logging.getLogger("asyncio")
+    before = (logger.handlers, logger.propagate)
+    with connect("local", 1.0, 1.0):
+        assert not logger.propagate
+    assert (logger.handlers, logger.propagate) == before

@@ -19,7 +19,7 @@ from survey.errors import TaskError
 from survey.execute import Site, blank_record, failure_class, reusable, run_task, stored_record
 from survey.models import COMPLETE, FAILED, SKIPPED, Task, TaskRecord
 from survey.planning import installed_versions
-from survey.records import record_path, write_record
+from survey.records import read_record, record_path, write_record
 from survey.steps.base import Outcome
 from survey.workspace import Workspace
 
@@ -189,7 +189,10 @@ def test_what_may_pass_is_raised_for_dask_to_try_again(workspace, site, task, fa
         run_task(task, site)
     assert raised.value.retry == "again"
     assert leftovers(workspace) == []
-    assert run_task(task, site).status == COMPLETE
+    noted = read_record(record_path(workspace.records, task.key))
+    assert (noted.status, noted.error_class, noted.attempts) == (FAILED, "again", 1)
+    record = run_task(task, site)
+    assert (record.status, record.attempts) == (COMPLETE, 2)
 
 
 def test_a_task_beyond_its_limit_is_a_failure(workspace, site, task):

@@ -143,6 +143,7 @@ def test_what_may_pass_is_tried_again(client, line):
     assert statuses(records, COMPLETE) == set(records)
     assert line.attempts()[f"detector1.{line.name}"] == 2
     assert line.attempts()[f"image2.{line.name}"] == 2
+    assert records[f"detector1/{line.name}"].attempts == 2
 
 
 def test_what_does_not_pass_fails_in_the_end_and_its_dependents_are_skipped(client, line):
