@@ -268,7 +268,9 @@ def _on_cluster(
         client = where.client
         if client is None:
             large = max((task.memory_gb for task in made if task.step in steps_until(made, where.until)), default=1.0)
-            client = stack.enter_context(connect(where.cluster, max(small, default=1.0), large, root / "logs" / "cluster.log"))
+            client = stack.enter_context(
+                connect(where.cluster, max(small, default=1.0), large, root / "logs" / "cluster.log")
+            )
             where.say(f"dashboard: {dashboard(client)}")
         largest = capacity(client)
         for task in made:
