@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from survey.errors import ConfigError
+from survey.limits import Limits
 from survey.pipeline_spec import nearest
 
 SHORT_WAVE = (
@@ -203,6 +204,7 @@ class SurveyConfig(Section):
         default=(StepConfig(name="detector1"), StepConfig(name="image2")), description="per exposure, in order"
     )
     mosaic: MosaicConfig = Field(default_factory=lambda: MosaicConfig())
+    limits: Limits = Field(default_factory=Limits, description="what a task may take before it is ended")
     workspace: ConfigPath = Field(description="folder of all products")
 
     @field_validator("survey")

@@ -29,6 +29,7 @@ from survey.children import RESULT, Usage, child_server
 from survey.digest import file_sha256, tree_sha256
 from survey.errors import TaskError
 from survey.failures import cause_of_death, failure_class, is_full
+from survey.limits import Limits
 from survey.models import COMPLETE, FAILED, SKIPPED, Product, Task, TaskRecord
 from survey.planning import installed_versions
 from survey.reads import verified_sources
@@ -40,8 +41,6 @@ from survey.workspace import Workspace
 
 # Numerical libraries must not start threads below a worker that counts as one core.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
-MIN_LIMIT_SECONDS = 600.0
-LONG_TASK_FACTOR = 4.0
 RIVALS = {"assemble": ("image3", "mosaic"), "image3": ("assemble", "source_catalog")}
 _LOCKS = 64
 _LOCK_SECONDS = 600.0  # hashing and renaming a large mosaic
@@ -54,16 +53,10 @@ class Site:
     root: str  # of the workspace
     survey: str
     environment: Mapping[str, str] = field(default_factory=dict)  # for children: CRDS, threads
-    limit_seconds: float = 6 * 3600.0
-    expected_cpu_factor: float = 60.0  # a task may take this times its prediction, and never less than ten minutes
-
-    def limit(self, task: Task) -> float:
-        usual = min(self.limit_seconds, max(MIN_LIMIT_SECONDS, self.expected_cpu_factor * task.cpu_seconds))
-        # A mosaic of many exposures may be expected to take longer than the limit of an ordinary task.
-        return max(usual, LONG_TASK_FACTOR * task.cpu_seconds)
+    limits: Limits = field(default_factory=Limits)
 
 
-def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = ()) -> TaskRecord:
+def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb: float | None = None) -> TaskRecord:
     """Run a task, or hand back the record of the same digest.
 
     Parameters
@@ -71,6 +64,7 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = ()) -> TaskR
     task : with its digest
     site : where it runs
     inputs : records of the tasks that it stands on, in the task's order
+    limit_gb : memory that its process may hold before it is ended; default: what the site allows for its prediction
 
     Returns
     -------
@@ -95,8 +89,10 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = ()) -> TaskR
     base = replace(base, attempts=_attempts(workspace, task) + 1)
     try:
         _check_versions(task)
-        return _run(task, site, workspace, base, inputs)
+        allowed = site.limits.memory_gb(task.memory_gb) if limit_gb is None else limit_gb
+        return _run(task, site, workspace, base, inputs, allowed)
     except TaskError as error:
+        base = replace(base, peak_memory_gb=round(error.used_gb, 4))
         record = _failed(workspace, base, str(error), error.retry)
         if error.retry == "again":
             raise
@@ -211,7 +207,9 @@ def _said_digest(metadata: Path) -> str:
         return ""
 
 
-def _run(task: Task, site: Site, workspace: Workspace, base: TaskRecord, inputs: Sequence[TaskRecord]) -> TaskRecord:
+def _run(
+    task: Task, site: Site, workspace: Workspace, base: TaskRecord, inputs: Sequence[TaskRecord], limit_gb: float
+) -> TaskRecord:
     step = REGISTRY[task.step]
     sources = verified_sources(task, workspace, inputs)
     folder = workspace.folder(step.folder) / f".{task.step}.{task.subject}.{uuid.uuid4().hex[:8]}"
@@ -236,7 +234,8 @@ def _run(task: Task, site: Site, workspace: Workspace, base: TaskRecord, inputs:
         )
         (folder / "job.json").write_text(json.dumps(asdict(job)))
         with child_server({**ONE_THREAD, **site.environment}) as server:
-            usage = server.run("survey.execute:run_job", folder, log, site.limit(task))
+            seconds = site.limits.seconds(task.cpu_seconds)
+            usage = server.run("survey.execute:run_job", folder, log, seconds, limit_gb)
         outcome = _outcome(task, folder, log, usage)
         record = replace(
             base,
@@ -330,9 +329,9 @@ def _outcome(task: Task, folder: Path, log: Path, usage: Usage) -> Outcome:
         result = json.loads((folder / RESULT).read_text())
     except (OSError, ValueError):
         cause, retry = cause_of_death(usage, log)
-        raise TaskError(f"{task.key}: {cause}", retry=retry) from None
+        raise TaskError(f"{task.key}: {cause}", retry, max(usage.over_gb, usage.peak_gb)) from None
     if "error" in result:
-        raise TaskError(f"{task.key}: {result['error']}", retry=result["retry"])
+        raise TaskError(f"{task.key}: {result['error']}", result["retry"], usage.peak_gb)
     outcome = result["outcome"]
     products = tuple((str(source), str(target)) for source, target in outcome["products"])
     return Outcome(products, outcome["resolved"], outcome["measurements"])

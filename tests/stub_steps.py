@@ -7,6 +7,7 @@ attempts fail; ``attempts/`` holds a line for each attempt.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -75,6 +76,14 @@ def fail(root: Path, key: str) -> None:
     FAULTS[fault]()
 
 
+def take_memory(step: int = 100_000_000) -> None:
+    """Hold more and more memory, for half a minute at most."""
+    held = []
+    for _ in range(300):
+        held.append(b"x" * step)
+        time.sleep(0.1)
+
+
 def _raise(error: BaseException) -> None:
     raise error
 
@@ -90,6 +99,9 @@ FAULTS = {
     "os_exit": lambda: os._exit(3),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "abort": os.abort,
+    "segfault": lambda: ctypes.string_at(0),
+    "memory_hog": take_memory,
+    "hold_lock": lambda: ctypes.PyDLL(None).sleep(60),  # a call that keeps the interpreter's lock
     "sleep": lambda: time.sleep(60),
     "wait": lambda: time.sleep(1),
 }
