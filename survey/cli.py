@@ -156,13 +156,19 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
         if not exposures:
             raise SurveyError(f"{loaded.workspace}/raw: no verified raw files yet; run 'survey fetch {config}' first.")
         found = inputs.sync_references(loaded, exposures)
+    lacking = inputs.unreferenced(loaded, exposures, found)
     document = {
+        "lacking": lacking,
         "context": found.context,
         "cache": found.cache,
         "references": dict(found.files),
         "mappings": dict(found.mappings),
     }
     emit(document, as_json, lambda: f"{found.context}: {len(found.files)} reference files verified in {found.cache}")
+    for name, why in sorted(lacking.items()):
+        say(f"{name}: {why}")
+    if lacking:
+        sys.exit(1)
 
 
 @main.command()

@@ -26,6 +26,7 @@ from survey.inputs import (
     raw_files,
     silent,
     sync_references,
+    unreferenced,
 )
 from survey.layouts import read_layout, read_layouts
 from survey.memory import learn
@@ -100,6 +101,9 @@ def plan(config: SurveyConfig, exposures: Sequence[Exposure], references: Refere
             references = crds_references.recall(
                 raw_files(workspace, exposures), config.references, workspace.references
             )
+    if references is not None:
+        lacking = unreferenced(config, exposures, references)
+        exposures = [replace(item, fault=lacking.get(item.name, item.fault)) for item in exposures]
     products = [association.product for association in mosaics_of(config, exposures)]
     root = Workspace(config.workspace).root
     memory = learn(read_records(root / "records").by_key.values())
@@ -144,6 +148,7 @@ def run(
             raise SurveyError(f"{config.workspace}: none of {len(exposures)} raw files could be had.")
         references = sync_references(config, present)
         made = plan(config, exposures, references)
+        missing |= {item.name: item.fault for item in made.exposures if item.fault and item.sha256}
         return replace(_run_tasks(config, made, references, where), missing=missing)
 
 
@@ -175,6 +180,9 @@ def mosaic(
         _sweep(workspace, where)
         raw, given = members_of(config, wanted, association.parent)
         references = sync_references(config, [*raw, *given])
+        lacking = unreferenced(config, raw, references)
+        if lacking:
+            raise ReferencesError("\n".join(f"{name}: {why}" for name, why in sorted(lacking.items())))
         planner = Planner(config, references, override_digests(config))
         chosen = replace(wanted, group=_group_of(wanted, read_records(workspace.records).by_key))
         made = _only(plan(config, raw, references), chosen, planner, given)
@@ -262,7 +270,7 @@ def _on_cluster(
 
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
     environment = {**crds_references.worker_environment(references), "USER": os.environ.get("USER") or "survey"}
-    site = Site(str(root), planner.config.survey, environment)
+    site = Site(str(root), planner.config.survey, environment, planner.config.limits)
     small = [task.memory_gb for task in made if REGISTRY[task.step].scope == "exposure"]
     with contextlib.ExitStack() as stack:
         client = where.client
