@@ -33,7 +33,7 @@ LAYERS = (
     ),
     ("steps",),
     ("stock", "tiled", "checks"),
-    ("children", "failures", "planning", "reads", "execute", "staleness", "tidying"),
+    ("children", "failures", "planning", "reads", "execute", "staleness", "tidying", "disk"),
     ("patience", "graph", "cluster", "progress"),
     ("inputs",),
     ("reduction",),

@@ -192,8 +192,9 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
         held = inputs.held_exposures(loaded)
         made = reduction.plan(loaded, held, inputs.look_up(loaded, held))
     found = inspection.plan_states(loaded, made)
-    document = report.plan_document(made, found) if as_json else {}
-    emit(document, as_json, lambda: report.plan_text(loaded, made, found))
+    room = inspection.plan_room(loaded, made, found)
+    document = report.plan_document(made, found, room) if as_json else {}
+    emit(document, as_json, lambda: report.plan_text(loaded, made, found, room))
 
 
 @main.command()

@@ -14,6 +14,7 @@ from survey.archive import held as archive_held
 from survey.associations import read_association
 from survey.checks import check, mosaics_follow
 from survey.config import CLUSTER_ADDRESS, SurveyConfig, resolved
+from survey.disk import check_room, room
 from survey.errors import ConfigError, DownloadError, ReferencesError, SurveyError
 from survey.execute import Site
 from survey.inputs import (
@@ -142,7 +143,7 @@ def run(
     with workspace.lock():
         workspace.create()
         _sweep(workspace, where)
-        exposures, missing = _fetch_what_can_be_had(config, progress, say)
+        exposures, missing = _fetch_what_can_be_had(config, progress, where)
         present = [exposure for exposure in exposures if exposure.sha256]
         if not present:
             raise SurveyError(f"{config.workspace}: none of {len(exposures)} raw files could be had.")
@@ -201,11 +202,17 @@ class _Where:
 
 
 def _fetch_what_can_be_had(
-    config: SurveyConfig, progress: Progress | None, say: Say
+    config: SurveyConfig, progress: Progress | None, where: _Where
 ) -> tuple[tuple[Exposure, ...], dict[str, str]]:
     """Fetch; single files that cannot be had are left to `mosaic.max_missing`."""
+    say = where.say
     found = find_exposures(config, say=say)
     say(f"{len(found)} exposures of program {config.program}")
+    if config.archive.local is None and any(not exposure.sha256 for exposure in found):
+        # Before hours of fetching: do the products fit as well?
+        made = plan(config, found)
+        stored = read_records(Workspace(config.workspace).records).by_key
+        _look_for_room(config, made, _waiting(config, made, stored, where), stored, where)
     try:
         return fetch(config, found, progress=progress, say=say), {}
     except DownloadError as error:
@@ -225,6 +232,8 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
     root = Workspace(config.workspace).root
     found = read_records(root / "records")
     stored = found.by_key
+    waiting = _waiting(config, made, stored, where)
+    _look_for_room(config, made, waiting, stored, where)
     note = where.watch(made)
     reused: set[str] = set()
     with ProvenanceWriter(root, config.survey, resolved(config), found.latest.values()) as writer:
@@ -241,10 +250,8 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
                 failure_path(root / "records", record.key).unlink(missing_ok=True)
             note(record, was_reused)
 
-        wanted = steps_until(made, where.until)
-        tasks = [task for task in made if task.step in wanted]
-        if all(state_of(task, stored.get(task.key), root).state == DONE for task in tasks):
-            records = [stored[task.key] for task in tasks]
+        if not waiting:
+            records = [stored[task.key] for task in made if task.step in steps_until(made, where.until)]
             for record in records:
                 decided(record, True)
         else:
@@ -253,6 +260,20 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
     if any(record.step in STORES and record.status == COMPLETE for record in records):
         ensure_store(root / "mosaics" / "mosaics.zarr")
     return Run(tuple(records), frozenset(reused))
+
+
+def _waiting(config: SurveyConfig, made: Plan, stored: Mapping[str, TaskRecord], where: _Where) -> list[Task]:
+    """Tasks of a plan that are not done, up to the last step that was asked for."""
+    root, names = Workspace(config.workspace).root, steps_until(made, where.until)
+    return [task for task in made if task.step in names and state_of(task, stored.get(task.key), root).state != DONE]
+
+
+def _look_for_room(
+    config: SurveyConfig, made: Plan, waiting: Sequence[Task], stored: Mapping[str, TaskRecord], where: _Where
+) -> None:
+    """Refuse to start what cannot fit on the disk."""
+    root = Workspace(config.workspace).root
+    check_room(room(root, made, waiting, stored, config.archive.local is None), root, where.say)
 
 
 def _on_cluster(
