@@ -34,6 +34,7 @@ def install(registry=survey.steps.REGISTRY) -> None:
 
 def run(job: Job, step: Step) -> Outcome:
     root = job.path.parents[1]
+    os.chdir(root)  # where some faults work
     fail(root, job.key)
     if step.scope == "mosaic" and step.produces == "zarr":
         group = job.settings["group"]
@@ -84,6 +85,13 @@ def take_memory(step: int = 100_000_000) -> None:
         time.sleep(0.1)
 
 
+def fill_disk() -> None:
+    """Write into the workspace until nothing fits any more."""
+    with open("filler", "wb", buffering=0) as stream:
+        while True:
+            stream.write(b"x" * 4096)
+
+
 def _raise(error: BaseException) -> None:
     raise error
 
@@ -95,6 +103,7 @@ FAULTS = {
     "io": lambda: _raise(OSError(errno.EIO, "Input/output error")),
     "memory": lambda: _raise(MemoryError("no 9 GB")),
     "disk": lambda: _raise(OSError(errno.ENOSPC, "No space left on device")),
+    "fill_disk": fill_disk,
     "exit": lambda: sys.exit(0),
     "os_exit": lambda: os._exit(3),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
