@@ -297,8 +297,8 @@ def _finish(config: Any, done: Any, as_json: bool) -> None:
         say(f"{record.status} {record.key}: {record.error.splitlines()[0] if record.error else ''}")
     for name, cause in sorted(done.missing.items()):
         say(f"missing {name}: {cause}")
-    for record in done.incomplete_mosaics:
-        say(f"{record.subject}: made without {', '.join(record.missing)}")
+    for product, missing in document["incomplete"].items():
+        say(f"{product}: made without {', '.join(missing)}")
     if done.failed or done.missing:
         sys.exit(1)
 

@@ -42,6 +42,7 @@ from survey.workspace import Workspace
 # Numerical libraries must not start threads below a worker that counts as one core.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 RIVALS = {"assemble": ("image3", "mosaic"), "image3": ("assemble", "source_catalog")}
+BECAUSE = "not run, because "
 _LOCKS = 64
 _LOCK_SECONDS = 600.0  # hashing and renaming a large mosaic
 
@@ -81,8 +82,7 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb
     base = blank_record(task)
     bad = [record for record in inputs if record.status != COMPLETE]
     if bad:
-        cause = f"{bad[0].key} {bad[0].status}: {bad[0].error}".strip()
-        return replace(base, status=SKIPPED, error=f"not run, because {cause}")
+        return skipped_record(task, bad[0])
     done = reusable(task, workspace.root, stored_record(workspace, task.key))
     if done is not None:
         return done
@@ -133,7 +133,7 @@ def _attempts(workspace: Workspace, task: Task) -> int:
 def _failed(workspace: Workspace, base: TaskRecord, error: str, error_class: str) -> TaskRecord:
     """The record of a failure, in place of that of an earlier attempt. A full disk must not hide the cause."""
     log = f"logs/{base.step}.{base.subject}.log"
-    record = replace(base, status=FAILED, error=error, error_class=error_class, log=log)
+    record = replace(base, status=FAILED, error=error.removeprefix(f"{base.key}: "), error_class=error_class, log=log)
     with contextlib.suppress(OSError):
         write_record(workspace.records, record)
     return record
@@ -160,6 +160,14 @@ def blank_record(task: Task) -> TaskRecord:
         host=socket.gethostname(),
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
+
+
+def skipped_record(task: Task, lost: TaskRecord) -> TaskRecord:
+    """The record of a task that was not run, because one that it stands on is not complete; names the first cause."""
+    error = f"{BECAUSE}{lost.key} {lost.status}: {lost.error}"
+    if lost.status == SKIPPED and lost.error.startswith(BECAUSE):
+        error = lost.error
+    return replace(blank_record(task), status=SKIPPED, error=error)
 
 
 def stored_record(workspace: Workspace, key: str) -> TaskRecord | None:
@@ -266,7 +274,8 @@ def run_job(folder: str) -> None:
         result = {"outcome": asdict(outcome)}
     except Exception as error:
         logging.getLogger(__name__).exception("%s failed", job.key)
-        result = {"error": f"{type(error).__name__}: {error}", "retry": failure_class(error)}
+        text = str(error) if isinstance(error, TaskError) else f"{type(error).__name__}: {error}"
+        result = {"error": text.removeprefix(f"{job.key}: "), "retry": failure_class(error)}
     path = Path(folder) / RESULT
     path.with_suffix(".part").write_text(json.dumps(result, default=str))
     path.with_suffix(".part").rename(path)

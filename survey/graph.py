@@ -15,7 +15,7 @@ from typing import Any
 from dask.distributed import Client, Future, as_completed
 
 from survey.errors import DiskFullError, InterruptedRunError, SurveyError
-from survey.execute import Site, blank_record, in_place, recorded, run_task
+from survey.execute import Site, blank_record, in_place, recorded, run_task, skipped_record
 from survey.layouts import read_layout
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Plan, Task, TaskRecord
 from survey.patience import Patience, await_workers, workers_of
@@ -152,7 +152,7 @@ def _give_up(flow: _Flow, key: str, error: str) -> None:
         if task.key == key:
             lost[key] = replace(blank_record(task), error=error, error_class="again")
         elif cause is not None:
-            lost[task.key] = _skipped(task, cause)
+            lost[task.key] = skipped_record(task, cause)
         else:
             continue
         futures.append(future)
@@ -214,7 +214,7 @@ def _start(flow: _Flow, task: Task, inputs: list[Any], memory_gb: float | None =
         return _settle(flow, done, True)
     lost = next((item for item in inputs if isinstance(item, TaskRecord) and item.status != COMPLETE), None)
     if lost is not None:
-        return _settle(flow, _skipped(task, lost), False)
+        return _settle(flow, skipped_record(task, lost), False)
     if flow.capacity and task.memory_gb > flow.capacity:
         return _settle(
             flow, replace(blank_record(task), error=too_large(task, flow.capacity), error_class="never"), False
@@ -298,19 +298,15 @@ def _record_of(flow: _Flow, task: Task, future: Future) -> TaskRecord:
         return future.result()  # type: ignore[no-any-return]
     lost = next((key for key in task.inputs if key in flow.decided and flow.decided[key].status != COMPLETE), None)
     if lost is not None:
-        return _skipped(task, flow.decided[lost])
+        return skipped_record(task, flow.decided[lost])
     if task.key in flow.given_up:
         return flow.given_up[task.key]
     if future.status == "cancelled":
         return replace(blank_record(task), error="its scheduler dropped it; run again.", error_class="again")
     error = future.exception()
     text = str(error) if isinstance(error, SurveyError) else f"{type(error).__name__}: {error}"
+    text = text.removeprefix(f"{task.key}: ")
     return replace(blank_record(task), status=FAILED, error=text, error_class="again", attempts=task.retries + 1)
-
-
-def _skipped(task: Task, lost: TaskRecord) -> TaskRecord:
-    error = f"not run, because {lost.key} {lost.status}: {lost.error}"
-    return replace(blank_record(task), status=SKIPPED, error=error)
 
 
 def _restart(flow: _Flow, task: Task, used_gb: float) -> None:
