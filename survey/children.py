@@ -14,6 +14,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -275,6 +276,7 @@ def _child(job: dict[str, Any]) -> None:
     try:
         os.setpgid(0, 0)
         _die_with_parent()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not fill the disk with gigabytes of its memory
         log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)

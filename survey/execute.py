@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import socket
+import tempfile
 import time
 import uuid
 import zlib
@@ -266,7 +267,7 @@ def run_job(folder: str) -> None:
     facts = json.loads((Path(folder) / "job.json").read_text())
     job = Job(**{**facts, "inputs": tuple(facts["inputs"]), "missing": tuple(facts["missing"])})
     step = REGISTRY[job.step]
-    os.environ["TMPDIR"] = folder
+    os.environ["TMPDIR"] = tempfile.tempdir = folder  # the server may have asked for the temporary folder already
     module_name, _, function_name = step.run.partition(":")
     result: dict[str, Any]
     try:

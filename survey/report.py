@@ -36,6 +36,7 @@ def plan_document(made: Plan, found: Sequence[State], room: Room | None = None) 
                 "observation": item.observation,
                 "size": item.size,
                 "fetched": item.sha256 is not None,
+                "fault": item.fault,
                 "footprint": item.footprint,
             }
             for item in made.exposures
@@ -108,6 +109,7 @@ def plan_text(config: SurveyConfig, made: Plan, found: Sequence[State], room: Ro
         *(f"  {_counts(name, counts)}" for name, counts in document["summary"].items()),
         *(f"  mosaic {item['product']}: {_mosaic_text(item)}" for item in document["associations"]),
     ]
+    lines += [f"  left out {item.name}: {item.fault}" for item in made.exposures if item.fault]
     for reason, counts in list(document["causes"].items())[:SHOWN]:
         lines.append(f"  because {reason}: {', '.join(f'{count} {step}' for step, count in counts.items())}")
     if len(document["causes"]) > SHOWN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -112,6 +113,10 @@ def map_a_file(folder):
 def leave_a_child_behind(folder):
     process = subprocess.Popen(["sleep", "60"])
     (Path(folder) / "grandchild").write_text(str(process.pid))
+
+
+def tell_core_limit(folder):
+    (Path(folder) / "core").write_text(str(resource.getrlimit(resource.RLIMIT_CORE)[0]))
 
 
 def hold_the_interpreter_lock(folder):

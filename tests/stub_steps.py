@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,7 @@ FAULTS = {
     "hold_lock": lambda: ctypes.PyDLL(None).sleep(60),  # a call that keeps the interpreter's lock
     "sleep": lambda: time.sleep(60),
     "wait": lambda: time.sleep(1),
+    "tell_temporary": lambda: _raise(ValueError(tempfile.gettempdir())),
 }
 
 
@@ -163,4 +165,5 @@ def exposure(number: int, detector: str = "NRCB1", filter_name: str = "F200W", s
 
 
 if "stub_steps" in os.environ.get("SURVEY_PRELOAD", "").split(","):
+    tempfile.gettempdir()  # as imports do: Python remembers the answer
     install()

@@ -137,6 +137,11 @@ def test_what_a_job_leaves_behind_ends_with_it(shared, tmp_path):
     assert wait_until(lambda: not is_alive(grandchild))
 
 
+def test_a_crash_leaves_no_core_file(shared, tmp_path):
+    assert run(shared, "tell_core_limit", tmp_path).status == 0
+    assert (tmp_path / "core").read_text() == "0"
+
+
 def test_paths_with_spaces_and_letters_of_any_language(shared, tmp_path):
     folder = tmp_path / "möbel und 星 'x'"
     folder.mkdir()

@@ -203,6 +203,12 @@ def test_a_task_beyond_its_limit_is_a_failure(workspace, site, task):
     assert "limit of 1 s" in record.error
 
 
+def test_temporary_files_go_into_the_tasks_own_folder(workspace, site, task):
+    give_fault(workspace, task.key, "tell_temporary")
+    error = run_task(task, site).error
+    assert error.startswith(f"ValueError: {workspace.root}/stage1/.detector1.{task.subject}.")
+
+
 def test_failure_classes_of_errors():
     assert failure_class(ValueError()) == "never"
     assert failure_class(MemoryError()) == "memory"
