@@ -10,6 +10,8 @@ MIN_SECONDS = 600.0
 LONG_TASK_FACTOR = 4.0
 # Of a process with the pipeline imported, whatever was predicted for what it does.
 MIN_MEMORY_GB = 2.0
+# Beyond what the largest worker declares there is what its machine has in reserve, but not more.
+WORKER_SLACK = 1.25
 MORE_MEMORY = 2.0  # a task that ran out of memory is tried once more with this much more
 OVER_USED = 1.5  # and at least with this much more than what it was seen to hold
 
@@ -41,11 +43,11 @@ class Limits(BaseModel):
     def memory_gb(self, asked_gb: float, largest_worker_gb: float = 0.0) -> float:
         """What a task and all that it starts may hold [GB].
 
-        ``memory_factor`` times what it asked the scheduler for, 2 GB at least, and never more than the largest worker
-        has (0: the workers declare none).
+        ``memory_factor`` times what it asked the scheduler for, 2 GB at least, and never a quarter more than the
+        largest worker has (0: the workers declare none).
         """
         most = max(MIN_MEMORY_GB, self.memory_factor * asked_gb)
-        return max(asked_gb, min(most, largest_worker_gb)) if largest_worker_gb else most
+        return min(most, WORKER_SLACK * max(asked_gb, largest_worker_gb)) if largest_worker_gb else most
 
     @staticmethod
     def more_memory(asked_gb: float, used_gb: float) -> float:

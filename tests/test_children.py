@@ -111,7 +111,7 @@ def test_a_job_beyond_its_memory_is_ended(shared, tmp_path):
     usage = run(shared, "take_more_and_more", tmp_path, limit_gb=0.3)
     assert usage.status == -signal.SIGKILL
     # It takes 0.1 GB between two looks; a busy machine may look later.
-    assert 0.3 < usage.over_gb < 1.5
+    assert 0.3 < usage.over_gb < 3.0
     assert usage.limit_gb == 0.3
     assert run(shared, "write_result", tmp_path, limit_gb=0.3).over_gb == 0
 

@@ -186,7 +186,7 @@ def test_a_task_that_takes_more_memory_than_it_may_is_ended_and_tried_with_more(
     assert (record.status, record.error_class) == (FAILED, "memory")
     used, limit = (float(part.split(" GB")[0]) for part in record.error.split("used ")[1].split("limit "))
     assert used >= limit > 0.45  # 3 x 1.5 x the 0.3 GB that the first try was over
-    assert record.peak_memory_gb == pytest.approx(used, abs=0.06)
+    assert record.peak_memory_gb > used - 0.06  # told to one digit
     assert line.attempts()[f"detector1.{line.name}"] == 2
     assert records[f"image2/{line.name}"].status == SKIPPED
     assert len(statuses(records, COMPLETE)) == 9  # the three other exposures

@@ -28,9 +28,10 @@ def test_wall_clock(hours, expected, seconds):
     [
         (0.5, 0.0, 2.0),  # 2 GB at least
         (4.0, 0.0, 12.0),
-        (4.0, 8.0, 8.0),  # no more than the largest worker has
-        (0.5, 1.0, 1.0),
-        (4.0, 4.0, 4.0),  # and never less than what was asked for
+        (4.0, 8.0, 10.0),  # no more than a quarter above what the largest worker has
+        (0.5, 1.0, 1.25),
+        (4.0, 4.0, 5.0),
+        (4.0, 100.0, 12.0),
     ],
 )
 def test_memory(asked, largest, limit):
