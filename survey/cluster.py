@@ -21,6 +21,7 @@ from distributed.system import MEMORY_LIMIT
 
 from survey import tls as certificates
 from survey.config import CLUSTER_ADDRESS
+from survey.credentials import hidden
 from survey.errors import ConfigError, ServiceUnreachableError
 from survey.graph import RESOURCE
 
@@ -114,7 +115,7 @@ def connect(
     if faults:
         raise ConfigError(faults)
     if where is None or where == "local":
-        with _quiet(log), _local(small_gb, large_gb) as client:
+        with hidden(), _quiet(log), _local(small_gb, large_gb) as client:
             yield client
     else:
         with _address(where, security(tls)) as client:

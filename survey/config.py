@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from survey.credentials import TOKEN
 from survey.errors import ConfigError
 from survey.pipeline_spec import nearest
 
@@ -39,10 +40,12 @@ def expand(text: str) -> str:
     Raises
     ------
     ValueError
-        A variable is not set and has no default.
+        A variable is not set and has no default, or is the archive's token.
     """
 
     def value(match: re.Match[str]) -> str:
+        if match["name"] == TOKEN:  # it would end up in every record
+            raise ValueError(f"{TOKEN} is a secret: it is read from the environment, and stands in no config.")
         found = os.environ.get(match["name"]) or match["default"]
         if found is None:
             raise ValueError(f"environment variable {match['name']} is not set; set it, or write the path itself.")
