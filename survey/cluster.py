@@ -137,6 +137,8 @@ def security(tls: Path | None, roles: Iterable[str] = ("client",)) -> Security:
 @contextlib.contextmanager
 def _quiet(log: Path | None) -> Iterator[None]:
     """Keep dask's own words off the terminal: what became of a task is in its record, and said by the run."""
+    if log is not None and log.is_symlink():  # its lines go nowhere but into the workspace
+        log.unlink()
     handler = logging.NullHandler() if log is None else logging.FileHandler(log, delay=True, encoding="utf-8")
     handler.setLevel(logging.WARNING)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))

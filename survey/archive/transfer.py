@@ -6,6 +6,7 @@ The next attempt, and whether there is one, is the fetcher's business (`survey.a
 from __future__ import annotations
 
 import re
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,9 +68,10 @@ class Part:
     @property
     def size(self) -> int:
         try:
-            return self.path.stat().st_size
+            found = self.path.lstat()
         except FileNotFoundError:
             return 0
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0  # never through a link
 
     @property
     def tag(self) -> str:
