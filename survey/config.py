@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from survey.credentials import TOKEN
 from survey.errors import ConfigError
 from survey.pipeline_spec import nearest
 
@@ -26,7 +27,9 @@ LONG_WAVE = (
 MAX_CONFIG_BYTES = 1_000_000
 
 # Of a dask scheduler, as --cluster takes it: the port is optional, an IPv6 host stands in brackets.
-CLUSTER_ADDRESS = re.compile(r"(?:tcp|tls|ws|wss|ucx)://(?:[^\s/:\[\]]+|\[[0-9a-fA-F:]+\])(?::\d{1,5})?", re.ASCII)
+CLUSTER_ADDRESS = re.compile(
+    r"(?P<protocol>tcp|tls|ws|wss|ucx)://(?:(?P<host>[^\s/:\[\]]+)|\[(?P<ipv6>[0-9a-fA-F:]+)\])(?::\d{1,5})?", re.ASCII
+)
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
@@ -37,10 +40,12 @@ def expand(text: str) -> str:
     Raises
     ------
     ValueError
-        A variable is not set and has no default.
+        A variable is not set and has no default, or is the archive's token.
     """
 
     def value(match: re.Match[str]) -> str:
+        if match["name"] == TOKEN:  # it would end up in every record
+            raise ValueError(f"{TOKEN} is a secret: it is read from the environment, and stands in no config.")
         found = os.environ.get(match["name"]) or match["default"]
         if found is None:
             raise ValueError(f"environment variable {match['name']} is not set; set it, or write the path itself.")

@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import socket
+import stat
 import time
 import uuid
 import zlib
@@ -24,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from survey import __version__
+from survey import __version__, paths
 from survey.children import RESULT, Usage, child_server
 from survey.digest import file_sha256, tree_sha256
 from survey.errors import TaskError
@@ -195,16 +196,18 @@ def recorded(task: Task, record: TaskRecord | None) -> TaskRecord | None:
 
 def in_place(root: Path, record: TaskRecord) -> bool:
     """Whether all products of a record are there in their size."""
-    return all(_in_place(root / product.path, product, record.digest) for product in record.products)
+    return all(_in_place(root, product, record.digest) for product in record.products)
 
 
-def _in_place(path: Path, product: Product, digest: str) -> bool:
+def _in_place(root: Path, product: Product, digest: str) -> bool:
     try:
-        if path.is_dir():  # a mosaic for xarray says whose it is
-            return _said_digest(path / "zarr.json") in ("", digest)
-        return path.stat().st_size == product.bytes
-    except OSError:
+        path = paths.inside(root, product.path)
+        found = path.lstat()
+    except (OSError, ValueError):
         return False
+    if stat.S_ISDIR(found.st_mode):  # a mosaic for xarray says whose it is
+        return _said_digest(path / "zarr.json") in ("", digest)
+    return stat.S_ISREG(found.st_mode) and found.st_size == product.bytes
 
 
 def _said_digest(metadata: Path) -> str:
@@ -288,6 +291,8 @@ def publish(record: TaskRecord, task: Task, outcome: Outcome, folder: Path, work
     for path, _ in made:
         _flush(path)
     final = replace(record, products=products)
+    places = [_place(task, workspace.root, target) for _, target in made]
+    mark = _place(task, workspace.root, f"mosaics/mosaics.zarr/{task.settings.get('group', 'none')}/zarr.json")
     path = record_path(workspace.records, task.key)
     with _publication(workspace, task.key):
         first = reusable(task, workspace.root, stored_record(workspace, task.key))
@@ -299,23 +304,30 @@ def publish(record: TaskRecord, task: Task, outcome: Outcome, folder: Path, work
             record_path(workspace.records, f"{rival}/{task.subject}").unlink(missing_ok=True)
         if task.step == "drizzle" and (old is None or old.digest != task.digest):
             # Other pixels: the mosaic is none until it was assembled anew.
-            uncommit(workspace.root / "mosaics" / "mosaics.zarr" / str(task.settings["group"]))
+            uncommit(mark.parent)
         _drop_others(old, products, workspace)
-        for source, target in made:
-            _replace(source, workspace.root / target)
-        for target_folder in {(workspace.root / target).parent for _, target in made}:
+        for (source, _), place in zip(made, places, strict=True):
+            _replace(source, place)
+        for target_folder in {place.parent for place in places}:
             _flush_folder(target_folder)
         write_record(workspace.records, final)
     return final
+
+
+def _place(task: Task, root: Path, target: str) -> Path:
+    """Where a product goes; TaskError when a link on the way would lead out of the workspace."""
+    try:
+        return paths.inside(root, target)
+    except ValueError as error:
+        raise TaskError(f"{task.key}: {error}.") from error
 
 
 def _drop_others(old: TaskRecord | None, products: Sequence[Product], workspace: Workspace) -> None:
     """Remove files that an earlier run of the task made and this one does not: nobody would know them any more."""
     kept = {product.path for product in products}
     for product in old.products if old is not None and old.status == COMPLETE else ():
-        path = workspace.root / product.path
-        if product.path not in kept and path.is_file() and not path.is_symlink():
-            path.unlink(missing_ok=True)
+        if product.path not in kept:
+            paths.discard(workspace.root, product.path)
 
 
 @contextlib.contextmanager
@@ -355,7 +367,10 @@ def _product(path: Path, target: str) -> Product:
 def _replace(source: Path, target: Path) -> None:
     """Rename into place; a folder's predecessor is moved aside first, since rename replaces files only."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir() and not source.is_symlink() and target.exists():
+    folder = source.is_dir() and not source.is_symlink()
+    if folder and target.is_symlink():
+        target.unlink()
+    if folder and target.exists():
         aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
         target.rename(aside)
         source.rename(target)

@@ -18,6 +18,7 @@ from survey.errors import DiskFullError, InterruptedRunError, SurveyError
 from survey.execute import Site, blank_record, in_place, recorded, run_task
 from survey.layouts import read_layout
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Plan, Task, TaskRecord
+from survey.paths import discard
 from survey.planning import Planner, reference_of, steps_until
 from survey.records import record_path
 from survey.steps import REGISTRY
@@ -257,7 +258,7 @@ def _drop_transient(flow: _Flow, product: str) -> None:
         record = flow.decided.get(task.key)
         if record is not None and REGISTRY[task.step].transient:
             for item in record.products:
-                (_root(flow) / item.path).unlink(missing_ok=True)
+                discard(_root(flow), item.path)
 
 
 def _drop_strangers(flow: _Flow, product: str) -> None:
@@ -267,7 +268,7 @@ def _drop_strangers(flow: _Flow, product: str) -> None:
         of_tiles = record.step in ("outlier_i2d", "median", "drizzle") and record.subject.startswith(f"{product}_")
         if of_tiles and key not in known:
             for item in record.products:
-                (_root(flow) / item.path).unlink(missing_ok=True)
+                discard(_root(flow), item.path)
             record_path(_root(flow) / "records", key).unlink(missing_ok=True)
 
 

@@ -20,6 +20,8 @@ from typing import Any
 from configobj import ConfigObj
 from configobj.validate import ValidateError, Validator, VdtMissingValue
 
+from survey.paths import plain_name
+
 # Every Step descends from these two; they hold the parameters that all steps share.
 _ROOTS = ("stpipe.step:Step", "jwst.stpipe.core:JwstStep")
 # The pipeline gets its inputs and outputs from survey: a config that redirects them would hide products from the
@@ -28,6 +30,10 @@ RESERVED = frozenset(
     {"output_dir", "output_file", "output_ext", "output_use_model", "output_use_index", "search_output_file"}
     | {"input_dir", "suffix", "config_file", "class", "name", "pre_hooks", "post_hooks"}
 )
+
+
+# Parameters whose value becomes part of the name of a file that a step writes.
+OUTPUT_NAMES = frozenset({"catalog_format", "dark_output", "int_name", "opt_name", "save_persistence"})
 
 
 @dataclass(frozen=True)
@@ -201,6 +207,8 @@ def _check_value(spec: StepSpec, name: str, value: Any) -> Any:
         clean = _VALIDATOR.check(check, _as_configobj(value))
         if isinstance(clean, float) and not math.isfinite(clean):
             raise ValidateError("expected a finite number")
+        if name in OUTPUT_NAMES and clean and not plain_name(str(clean)):
+            raise ValidateError("it names a file that is written beside the other products: expected a plain file name")
         return clean
     except (ValidateError, VdtMissingValue, OverflowError, TypeError) as error:
         raise ValueError(f"{name} = {value!r} does not fit {check}: {error}") from error

@@ -99,17 +99,19 @@ class Downloads:
             for attempt in range(ATTEMPTS):
                 if attempt and self.stopped.wait(RETRY_SECONDS * 2 ** (attempt - 1)):
                     return
-                error = self._transfer(url, part)
+                error = self._transfer(url, part, wanted.size)
                 if error is None or not _worth_another_try(error):
                     break
             self.done.put((wanted, part if error is None else None, error))
 
-    def _transfer(self, url: str, part: Path) -> Exception | None:
+    def _transfer(self, url: str, part: Path, size: int | None = None) -> Exception | None:
         try:
             with urllib.request.urlopen(url, timeout=self.silence_seconds) as answer, open(part, "wb") as stream:
                 while not self.stopped.is_set() and (block := answer.read1(_READ_BYTES)):
                     stream.write(block)
                     self.bytes += len(block)
+                    if size is not None and stream.tell() > size:
+                        return ValueError(f"more than the {size} bytes that the server lists")
                 stream.flush()
                 os.fsync(stream.fileno())
             length = answer.headers.get("Content-Length")
