@@ -321,6 +321,7 @@ def load_config(
     except ValidationError as error:
         wrong = error.errors(include_url=False)
         faults += [document.fault(item, SurveyConfig) for item in wrong[:MAX_FAULTS]]
+        faults += ["" for _ in wrong[MAX_FAULTS:]]  # counted, not told
         config = _sound_part(data, [tuple(item["loc"]) for item in wrong])
     if config is not None:
         config._document = document
