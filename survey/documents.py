@@ -49,7 +49,7 @@ class Document:
         An entry of a list may stand in a place by its only key: ``steps.detector1.jump``.
         """
         place = fault.partition(": ")[0]
-        if place.startswith("--") or not re.fullmatch(r"[\w.-]+", place):
+        if place.startswith("--"):
             return fault
         return f"{self.locate(place.split('.'))}: {fault}"
 
