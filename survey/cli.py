@@ -169,12 +169,10 @@ def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
     Example: survey fetch configs/demo.yaml
     """
     from survey import inputs, reduction
-    from survey.config import load_config
     from survey.progress import DownloadProgress
     from survey.workspace import Workspace
 
-    loaded = load_config(config, workspace=workspace)
-    reduction.check_config(loaded)
+    loaded = reduction.load_config(config, workspace=workspace)
     with Workspace(loaded.workspace).lock():
         exposures = inputs.fetch(loaded, progress=DownloadProgress(say), say=say)
     files = {item.file: {"sha256": item.sha256, "size": item.size} for item in exposures}
@@ -193,11 +191,9 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
     Example: survey refs configs/demo.yaml
     """
     from survey import inputs, reduction
-    from survey.config import load_config
     from survey.workspace import Workspace
 
-    loaded = load_config(config, workspace=workspace)
-    reduction.check_config(loaded)
+    loaded = reduction.load_config(config, workspace=workspace)
     with Workspace(loaded.workspace).lock():
         exposures = inputs.held_exposures(loaded)
         if not exposures:
@@ -221,12 +217,8 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
     Example: survey plan configs/ceers.yaml --context jwst_1600.pmap
     """
     from survey import inputs, inspection, reduction, report
-    from survey.config import load_config
 
-    loaded = load_config(config, workspace=workspace)
-    if context is not None:
-        loaded = inputs.with_context(loaded, context)
-    reduction.check_config(loaded)
+    loaded = reduction.load_config(config, workspace=workspace, context=context)
     if context is None:
         made = reduction.plan(loaded, inputs.find_exposures(loaded, say=say))
     else:
@@ -247,10 +239,9 @@ def run(config: Path, workspace: Path | None, as_json: bool, until: str | None, 
     Example: survey run configs/demo.yaml --until image2
     """
     from survey import reduction
-    from survey.config import load_config
     from survey.progress import DownloadProgress, TaskProgress
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace, until=until, **place)
     with TaskProgress(say) as progress:
         done = reduction.run(
             loaded, **place, until=until, watch=progress.watch, progress=DownloadProgress(say), say=say
@@ -268,10 +259,9 @@ def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Pat
     Example: survey mosaic configs/demo.yaml --asn my_asn.json
     """
     from survey import reduction
-    from survey.config import load_config
     from survey.progress import TaskProgress
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace, **place)
     with TaskProgress(say) as progress:
         done = reduction.mosaic(loaded, association, **place, watch=progress.watch, say=say)
     _finish(loaded, done, as_json)
@@ -284,10 +274,9 @@ def status(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey status configs/demo.yaml --json
     """
-    from survey import inspection, report
-    from survey.config import load_config
+    from survey import inspection, reduction, report
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace)
     document = report.status_document(loaded, inspection.status(loaded))
     emit(document, as_json, lambda: report.status_text(document))
 
@@ -300,10 +289,9 @@ def explain(config: Path, workspace: Path | None, as_json: bool, product: str) -
 
     Example: survey explain configs/demo.yaml jw01345-a3001_t001_nircam_clear-f444w-sub320_i2d.fits
     """
-    from survey import inspection, report
-    from survey.config import load_config
+    from survey import inspection, reduction, report
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace)
     tree, stale = inspection.explain(loaded, product)
     emit(report.lineage_document(tree, stale), as_json, lambda: report.lineage_text(tree, stale))
 
@@ -315,10 +303,9 @@ def verify(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey verify configs/demo.yaml
     """
-    from survey import inspection
-    from survey.config import load_config
+    from survey import inspection, reduction
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace)
     faults = inspection.verify(loaded)
     for name, cause in sorted(faults.items()):
         say(f"{name}: {cause}")

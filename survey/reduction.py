@@ -14,6 +14,8 @@ from survey.archive import held as archive_held
 from survey.associations import read_association
 from survey.checks import check, mosaics_follow
 from survey.config import SurveyConfig, resolved
+from survey.config import load_config as read_config
+from survey.documents import nearest
 from survey.errors import ConfigError, DownloadError, ReferencesError, SurveyError
 from survey.execute import Site
 from survey.inputs import (
@@ -26,12 +28,12 @@ from survey.inputs import (
     raw_files,
     silent,
     sync_references,
+    with_context,
 )
 from survey.layouts import read_layout, read_layouts
 from survey.memory import learn
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Exposure, Plan, Task, TaskRecord
 from survey.mosaics import ensure_store
-from survey.pipeline_spec import nearest
 from survey.planning import Planner, group_name, mosaics_of, steps_until
 from survey.planning import plan as make_plan
 from survey.provenance import ProvenanceWriter
@@ -314,6 +316,39 @@ def _only(made: Plan, association: Association, planner: Planner, given: Sequenc
     return replace(made, tasks=tuple(tasks), exposures=exposures, associations=(association,))
 
 
+def load_config(
+    path: Path | str,
+    *,
+    workspace: Path | str | None = None,
+    context: str | None = None,
+    until: str | None = None,
+    cluster: str | None = None,
+    tls: Path | None = None,
+    insecure: bool = False,
+) -> SurveyConfig:
+    """Read a config file and check it, all of it at once: keys, values, steps, parameters, context.
+
+    Parameters
+    ----------
+    path : YAML file
+    workspace, context : replace the file's, as ``--workspace`` and ``--context`` do
+    until, cluster, tls, insecure : of a run that is to follow
+
+    Raises
+    ------
+    ConfigError
+        Every fault, with file, line and the nearest name that is known.
+    """
+
+    def chosen(config: SurveyConfig) -> SurveyConfig:
+        return config if context is None else with_context(config, context)
+
+    def faults(config: SurveyConfig) -> list[str]:
+        return config_faults(chosen(config), until, cluster, tls, insecure)
+
+    return chosen(read_config(path, workspace=workspace, check=faults))
+
+
 def check_config(
     config: SurveyConfig,
     *,
@@ -329,6 +364,19 @@ def check_config(
     ConfigError
         Wrong steps, parameters, context, last step, cluster address or certificates; every fault is named.
     """
+    faults = config_faults(config, until, cluster, tls, insecure)
+    if faults:
+        raise ConfigError(config.located(faults))
+
+
+def config_faults(
+    config: SurveyConfig,
+    until: str | None = None,
+    cluster: str | None = None,
+    tls: Path | None = None,
+    insecure: bool = False,
+) -> list[str]:
+    """What is wrong with a config whose keys and values are those of the model."""
     chain, _, faults = check(config)
     behind = (
         ["sources", "association", *TILED] if config.mosaic.engine == "tiled" else ["association", "image3", "mosaic"]
@@ -344,8 +392,7 @@ def check_config(
         crds_references.pin(config.references.context, config.references.server)
     except ConfigError as error:
         faults += error.faults
-    if faults:
-        raise ConfigError(faults)
+    return faults
 
 
 def _nobody(_plan: Plan) -> Watch:

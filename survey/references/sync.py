@@ -246,7 +246,7 @@ def complete(cache: Cache, files: list[Wanted], urls: Mapping[str, str] | None, 
             if why != "missing":
                 log.warning("%s in %s is damaged (%s) and is fetched again", wanted.name, cache.folder, why)
             todo[f"{urls['mappings' if wanted.is_mapping else 'references']}/{wanted.name}"] = wanted
-        cache.fetch(todo, timeout)
+        cache.fetch(todo, timeout, held=len(files) - len(todo))
     cache.save_ledger(LOCK_WAIT_SECONDS)
 
 
