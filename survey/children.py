@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from survey.credentials import without
 from survey.errors import TaskError
 from survey.resident import family, held_gb
 
@@ -62,7 +63,7 @@ class ChildServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env={**os.environ, **self.environment},
+            env={**without(os.environ), **self.environment},
             start_new_session=True,  # Control-C belongs to the client, which stops its workers in order
         )
         self._pid = 0
@@ -277,7 +278,7 @@ def _child(job: dict[str, Any]) -> None:
         os.setpgid(0, 0)
         _die_with_parent()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not fill the disk with gigabytes of its memory
-        log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         os.dup2(log, 1)
         os.dup2(log, 2)
         null = os.open(os.devnull, os.O_RDONLY)

@@ -10,13 +10,16 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 import click
 
 from survey import __version__
+from survey.credentials import scrub
 from survey.errors import ConfigError, DiskFullError, InterruptedRunError, SurveyError
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
@@ -31,14 +34,27 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     return CONFIG(WORKSPACE(JSON(command)))
 
 
+def where(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say where tasks run."""
+    cluster = click.option(
+        "--cluster", help="'local' (default), or a dask scheduler's address such as tls://login1:8786."
+    )
+    certificates = click.option(
+        "--tls", type=click.Path(path_type=Path), help="Folder of certificates for a tls:// address, by 'survey tls'."
+    )
+    insecure = click.option(
+        "--insecure", is_flag=True, help="Take a scheduler that is neither on this host nor behind TLS."
+    )
+    return cluster(certificates(insecure(command)))
+
+
 def say(text: str) -> None:
     """One line for people, on standard error; the archive's token never appears in it."""
-    token = os.environ.get("MAST_API_TOKEN", "").strip()
-    click.echo(text.replace(token, "***") if len(token) > 3 else text, err=True)
+    click.echo(scrub(text), err=True)
 
 
 def emit(document: Any, as_json: bool, text: Callable[[], str]) -> None:
-    click.echo(json.dumps(document, indent=1, default=str) if as_json else text())
+    click.echo(scrub(json.dumps(document, indent=1, default=str) if as_json else text()))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,7 +66,16 @@ def main(verbose: bool) -> None:
     Example: survey run configs/demo.yaml
     """
     level = logging.DEBUG if verbose else logging.WARNING
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Scrubbed("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Scrubbed(logging.Formatter):
+    """Log lines and tracebacks without the archive's token, whichever library writes them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return scrub(super().format(record))
 
 
 @main.command()
@@ -115,6 +140,28 @@ def serve(
 
 
 @main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--host", "hosts", multiple=True, help="Name or address of the scheduler; may be given again.")
+@click.option("--days", type=click.IntRange(1), default=365, show_default=True, help="How long the certificates hold.")
+@click.option("--force", is_flag=True, help="Replace the certificates in DIRECTORY; the old ones are turned away.")
+@JSON
+def tls(directory: Path, hosts: tuple[str, ...], days: int, force: bool, as_json: bool) -> None:
+    """Make the certificates of one deployment in DIRECTORY: for a scheduler, its workers and its clients.
+
+    Example: survey tls certificates --host login1
+    """
+    from survey import tls as certificates
+
+    ends = certificates.make(directory, hosts=hosts, days=days, force=force)
+    folder = directory.absolute()
+    commands = certificates.commands(folder, hosts[0] if hosts else "localhost")
+    files = list(certificates.FILES)
+    document = {"folder": str(folder), "files": files, "ends": ends.isoformat(), "commands": commands}
+    text = f"{folder}: certificates until {ends:%Y-%m-%d}, for your eyes alone. Copy the folder to where they are used."
+    emit(document, as_json, lambda: "\n".join([text, *commands]))
+
+
+@main.command()
 @common
 def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
     """Query the archive, download what is missing, verify.
@@ -122,12 +169,10 @@ def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
     Example: survey fetch configs/demo.yaml
     """
     from survey import inputs, reduction
-    from survey.config import load_config
     from survey.progress import DownloadProgress
     from survey.workspace import Workspace
 
-    loaded = load_config(config, workspace=workspace)
-    reduction.check_config(loaded)
+    loaded = reduction.load_config(config, workspace=workspace)
     with Workspace(loaded.workspace).lock():
         exposures = inputs.fetch(loaded, progress=DownloadProgress(say), say=say)
     files = {item.file: {"sha256": item.sha256, "size": item.size} for item in exposures}
@@ -146,11 +191,9 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
     Example: survey refs configs/demo.yaml
     """
     from survey import inputs, reduction
-    from survey.config import load_config
     from survey.workspace import Workspace
 
-    loaded = load_config(config, workspace=workspace)
-    reduction.check_config(loaded)
+    loaded = reduction.load_config(config, workspace=workspace)
     with Workspace(loaded.workspace).lock():
         exposures = inputs.held_exposures(loaded)
         if not exposures:
@@ -180,12 +223,8 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
     Example: survey plan configs/ceers.yaml --context jwst_1600.pmap
     """
     from survey import inputs, inspection, reduction, report
-    from survey.config import load_config
 
-    loaded = load_config(config, workspace=workspace)
-    if context is not None:
-        loaded = inputs.with_context(loaded, context)
-    reduction.check_config(loaded)
+    loaded = reduction.load_config(config, workspace=workspace, context=context)
     if context is None:
         made = reduction.plan(loaded, inputs.find_exposures(loaded, say=say))
     else:
@@ -199,21 +238,20 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
 
 @main.command()
 @common
-@click.option("--cluster", help="'local' (default), or a dask scheduler's address such as tcp://127.0.0.1:8786.")
+@where
 @click.option("--until", metavar="STEP", help="Last step to run, such as image2.")
-def run(config: Path, workspace: Path | None, as_json: bool, cluster: str | None, until: str | None) -> None:
+def run(config: Path, workspace: Path | None, as_json: bool, until: str | None, **place: Any) -> None:
     """The main job: fetch, references, then every step that is not already done.
 
     Example: survey run configs/demo.yaml --until image2
     """
     from survey import reduction
-    from survey.config import load_config
     from survey.progress import DownloadProgress, TaskProgress
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace, until=until, **place)
     with TaskProgress(say) as progress:
         done = reduction.run(
-            loaded, cluster=cluster, until=until, watch=progress.watch, progress=DownloadProgress(say), say=say
+            loaded, **place, until=until, watch=progress.watch, progress=DownloadProgress(say), say=say
         )
     _finish(loaded, done, as_json)
 
@@ -221,19 +259,18 @@ def run(config: Path, workspace: Path | None, as_json: bool, cluster: str | None
 @main.command()
 @common
 @click.option("--asn", "association", required=True, type=click.Path(path_type=Path), help="A level-3 association.")
-@click.option("--cluster", help="'local' (default), or a dask scheduler's address.")
-def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Path, cluster: str | None) -> None:
+@where
+def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Path, **place: Any) -> None:
     """Mosaic the members of an existing level-3 association.
 
     Example: survey mosaic configs/demo.yaml --asn my_asn.json
     """
     from survey import reduction
-    from survey.config import load_config
     from survey.progress import TaskProgress
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace, **place)
     with TaskProgress(say) as progress:
-        done = reduction.mosaic(loaded, association, cluster=cluster, watch=progress.watch, say=say)
+        done = reduction.mosaic(loaded, association, **place, watch=progress.watch, say=say)
     _finish(loaded, done, as_json)
 
 
@@ -244,10 +281,9 @@ def status(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey status configs/demo.yaml --json
     """
-    from survey import inspection, report
-    from survey.config import load_config
+    from survey import inspection, reduction, report
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace)
     document = report.status_document(loaded, inspection.status(loaded))
     emit(document, as_json, lambda: report.status_text(document))
 
@@ -260,10 +296,9 @@ def explain(config: Path, workspace: Path | None, as_json: bool, product: str) -
 
     Example: survey explain configs/demo.yaml jw01345-a3001_t001_nircam_clear-f444w-sub320_i2d.fits
     """
-    from survey import inspection, report
-    from survey.config import load_config
+    from survey import inspection, reduction, report
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace)
     tree, stale = inspection.explain(loaded, product)
     emit(report.lineage_document(tree, stale), as_json, lambda: report.lineage_text(tree, stale))
 
@@ -275,10 +310,9 @@ def verify(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey verify configs/demo.yaml
     """
-    from survey import inspection
-    from survey.config import load_config
+    from survey import inspection, reduction
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace)
     faults = inspection.verify(loaded)
     for name, cause in sorted(faults.items()):
         say(f"{name}: {cause}")
@@ -319,6 +353,7 @@ def _run_command(command: tuple[str, ...], environment: dict[str, str]) -> int:
 def console() -> NoReturn:
     """Entry point: every expected error ends with its exit code and without a traceback."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.excepthook = _show_unexpected
     # Imports and plans make many objects that all live on: looking for garbage among them is time lost.
     gc.set_threshold(50_000, 20, 20)
     try:
@@ -339,6 +374,11 @@ def console() -> NoReturn:
             logging.getLogger(__name__).debug("not expected", exc_info=True)  # with --verbose
             _fail(SurveyError(f"{error.filename or type(error).__name__}: {error.strerror or error}."))
         _fail(DiskFullError(f"{error.filename or 'workspace'}: {error.strerror}; make room and run again."))
+
+
+def _show_unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A fault of this program's own, in full but for the archive's token."""
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
 
 def _fail(error: SurveyError) -> NoReturn:

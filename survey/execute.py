@@ -14,48 +14,37 @@ import logging
 import os
 import shutil
 import socket
+import stat
 import tempfile
 import time
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from survey import __version__
+from survey import __version__, paths
 from survey.children import RESULT, Usage, child_server
 from survey.digest import file_sha256, tree_sha256
 from survey.errors import TaskError
 from survey.failures import cause_of_death, failure_class, is_full
-from survey.limits import Limits
 from survey.models import COMPLETE, FAILED, SKIPPED, Product, Task, TaskRecord
 from survey.planning import installed_versions
 from survey.reads import verified_sources
 from survey.records import failure_path, read_record, record_path, write_record
+from survey.site import KEEP_MEMORY, ONE_THREAD, Site
 from survey.steps import REGISTRY
 from survey.steps.base import Job, Outcome
 from survey.store import uncommit
 from survey.workspace import Workspace
 
-# Numerical libraries must not start threads below a worker that counts as one core.
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 RIVALS = {"assemble": ("image3", "mosaic"), "image3": ("assemble", "source_catalog")}
 BECAUSE = "not run, because "
 _LOCKS = 64
 _LOCK_SECONDS = 600.0  # hashing and renaming a large mosaic
-
-
-@dataclass(frozen=True)
-class Site:
-    """What every task of a run needs to know about where it runs."""
-
-    root: str  # of the workspace
-    survey: str
-    environment: Mapping[str, str] = field(default_factory=dict)  # for children: CRDS, threads
-    limits: Limits = field(default_factory=Limits)
 
 
 def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb: float | None = None) -> TaskRecord:
@@ -197,16 +186,18 @@ def recorded(task: Task, record: TaskRecord | None) -> TaskRecord | None:
 
 def in_place(root: Path, record: TaskRecord) -> bool:
     """Whether all products of a record are there in their size."""
-    return all(_in_place(root / product.path, product, record.digest) for product in record.products)
+    return all(_in_place(root, product, record.digest) for product in record.products)
 
 
-def _in_place(path: Path, product: Product, digest: str) -> bool:
+def _in_place(root: Path, product: Product, digest: str) -> bool:
     try:
-        if path.is_dir():  # a mosaic for xarray says whose it is
-            return _said_digest(path / "zarr.json") in ("", digest)
-        return path.stat().st_size == product.bytes
-    except OSError:
+        path = paths.inside(root, product.path)
+        found = path.lstat()
+    except (OSError, ValueError):
         return False
+    if stat.S_ISDIR(found.st_mode):  # a mosaic for xarray says whose it is
+        return _said_digest(path / "zarr.json") in ("", digest)
+    return stat.S_ISREG(found.st_mode) and found.st_size == product.bytes
 
 
 def _said_digest(metadata: Path) -> str:
@@ -242,7 +233,7 @@ def _run(
             root=str(workspace.root),
         )
         (folder / "job.json").write_text(json.dumps(asdict(job)))
-        with child_server({**ONE_THREAD, **site.environment}) as server:
+        with child_server({**ONE_THREAD, **KEEP_MEMORY, **site.environment}) as server:
             seconds = site.limits.seconds(task.cpu_seconds)
             usage = server.run("survey.execute:run_job", folder, log, seconds, limit_gb)
         outcome = _outcome(task, folder, log, usage)
@@ -294,6 +285,8 @@ def publish(record: TaskRecord, task: Task, outcome: Outcome, folder: Path, work
     for path, _ in made:
         _flush(path)
     final = replace(record, products=products)
+    places = [_place(task, workspace.root, target) for _, target in made]
+    mark = _place(task, workspace.root, f"mosaics/mosaics.zarr/{task.settings.get('group', 'none')}/zarr.json")
     path = record_path(workspace.records, task.key)
     with _publication(workspace, task.key):
         first = reusable(task, workspace.root, stored_record(workspace, task.key))
@@ -305,23 +298,30 @@ def publish(record: TaskRecord, task: Task, outcome: Outcome, folder: Path, work
             record_path(workspace.records, f"{rival}/{task.subject}").unlink(missing_ok=True)
         if task.step == "drizzle" and (old is None or old.digest != task.digest):
             # Other pixels: the mosaic is none until it was assembled anew.
-            uncommit(workspace.root / "mosaics" / "mosaics.zarr" / str(task.settings["group"]))
+            uncommit(mark.parent)
         _drop_others(old, products, workspace)
-        for source, target in made:
-            _replace(source, workspace.root / target)
-        for target_folder in {(workspace.root / target).parent for _, target in made}:
+        for (source, _), place in zip(made, places, strict=True):
+            _replace(source, place)
+        for target_folder in {place.parent for place in places}:
             _flush_folder(target_folder)
         write_record(workspace.records, final)
     return final
+
+
+def _place(task: Task, root: Path, target: str) -> Path:
+    """Where a product goes; TaskError when a link on the way would lead out of the workspace."""
+    try:
+        return paths.inside(root, target)
+    except ValueError as error:
+        raise TaskError(f"{task.key}: {error}.") from error
 
 
 def _drop_others(old: TaskRecord | None, products: Sequence[Product], workspace: Workspace) -> None:
     """Remove files that an earlier run of the task made and this one does not: nobody would know them any more."""
     kept = {product.path for product in products}
     for product in old.products if old is not None and old.status == COMPLETE else ():
-        path = workspace.root / product.path
-        if product.path not in kept and path.is_file() and not path.is_symlink():
-            path.unlink(missing_ok=True)
+        if product.path not in kept:
+            paths.discard(workspace.root, product.path)
 
 
 @contextlib.contextmanager
@@ -361,7 +361,10 @@ def _product(path: Path, target: str) -> Product:
 def _replace(source: Path, target: Path) -> None:
     """Rename into place; a folder's predecessor is moved aside first, since rename replaces files only."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir() and not source.is_symlink() and target.exists():
+    folder = source.is_dir() and not source.is_symlink()
+    if folder and target.is_symlink():
+        target.unlink()
+    if folder and target.exists():
         aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
         target.rename(aside)
         source.rename(target)

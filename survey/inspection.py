@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from survey import paths
 from survey.archive import held as archive_held
 from survey.archive.ledger import LEDGER
 from survey.config import SurveyConfig
@@ -98,17 +99,32 @@ def verify(config: SurveyConfig) -> dict[str, str]:
         if record.status != COMPLETE:
             continue
         for product in record.products:
-            path = workspace.root / product.path
-            if REGISTRY[record.step].transient and not path.exists():
-                continue
             try:
-                sha256 = tree_sha256(path)[0] if path.is_dir() else file_sha256(path)
+                path = paths.inside(workspace.root, product.path)
+                if REGISTRY[record.step].transient and not os.path.lexists(path):
+                    continue
+                sha256 = _sha256_of(path)
             except (OSError, ValueError) as error:
                 faults[product.path] = f"cannot be read: {getattr(error, 'strerror', None) or error}"
                 continue
             if sha256 != product.sha256:
                 faults[product.path] = f"sha256 is {sha256[:12]}..., its record says {product.sha256[:12]}..."
     return faults | archive_held.verify(workspace.raw)
+
+
+def _sha256_of(path: Path) -> str:
+    """sha256 of a product.
+
+    Raises
+    ------
+    ValueError
+        It is neither a file nor a folder: a link, a pipe, a device.
+    """
+    if paths.is_folder(path):
+        return tree_sha256(path)[0]
+    if paths.is_file(path) or not os.path.lexists(path):
+        return file_sha256(path)
+    raise ValueError("a link or a device; expected a file")
 
 
 def plan_states(config: SurveyConfig, made: Plan) -> list[State]:

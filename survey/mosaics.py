@@ -83,9 +83,11 @@ def write_group(
 
 
 def ensure_store(store: Path) -> None:
-    """Make the store's root group, so that zarr can list the groups in it."""
+    """Make the store's root group, so that zarr can list the groups in it; ConfigError when a link is in its place."""
     import zarr
 
+    if store.is_symlink():
+        raise ConfigError(f"{store}: is a link; expected a folder of the workspace. Remove the link.")
     store.mkdir(parents=True, exist_ok=True)
     if not (store / "zarr.json").exists():
         zarr.open_group(store, mode="a", zarr_format=3)

@@ -13,10 +13,11 @@ from survey import references as crds_references
 from survey.archive import held as archive_held
 from survey.associations import read_association
 from survey.checks import check, mosaics_follow
-from survey.config import CLUSTER_ADDRESS, SurveyConfig, resolved
+from survey.config import SurveyConfig, resolved
+from survey.config import load_config as read_config
 from survey.disk import check_room, room
+from survey.documents import nearest
 from survey.errors import ConfigError, DownloadError, ReferencesError, SurveyError
-from survey.execute import Site
 from survey.inputs import (
     Progress,
     Say,
@@ -28,17 +29,19 @@ from survey.inputs import (
     silent,
     sync_references,
     unreferenced,
+    with_context,
 )
-from survey.layouts import read_layout, read_layouts
+from survey.layouts import read_layouts
 from survey.memory import learn
-from survey.models import COMPLETE, FAILED, SKIPPED, Association, Exposure, Plan, Task, TaskRecord
+from survey.models import COMPLETE, FAILED, SKIPPED, Exposure, Plan, Task, TaskRecord
 from survey.mosaics import ensure_store
-from survey.pipeline_spec import nearest
-from survey.planning import Planner, group_name, mosaics_of, steps_until
+from survey.outside import STORES, group_of, plan_of
+from survey.planning import Planner, mosaics_of, steps_until
 from survey.planning import plan as make_plan
 from survey.provenance import ProvenanceWriter
 from survey.records import failure_path, read_records, write_record
 from survey.references import References
+from survey.site import Site
 from survey.staleness import DONE, state_of
 from survey.steps import REGISTRY
 from survey.tiled import STEPS as TILED
@@ -47,7 +50,6 @@ from survey.workspace import Workspace
 if TYPE_CHECKING:
     from dask.distributed import Client
 
-STORES = ("mosaic", "assemble")  # steps that commit a group of mosaics.zarr
 LEFTOVER_SECONDS = 24 * 3600.0
 
 Watch = Callable[[TaskRecord, bool], None]
@@ -116,6 +118,8 @@ def run(
     *,
     client: Client | None = None,
     cluster: str | None = None,
+    tls: Path | None = None,
+    insecure: bool = False,
     until: str | None = None,
     watch: Callable[[Plan], Watch] | None = None,
     progress: Progress | None = None,
@@ -128,6 +132,8 @@ def run(
     config : what to reduce
     client : any dask Client; default: the one of ``cluster``
     cluster : 'local' (default) or a scheduler's address
+    tls : folder of certificates for a tls:// address; see `survey.tls`
+    insecure : take a scheduler that is neither on loopback nor behind TLS
     until : last step to run
     watch : called with the plan; returns what is called with each decided record
     progress, say : where downloads and remarks are shown
@@ -137,8 +143,8 @@ def run(
     WorkspaceBusyError, ServiceError, ReferencesError, DiskFullError, InterruptedRunError, ConfigError
         See `survey.errors`. Failures of single files and tasks do not raise: they are in the result.
     """
-    check_config(config, until=until, cluster=cluster)
-    where = _Where(client, cluster, until, watch or _nobody, say)
+    check_config(config, until=until, cluster=cluster, tls=tls, insecure=insecure)
+    where = _Where(client, cluster, until, watch or _nobody, say, tls, insecure)
     workspace = Workspace(config.workspace)
     with workspace.lock():
         workspace.create()
@@ -159,6 +165,8 @@ def mosaic(
     *,
     client: Client | None = None,
     cluster: str | None = None,
+    tls: Path | None = None,
+    insecure: bool = False,
     watch: Callable[[Plan], Watch] | None = None,
     say: Say = silent,
 ) -> Run:
@@ -172,9 +180,9 @@ def mosaic(
     ConfigError
         The association is not one, or a member is neither; every such member is named.
     """
-    check_config(config, cluster=cluster)
+    check_config(config, cluster=cluster, tls=tls, insecure=insecure)
     wanted = read_association(association)
-    where = _Where(client, cluster, None, watch or _nobody, say)
+    where = _Where(client, cluster, None, watch or _nobody, say, tls, insecure)
     workspace = Workspace(config.workspace)
     with workspace.lock():
         workspace.create()
@@ -185,8 +193,8 @@ def mosaic(
         if lacking:
             raise ReferencesError("\n".join(f"{name}: {why}" for name, why in sorted(lacking.items())))
         planner = Planner(config, references, override_digests(config))
-        chosen = replace(wanted, group=_group_of(wanted, read_records(workspace.records).by_key))
-        made = _only(plan(config, raw, references), chosen, planner, given)
+        chosen = replace(wanted, group=group_of(wanted, read_records(workspace.records).by_key))
+        made = plan_of(plan(config, raw, references), chosen, planner, given)
         return _run_tasks(config, made, references, where)
 
 
@@ -199,6 +207,8 @@ class _Where:
     until: str | None
     watch: Callable[[Plan], Watch]
     say: Say
+    tls: Path | None = None
+    insecure: bool = False
 
 
 def _fetch_what_can_be_had(
@@ -212,7 +222,7 @@ def _fetch_what_can_be_had(
         # Before hours of fetching: do the products fit as well?
         made = plan(config, found)
         stored = read_records(Workspace(config.workspace).records).by_key
-        _look_for_room(config, made, _waiting(config, made, stored, where), stored, where)
+        _waiting(config, made, stored, where)
     try:
         return fetch(config, found, progress=progress, say=say), {}
     except DownloadError as error:
@@ -233,7 +243,6 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
     found = read_records(root / "records")
     stored = found.by_key
     waiting = _waiting(config, made, stored, where)
-    _look_for_room(config, made, waiting, stored, where)
     note = where.watch(made)
     reused: set[str] = set()
     with ProvenanceWriter(root, config.survey, resolved(config), found.latest.values()) as writer:
@@ -263,17 +272,11 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
 
 
 def _waiting(config: SurveyConfig, made: Plan, stored: Mapping[str, TaskRecord], where: _Where) -> list[Task]:
-    """Tasks of a plan that are not done, up to the last step that was asked for."""
+    """Tasks of a plan that are not done, up to the last step that was asked for; refused when they cannot fit."""
     root, names = Workspace(config.workspace).root, steps_until(made, where.until)
-    return [task for task in made if task.step in names and state_of(task, stored.get(task.key), root).state != DONE]
-
-
-def _look_for_room(
-    config: SurveyConfig, made: Plan, waiting: Sequence[Task], stored: Mapping[str, TaskRecord], where: _Where
-) -> None:
-    """Refuse to start what cannot fit on the disk."""
-    root = Workspace(config.workspace).root
+    waiting = [task for task in made if task.step in names and state_of(task, stored.get(task.key), root).state != DONE]
     check_room(room(root, made, waiting, stored, config.archive.local is None), root, where.say)
+    return waiting
 
 
 def _on_cluster(
@@ -297,9 +300,8 @@ def _on_cluster(
         client = where.client
         if client is None:
             large = max((task.memory_gb for task in made if task.step in steps_until(made, where.until)), default=1.0)
-            client = stack.enter_context(
-                connect(where.cluster, max(small, default=1.0), large, root / "logs" / "cluster.log")
-            )
+            sizes, log = (max(small, default=1.0), large), root / "logs" / "cluster.log"
+            client = stack.enter_context(connect(where.cluster, *sizes, log, tls=where.tls, insecure=where.insecure))
             where.say(f"dashboard: {dashboard(client)}")
         largest = capacity(client)
         for task in made:
@@ -308,42 +310,67 @@ def _on_cluster(
         return run_plan(made, planner, site, client, stored=stored, watch=decided, until=where.until)
 
 
-def _group_of(association: Association, records: Mapping[str, TaskRecord]) -> str:
-    """Zarr group for an association from outside: the first of filter, filter and id, and product that no other has."""
-    taken = {
-        str(item.settings.get("group"))
-        for item in records.values()
-        if item.step in STORES and item.subject != association.product
-    }
-    names = (association.filter, group_name(association))
-    return next((name for name in names if name not in taken), association.product)
+def load_config(
+    path: Path | str,
+    *,
+    workspace: Path | str | None = None,
+    context: str | None = None,
+    until: str | None = None,
+    cluster: str | None = None,
+    tls: Path | None = None,
+    insecure: bool = False,
+) -> SurveyConfig:
+    """Read a config file and check it, all of it at once: keys, values, steps, parameters, context.
+
+    Parameters
+    ----------
+    path : YAML file
+    workspace, context : replace the file's, as ``--workspace`` and ``--context`` do
+    until, cluster, tls, insecure : of a run that is to follow
+
+    Raises
+    ------
+    ConfigError
+        Every fault, with file, line and the nearest name that is known.
+    """
+
+    def chosen(config: SurveyConfig) -> SurveyConfig:
+        return config if context is None else with_context(config, context)
+
+    def faults(config: SurveyConfig) -> list[str]:
+        return config_faults(chosen(config), until, cluster, tls, insecure)
+
+    return chosen(read_config(path, workspace=workspace, check=faults))
 
 
-def _only(made: Plan, association: Association, planner: Planner, given: Sequence[Exposure]) -> Plan:
-    """The plan of one association: the chains of members with raw files, the given members, and the mosaic."""
-    by_name = {exposure.name: exposure for exposure in (*made.exposures, *given)}
-    names = set(association.members)
-    tasks = [task for task in made if REGISTRY[task.step].scope == "exposure" and task.subject in names]
-    for exposure in given:
-        tasks += planner.given_tasks(exposure)
-    chains: dict[str, list[Task]] = {}
-    for task in tasks:
-        chains.setdefault(task.subject, []).append(task)
-    layout = read_layout(Workspace(planner.config.workspace).root, association.product)
-    first, rest = planner.mosaic_tasks(association, chains, by_name, (), layout)
-    tasks += [*first, *rest]
-    exposures = tuple(by_name[name] for name in association.members)
-    return replace(made, tasks=tuple(tasks), exposures=exposures, associations=(association,))
-
-
-def check_config(config: SurveyConfig, *, until: str | None = None, cluster: str | None = None) -> None:
+def check_config(
+    config: SurveyConfig,
+    *,
+    until: str | None = None,
+    cluster: str | None = None,
+    tls: Path | None = None,
+    insecure: bool = False,
+) -> None:
     """Refuse what can be refused before anything starts, all of it at once.
 
     Raises
     ------
     ConfigError
-        Wrong steps, parameters, context, last step or cluster address; every fault is named.
+        Wrong steps, parameters, context, last step, cluster address or certificates; every fault is named.
     """
+    faults = config_faults(config, until, cluster, tls, insecure)
+    if faults:
+        raise ConfigError(config.located(faults))
+
+
+def config_faults(
+    config: SurveyConfig,
+    until: str | None = None,
+    cluster: str | None = None,
+    tls: Path | None = None,
+    insecure: bool = False,
+) -> list[str]:
+    """What is wrong with a config whose keys and values are those of the model."""
     chain, _, faults = check(config)
     behind = (
         ["sources", "association", *TILED] if config.mosaic.engine == "tiled" else ["association", "image3", "mosaic"]
@@ -351,14 +378,15 @@ def check_config(config: SurveyConfig, *, until: str | None = None, cluster: str
     mosaics = behind if mosaics_follow(config) else []
     if until is not None and until not in [*chain, *mosaics]:
         faults.append(f"--until {until}: not a step of this config{nearest(until, [*chain, *mosaics])}")
-    if cluster not in (None, "local") and not CLUSTER_ADDRESS.fullmatch(str(cluster)):
-        faults.append(f"--cluster {cluster}: expected 'local' or an address such as tcp://127.0.0.1:8786.")
+    if cluster not in (None, "local") or tls is not None:
+        from survey.cluster import address_faults
+
+        faults += address_faults(cluster, tls, insecure)
     try:
         crds_references.pin(config.references.context, config.references.server)
     except ConfigError as error:
         faults += error.faults
-    if faults:
-        raise ConfigError(faults)
+    return faults
 
 
 def _nobody(_plan: Plan) -> Watch:

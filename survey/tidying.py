@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from survey.models import COMPLETE, Task, TaskRecord
+from survey.paths import discard
 from survey.records import record_path
 from survey.steps import REGISTRY
 
@@ -44,7 +45,7 @@ def _drop_transient(root: Path, tasks: Iterable[Task], decided: Mapping[str, Tas
         record = decided.get(task.key)
         if record is not None and REGISTRY[task.step].transient:
             for item in record.products:
-                (root / item.path).unlink(missing_ok=True)
+                discard(root, item.path)
 
 
 def _drop_strangers(root: Path, product: str, known: set[str], stored: Mapping[str, TaskRecord]) -> None:
@@ -53,5 +54,5 @@ def _drop_strangers(root: Path, product: str, known: set[str], stored: Mapping[s
         of_tiles = record.step in ("outlier_i2d", "median", "drizzle") and record.subject.startswith(f"{product}_")
         if of_tiles and key not in known:
             for item in record.products:
-                (root / item.path).unlink(missing_ok=True)
+                discard(root, item.path)
             record_path(root / "records", key).unlink(missing_ok=True)

@@ -121,3 +121,7 @@ def tell_core_limit(folder):
 
 def hold_the_interpreter_lock(folder):
     ctypes.PyDLL(None).sleep(60)
+
+
+def write_environment(folder):
+    (Path(folder) / "environment").write_text("\n".join(f"{name}={value}" for name, value in os.environ.items()))
