@@ -12,6 +12,7 @@ import pytest
 from observatory import make_observatory
 
 from survey.associations import MAX_FILE_BYTES, read_association
+from survey.cli import emit, say
 from survey.config import MAX_CONFIG_BYTES, load_config
 from survey.errors import ConfigError
 from survey.records import MAX_RECORD_BYTES, read_record
@@ -108,3 +109,11 @@ def test_the_simulated_archive_listens_on_loopback_alone(tmp_path):
         port = int(server.url.rpartition(":")[2])
         ears = [ear.laddr for ear in psutil.Process().net_connections("inet") if ear.status == psutil.CONN_LISTEN]
     assert [ear.ip for ear in ears if ear.port == port] == ["127.0.0.1"]
+
+
+def test_foreign_words_do_not_steer_the_terminal(capsys):
+    say("HTTP 500 \x1b]0;owned\x07 \x1b[2J\r\x9bH good \u202egnp.exe\ttab\nline \u00e9\u2192")
+    emit({}, False, lambda: "\x1b[31mred")
+    out, err = capsys.readouterr()
+    assert err == "HTTP 500 ?]0;owned? ?[2J??H good ?gnp.exe\ttab\nline \u00e9\u2192\n"
+    assert out == "?[31mred\n"
