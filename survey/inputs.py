@@ -145,7 +145,10 @@ def fetch(
 def sync_references(config: SurveyConfig, exposures: Sequence[Exposure]) -> References:
     """Sync and verify the context and the references that these exposures need; see `survey.references.sync`."""
     workspace = Workspace(config.workspace)
-    found = crds_references.sync(raw_files(workspace, exposures), config.references, record=workspace.references)
+    try:
+        found = crds_references.sync(raw_files(workspace, exposures), config.references, record=workspace.references)
+    except ConfigError as error:
+        raise ConfigError(config.located(error.faults)) from error
     chain = check(config)[0]
     faults = set()
     for exposure in exposures:
