@@ -207,13 +207,19 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
         if not exposures:
             raise SurveyError(f"{loaded.workspace}/raw: no verified raw files yet; run 'survey fetch {config}' first.")
         found = inputs.sync_references(loaded, exposures)
+    lacking = inputs.unreferenced(loaded, exposures, found)
     document = {
+        "lacking": lacking,
         "context": found.context,
         "cache": found.cache,
         "references": dict(found.files),
         "mappings": dict(found.mappings),
     }
     emit(document, as_json, lambda: f"{found.context}: {len(found.files)} reference files verified in {found.cache}")
+    for name, why in sorted(lacking.items()):
+        say(f"{name}: {why}")
+    if lacking:
+        sys.exit(1)
 
 
 @main.command()
@@ -233,8 +239,9 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
         held = inputs.held_exposures(loaded)
         made = reduction.plan(loaded, held, inputs.look_up(loaded, held))
     found = inspection.plan_states(loaded, made)
-    document = report.plan_document(made, found) if as_json else {}
-    emit(document, as_json, lambda: report.plan_text(loaded, made, found))
+    room = inspection.plan_room(loaded, made, found)
+    document = report.plan_document(made, found, room) if as_json else {}
+    emit(document, as_json, lambda: report.plan_text(loaded, made, found, room))
 
 
 @main.command()
@@ -332,8 +339,8 @@ def _finish(config: Any, done: Any, as_json: bool) -> None:
         say(f"{record.status} {record.key}: {record.error.splitlines()[0] if record.error else ''}")
     for name, cause in sorted(done.missing.items()):
         say(f"missing {name}: {cause}")
-    for record in done.incomplete_mosaics:
-        say(f"{record.subject}: made without {', '.join(record.missing)}")
+    for product, missing in document["incomplete"].items():
+        say(f"{product}: made without {', '.join(missing)}")
     if done.failed or done.missing:
         sys.exit(1)
 

@@ -27,6 +27,7 @@ from pydantic import (
 from survey.credentials import TOKEN
 from survey.documents import MAX_FAULTS, Document, nearest, plain, read_document, shown
 from survey.errors import ConfigError
+from survey.limits import Limits
 
 SHORT_WAVE = (
     "F070W F090W F115W F140M F150W F150W2 F162M F164N F182M F187N F200W F210M F212N".split()
@@ -241,6 +242,7 @@ class SurveyConfig(Section):
         default=(StepConfig(name="detector1"), StepConfig(name="image2")), description="per exposure, in order"
     )
     mosaic: MosaicConfig = Field(default_factory=lambda: MosaicConfig())
+    limits: Limits = Field(default_factory=Limits, description="what a task may take before it is ended")
     workspace: ConfigPath = Field(description="folder of all products")
     _document: Document | None = PrivateAttr(None)
 

@@ -15,6 +15,7 @@ import os
 import shutil
 import socket
 import stat
+import tempfile
 import time
 import uuid
 import zlib
@@ -30,6 +31,7 @@ from survey.children import RESULT, Usage, child_server
 from survey.digest import file_sha256, tree_sha256
 from survey.errors import TaskError
 from survey.failures import cause_of_death, failure_class, is_full
+from survey.limits import Limits
 from survey.models import COMPLETE, FAILED, SKIPPED, Product, Task, TaskRecord
 from survey.planning import installed_versions
 from survey.reads import verified_sources
@@ -44,9 +46,8 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 # A child's memory goes back as it ends, and not before: giving it back and asking anew cost a sixth of a tile's time.
 # dask gives its workers the opposite, which they would hand on.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(64 * 2**20)}
-MIN_LIMIT_SECONDS = 600.0
-LONG_TASK_FACTOR = 4.0
 RIVALS = {"assemble": ("image3", "mosaic"), "image3": ("assemble", "source_catalog")}
+BECAUSE = "not run, because "
 _LOCKS = 64
 _LOCK_SECONDS = 600.0  # hashing and renaming a large mosaic
 
@@ -58,16 +59,10 @@ class Site:
     root: str  # of the workspace
     survey: str
     environment: Mapping[str, str] = field(default_factory=dict)  # for children: CRDS, threads
-    limit_seconds: float = 6 * 3600.0
-    expected_cpu_factor: float = 60.0  # a task may take this times its prediction, and never less than ten minutes
-
-    def limit(self, task: Task) -> float:
-        usual = min(self.limit_seconds, max(MIN_LIMIT_SECONDS, self.expected_cpu_factor * task.cpu_seconds))
-        # A mosaic of many exposures may be expected to take longer than the limit of an ordinary task.
-        return max(usual, LONG_TASK_FACTOR * task.cpu_seconds)
+    limits: Limits = field(default_factory=Limits)
 
 
-def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = ()) -> TaskRecord:
+def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb: float | None = None) -> TaskRecord:
     """Run a task, or hand back the record of the same digest.
 
     Parameters
@@ -75,6 +70,7 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = ()) -> TaskR
     task : with its digest
     site : where it runs
     inputs : records of the tasks that it stands on, in the task's order
+    limit_gb : memory that its process may hold before it is ended; default: what the site allows for its prediction
 
     Returns
     -------
@@ -91,16 +87,17 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = ()) -> TaskR
     base = blank_record(task)
     bad = [record for record in inputs if record.status != COMPLETE]
     if bad:
-        cause = f"{bad[0].key} {bad[0].status}: {bad[0].error}".strip()
-        return replace(base, status=SKIPPED, error=f"not run, because {cause}")
+        return skipped_record(task, bad[0])
     done = reusable(task, workspace.root, stored_record(workspace, task.key))
     if done is not None:
         return done
     base = replace(base, attempts=_attempts(workspace, task) + 1)
     try:
         _check_versions(task)
-        return _run(task, site, workspace, base, inputs)
+        allowed = site.limits.memory_gb(task.memory_gb) if limit_gb is None else limit_gb
+        return _run(task, site, workspace, base, inputs, allowed)
     except TaskError as error:
+        base = replace(base, peak_memory_gb=round(error.used_gb, 4))
         record = _failed(workspace, base, str(error), error.retry)
         if error.retry == "again":
             raise
@@ -141,7 +138,7 @@ def _attempts(workspace: Workspace, task: Task) -> int:
 def _failed(workspace: Workspace, base: TaskRecord, error: str, error_class: str) -> TaskRecord:
     """The record of a failure, in place of that of an earlier attempt. A full disk must not hide the cause."""
     log = f"logs/{base.step}.{base.subject}.log"
-    record = replace(base, status=FAILED, error=error, error_class=error_class, log=log)
+    record = replace(base, status=FAILED, error=error.removeprefix(f"{base.key}: "), error_class=error_class, log=log)
     with contextlib.suppress(OSError):
         write_record(workspace.records, record)
     return record
@@ -168,6 +165,14 @@ def blank_record(task: Task) -> TaskRecord:
         host=socket.gethostname(),
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
+
+
+def skipped_record(task: Task, lost: TaskRecord) -> TaskRecord:
+    """The record of a task that was not run, because one that it stands on is not complete; names the first cause."""
+    error = f"{BECAUSE}{lost.key} {lost.status}: {lost.error}"
+    if lost.status == SKIPPED and lost.error.startswith(BECAUSE):
+        error = lost.error
+    return replace(blank_record(task), status=SKIPPED, error=error)
 
 
 def stored_record(workspace: Workspace, key: str) -> TaskRecord | None:
@@ -217,7 +222,9 @@ def _said_digest(metadata: Path) -> str:
         return ""
 
 
-def _run(task: Task, site: Site, workspace: Workspace, base: TaskRecord, inputs: Sequence[TaskRecord]) -> TaskRecord:
+def _run(
+    task: Task, site: Site, workspace: Workspace, base: TaskRecord, inputs: Sequence[TaskRecord], limit_gb: float
+) -> TaskRecord:
     step = REGISTRY[task.step]
     sources = verified_sources(task, workspace, inputs)
     folder = workspace.folder(step.folder) / f".{task.step}.{task.subject}.{uuid.uuid4().hex[:8]}"
@@ -242,7 +249,8 @@ def _run(task: Task, site: Site, workspace: Workspace, base: TaskRecord, inputs:
         )
         (folder / "job.json").write_text(json.dumps(asdict(job)))
         with child_server({**ONE_THREAD, **KEEP_MEMORY, **site.environment}) as server:
-            usage = server.run("survey.execute:run_job", folder, log, site.limit(task))
+            seconds = site.limits.seconds(task.cpu_seconds)
+            usage = server.run("survey.execute:run_job", folder, log, seconds, limit_gb)
         outcome = _outcome(task, folder, log, usage)
         record = replace(
             base,
@@ -265,7 +273,7 @@ def run_job(folder: str) -> None:
     facts = json.loads((Path(folder) / "job.json").read_text())
     job = Job(**{**facts, "inputs": tuple(facts["inputs"]), "missing": tuple(facts["missing"])})
     step = REGISTRY[job.step]
-    os.environ["TMPDIR"] = folder
+    os.environ["TMPDIR"] = tempfile.tempdir = folder  # the server may have asked for the temporary folder already
     module_name, _, function_name = step.run.partition(":")
     result: dict[str, Any]
     try:
@@ -273,7 +281,8 @@ def run_job(folder: str) -> None:
         result = {"outcome": asdict(outcome)}
     except Exception as error:
         logging.getLogger(__name__).exception("%s failed", job.key)
-        result = {"error": f"{type(error).__name__}: {error}", "retry": failure_class(error)}
+        text = str(error) if isinstance(error, TaskError) else f"{type(error).__name__}: {error}"
+        result = {"error": text.removeprefix(f"{job.key}: "), "retry": failure_class(error)}
     path = Path(folder) / RESULT
     path.with_suffix(".part").write_text(json.dumps(result, default=str))
     path.with_suffix(".part").rename(path)
@@ -345,9 +354,9 @@ def _outcome(task: Task, folder: Path, log: Path, usage: Usage) -> Outcome:
         result = json.loads((folder / RESULT).read_text())
     except (OSError, ValueError):
         cause, retry = cause_of_death(usage, log)
-        raise TaskError(f"{task.key}: {cause}", retry=retry) from None
+        raise TaskError(f"{task.key}: {cause}", retry, max(usage.over_gb, usage.peak_gb)) from None
     if "error" in result:
-        raise TaskError(f"{task.key}: {result['error']}", retry=result["retry"])
+        raise TaskError(f"{task.key}: {result['error']}", result["retry"], usage.peak_gb)
     outcome = result["outcome"]
     products = tuple((str(source), str(target)) for source, target in outcome["products"])
     return Outcome(products, outcome["resolved"], outcome["measurements"])

@@ -10,6 +10,7 @@ from survey.archive import held as archive_held
 from survey.archive.ledger import LEDGER
 from survey.config import SurveyConfig
 from survey.digest import file_sha256, tree_sha256
+from survey.disk import Room, room
 from survey.errors import ConfigError
 from survey.inputs import held_exposures
 from survey.models import COMPLETE, Plan, TaskRecord
@@ -130,6 +131,14 @@ def plan_states(config: SurveyConfig, made: Plan) -> list[State]:
     """What a plan's tasks are, beside the workspace's records."""
     workspace = Workspace(config.workspace)
     return states(made, read_records(workspace.records).by_key, workspace.root)
+
+
+def plan_room(config: SurveyConfig, made: Plan, found: list[State]) -> Room:
+    """What the tasks of a plan that are not done will write, beside what is free."""
+    workspace = Workspace(config.workspace)
+    waiting = [item.task for item in found if item.state != DONE]
+    records = read_records(workspace.records).by_key
+    return room(workspace.root, made, waiting, records, fetches=config.archive.local is None)
 
 
 def _inside(product: str, workspace: Workspace) -> str:

@@ -92,8 +92,12 @@ def _ask(
     """
     late: list[str] = []
 
+    def end(said: str) -> None:
+        late.append(said)
+        process.kill()
+
     def timer(seconds: float, said: str) -> threading.Timer:
-        started = threading.Timer(seconds, lambda: (late.append(said), process.kill()))
+        started = threading.Timer(seconds, end, [said])
         started.daemon = True
         started.start()
         return started
