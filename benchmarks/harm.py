@@ -27,7 +27,7 @@ from measure import ROOT, SURVEY, say
 sys.path.insert(0, str(ROOT / "tests"))
 from poison import POISON, make_poison
 from stub_steps import ENVIRONMENT
-from tmpfs import mounted
+from small_disk import mounted
 
 from survey.simulate.faults import Fault
 from survey.simulate.server import serve
@@ -60,6 +60,7 @@ class Harm:
     blocked: bool = False  # a file lies where the workspace should be
     sizeless: bool = False  # the archive's rows do not tell sizes
     rerun: bool = False  # with the fault gone
+    task_seconds: float = 3600.0  # limit of a task
 
 
 @dataclass
@@ -83,8 +84,8 @@ HARMS = (
     Harm("a step calls os._exit(3)", ("os_exit",)),
     Harm("a step crashes (SIGSEGV)", ("segfault",)),
     Harm("a step aborts (SIGABRT)", ("abort",)),
-    Harm("a step hangs; limit 10 s", ("sleep",)),
-    Harm("a step holds the interpreter lock; limit 10 s", ("hold_lock",)),
+    Harm("a step hangs; limit 10 s", ("sleep",), task_seconds=10.0),
+    Harm("a step holds the interpreter lock; limit 10 s", ("hold_lock",), task_seconds=10.0),
     Harm("a step takes ever more memory, twice", ("memory_hog", "memory_hog")),
     Harm("a step is killed (SIGKILL), once", ("kill",), shown="tasks:"),
     Harm("an I/O error that passes", ("io",), shown="tasks:"),
@@ -142,7 +143,8 @@ def do_harm(harm: Harm, folder: Path, server) -> Found:
             plant(workspace, harm.faults)
         if harm.disk.endswith("ro"):
             disk.remount("ro")
-        config = write_config(folder, server, workspace, max_missing=harm.max_missing)
+        hours = f"{harm.task_seconds / 3600}"
+        config = write_config(folder, server, workspace, max_missing=harm.max_missing, hours=hours)
         options = []
         if harm.workers is not None:
             options = ["--cluster", stack.enter_context(cluster(harm.workers))]
@@ -166,7 +168,7 @@ def write_config(folder: Path, server, workspace: Path, max_missing: int = 0, ar
     config = folder / "config.yaml"
     values = {
         "archive": archive or f'server: "{server.url}"', "crds": server.crds_url, "cache": folder.parent / "crds",
-        "hours": 10 / 3600, "engine": "stock", "max_missing": max_missing, "workspace": workspace, **more,
+        "hours": "1", "engine": "stock", "max_missing": max_missing, "workspace": workspace, **more,
     }  # fmt: skip
     config.write_text(CONFIG.format(**values))
     return config
@@ -237,7 +239,7 @@ def poisoned(folder: Path, server) -> list[Found]:
     for path in (folder.parent / "observatory" / "raw").glob("*.fits"):
         shutil.copy(path, raw)
     made = make_poison(min(raw.glob("*_nrcblong_uncal.fits")), raw)
-    config = write_config(folder, server, workspace, len(POISON), f'local: "{raw}"', engine="tiled", hours="1")
+    config = write_config(folder, server, workspace, len(POISON), f'local: "{raw}"', engine="tiled")
     environment = {key: value for key, value in os.environ.items() if key != "SURVEY_PRELOAD"}
     done = subprocess.run([*SURVEY, "run", config, "--json"], capture_output=True, text=True, env=environment)
     said = json.loads(done.stdout)

@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from survey import __version__
 from survey.credentials import scrub
 from survey.errors import ConfigError, DiskFullError, InterruptedRunError, SurveyError
 
+# Control characters but tab and line feed, and those that turn the direction of writing.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 WORKSPACE = click.option(
     "--workspace", type=click.Path(path_type=Path), help="Folder of all products; overrides the config's."
@@ -50,11 +53,16 @@ def where(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def say(text: str) -> None:
     """One line for people, on standard error; the archive's token never appears in it."""
-    click.echo(scrub(text), err=True)
+    click.echo(_shown(text), err=True)
 
 
 def emit(document: Any, as_json: bool, text: Callable[[], str]) -> None:
-    click.echo(scrub(json.dumps(document, indent=1, default=str) if as_json else text()))
+    click.echo(_shown(json.dumps(document, indent=1, default=str) if as_json else text()))
+
+
+def _shown(text: str) -> str:
+    """Words fit for a terminal: foreign ones neither steer it nor hold the archive's token."""
+    return _STEERING.sub("?", scrub(text))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -75,7 +83,7 @@ class _Scrubbed(logging.Formatter):
     """Log lines and tracebacks without the archive's token, whichever library writes them."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return scrub(super().format(record))
+        return _shown(super().format(record))
 
 
 @main.command()

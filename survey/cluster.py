@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -175,6 +176,8 @@ def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
         },
     }
     with dask.config.set(settings), contextlib.ExitStack() as stack:
+        # dask's own place has the same name for everybody, below /tmp, and workers import from it.
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="survey-", ignore_cleanup_errors=True))
         workers = {
             number: {
                 "cls": Nanny,
@@ -183,6 +186,7 @@ def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
                     "resources": {RESOURCE: size},
                     "memory_limit": 0,
                     "host": "127.0.0.1",
+                    "local_directory": scratch,
                 },
             }
             for number, size in enumerate(sizes)

@@ -15,7 +15,7 @@ from survey.errors import ConfigError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 100  # the deepest config has 6 levels
-MAX_NODES = 200_000
+MAX_NODES = 20_000  # of keys and values; ten times the longest lists that a config may hold
 MAX_FAULTS = 100  # of one file; more tell nothing new
 MAX_MESSAGE = 500  # characters of one fault
 MAX_SHOWN = 80  # characters of a foreign value in a message

@@ -153,7 +153,10 @@ def sync_references(config: SurveyConfig, exposures: Sequence[Exposure]) -> Refe
         Every exposure lacks one, so that nothing could be run, or the sync failed.
     """
     workspace = Workspace(config.workspace)
-    found = crds_references.sync(raw_files(workspace, exposures), config.references, record=workspace.references)
+    try:
+        found = crds_references.sync(raw_files(workspace, exposures), config.references, record=workspace.references)
+    except ConfigError as error:
+        raise ConfigError(config.located(error.faults)) from error
     faults = unreferenced(config, exposures, found)
     if len(faults) == len(exposures):
         raise ReferencesError("\n".join(f"{name}: {why}" for name, why in sorted(faults.items())[:MAX_SHOWN]))

@@ -107,7 +107,7 @@ def open_group(store: Path | str, group: str) -> xr.Dataset:
     if not _GROUP_NAME.fullmatch(group) or not (folder / "zarr.json").is_file():
         there = sorted(path.parent.name for path in Path(store).glob("[!.]*/zarr.json"))
         raise ConfigError(f"{store}: no mosaic {ascii(group)[:80]}; there are {', '.join(there) or 'none'}.")
-    dataset = xr.open_zarr(store, group=group, consolidated=False, chunks=None)
+    dataset = xr.open_zarr(store, group=group, consolidated=False, chunks=None, zarr_format=3)
     if dataset.attrs.get("complete") is not True:
         raise ConfigError(f"{folder}: was never finished; remove it and run again.")
     return dataset

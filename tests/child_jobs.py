@@ -69,6 +69,10 @@ def take_memory(folder):
     (Path(folder) / "size").write_text(str(len(b"x" * 300_000_000)))
 
 
+def write_environment(folder):
+    (Path(folder) / "environment").write_text("\n".join(f"{name}={value}" for name, value in os.environ.items()))
+
+
 def take_more_and_more(folder):
     held = []
     for _ in range(100):
@@ -121,7 +125,3 @@ def tell_core_limit(folder):
 
 def hold_the_interpreter_lock(folder):
     ctypes.PyDLL(None).sleep(60)
-
-
-def write_environment(folder):
-    (Path(folder) / "environment").write_text("\n".join(f"{name}={value}" for name, value in os.environ.items()))

@@ -220,9 +220,9 @@ def test_a_config_read_from_a_file_names_lines_later_too(tmp_path):
 
 def test_thousands_of_faults_are_told_briefly(tmp_path):
     start = time.monotonic()
-    found = faults(tmp_path, SMALL + "".join(f"k{number}: {'x' * 50}\n" for number in range(15_000)))
-    assert time.monotonic() - start < 30  # 0.9 MB; measured 2 s
-    assert len(found) == 101 and found[-1].endswith("and 14900 faults more.")
+    found = faults(tmp_path, SMALL + "".join(f"k{number}: {'x' * 50}\n" for number in range(5_000)))
+    assert time.monotonic() - start < 30  # measured 1 s
+    assert len(found) == 101 and found[-1].endswith("and 4900 faults more.")
 
 
 def test_control_characters_of_a_file_reach_no_terminal(tmp_path):
@@ -255,7 +255,7 @@ def test_control_characters_of_a_file_reach_no_terminal(tmp_path):
         (b"a: &a [x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n", "config.yaml:2: not valid YAML here: aliases"),
         (b"a: " + b"{a: " * 300 + b"1" + b"}" * 300, "more than 100 levels"),
         (b"- [" + b"[" * 990_000, "more than 100 levels"),
-        (b"a: [" + b"1," * 300_000 + b"]", "more than 200000 values"),
+        (b"a: [" + b"1," * 300_000 + b"]", "more than 20000 values"),
         (b"program: " + b"9" * 5000, "not valid YAML"),
         (b'survey: "\\ud800"\nworkspace: "\\ud800"\n', "config.yaml"),
     ],

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from observatory import make_observatory
 from test_graph import Line, statuses
-from tmpfs import small_disk  # noqa: F401 - a fixture
+from small_disk import small_disk  # noqa: F401 - a fixture
 
 from survey.archive.fetch import FetchSettings, fetch
 from survey.archive.query import find_exposures

@@ -223,7 +223,7 @@ def test_a_silent_server_is_given_up(server, raw, tmp_path):
     start = time.monotonic()
     with pytest.raises(ServiceUnreachableError):
         references.sync(raw, Settings(server.url, "jwst_0001.pmap", tmp_path / "cache", 2.0), types=TYPES)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60  # 2, and the import of crds on a busy machine
 
 
 @pytest.mark.slow
