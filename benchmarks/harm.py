@@ -26,8 +26,8 @@ from measure import ROOT, SURVEY, say
 
 sys.path.insert(0, str(ROOT / "tests"))
 from poison import POISON, make_poison
-from stub_steps import ENVIRONMENT
 from small_disk import mounted
+from stub_steps import ENVIRONMENT
 
 from survey.simulate.faults import Fault
 from survey.simulate.server import serve

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from observatory import make_observatory
-from test_graph import Line, statuses
 from small_disk import small_disk  # noqa: F401 - a fixture
+from test_graph import Line, statuses
 
 from survey.archive.fetch import FetchSettings, fetch
 from survey.archive.query import find_exposures
