@@ -1,4 +1,6 @@
-"""Do harm to runs and tell what becomes of it: ``python benchmarks/harm.py [--only PATTERN] [--real] [--json]``.
+"""Do harm to runs and tell what becomes of it.
+
+    python benchmarks/harm.py [--only PATTERN] [--observatory DIR] [--real] [--json]
 
 Each fault is made to happen in a run of the command line on four simulated exposures, with steps that write a few
 bytes in place of the pipeline's (``--real``: poison exposures, through the real pipeline, as well). Told are the line
@@ -22,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from measure import ROOT, SURVEY, say
+from measure import ROOT, SURVEY, say, simulate
 
 sys.path.insert(0, str(ROOT / "tests"))
 from poison import POISON, make_poison
@@ -103,21 +105,23 @@ HARMS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="faults whose name fits this regular expression")
+    parser.add_argument("--observatory", type=Path, help="of tests/whole_scene.yaml; default: it is simulated")
     parser.add_argument("--real", action="store_true", help="poison exposures, through the real pipeline")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     given = parser.parse_args()
     os.environ.update(ENVIRONMENT)  # for the workers of schedulers in this process
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        subprocess.run([*SURVEY, "simulate", folder / "observatory", "--scene", SCENE], check=True, capture_output=True)
-        with serve(folder / "observatory") as server:
+        observatory = given.observatory or folder / "observatory"
+        simulate(observatory, SCENE)
+        with serve(observatory) as server:
             rows = []
             for number, harm in enumerate(HARMS):
                 if re.search(given.only, harm.name):
                     rows.append(do_harm(harm, folder / f"{number}", server))
                     say(row_text(rows[-1]))
             if given.real:
-                rows += poisoned(folder / "poison", server)
+                rows += poisoned(folder / "poison", observatory, server)
     print(json.dumps([asdict(row) for row in rows], indent=1) if given.json else table(rows))
 
 
@@ -194,10 +198,14 @@ def watch(found: Found, harm: Harm, command: list[object], workspace: Path) -> N
         [str(part) for part in command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     when = None
-    for line in process.stderr or ():
-        found.said.append(line.rstrip())
-        if when is None and re.search(harm.shown, line):
-            when, found.seen = time.time(), shortened(line, workspace)
+    try:
+        for line in process.stderr or ():
+            found.said.append(line.rstrip())
+            if when is None and re.search(harm.shown, line):
+                when, found.seen = time.time(), shortened(line, workspace)
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
     last = (process.stdout.read() if process.stdout else "").splitlines()
     found.exit_code = process.wait()
     if when is None:
@@ -230,13 +238,13 @@ def shortened(line: str, workspace: Path) -> str:
     return re.sub(r"jw01345001001_02201_(\d+)_(nrc\w+?)(?=[\W_]|$)", r"EXPOSURE-\1-\2", line)
 
 
-def poisoned(folder: Path, server) -> list[Found]:
+def poisoned(folder: Path, observatory: Path, server) -> list[Found]:
     """One run of the real pipeline on four good exposures and one of each kind of poison."""
     say("poison, through the real pipeline")
     raw, workspace = folder / "raw", folder / "ws"
     raw.mkdir(parents=True)
     server.faults.clear()
-    for path in (folder.parent / "observatory" / "raw").glob("*.fits"):
+    for path in (observatory / "raw").glob("*.fits"):
         shutil.copy(path, raw)
     made = make_poison(min(raw.glob("*_nrcblong_uncal.fits")), raw)
     config = write_config(folder, server, workspace, len(POISON), f'local: "{raw}"', engine="tiled")
