@@ -98,7 +98,7 @@ def verify(config: SurveyConfig) -> dict[str, str]:
             continue
         for product in record.products:
             path = workspace.root / product.path
-            if REGISTRY[record.step].transient and not path.exists():
+            if record.step in REGISTRY and REGISTRY[record.step].transient and not path.exists():
                 continue
             try:
                 sha256 = tree_sha256(path)[0] if path.is_dir() else file_sha256(path)
