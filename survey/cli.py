@@ -7,18 +7,24 @@ import gc
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 import click
 
 from survey import __version__
+from survey.credentials import scrub
 from survey.errors import ConfigError, DiskFullError, InterruptedRunError, SurveyError
 
+# Control characters but tab and line feed, and those that turn the direction of writing.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 WORKSPACE = click.option(
     "--workspace", type=click.Path(path_type=Path), help="Folder of all products; overrides the config's."
@@ -31,14 +37,32 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     return CONFIG(WORKSPACE(JSON(command)))
 
 
+def where(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say where tasks run."""
+    cluster = click.option(
+        "--cluster", help="'local' (default), or a dask scheduler's address such as tls://login1:8786."
+    )
+    certificates = click.option(
+        "--tls", type=click.Path(path_type=Path), help="Folder of certificates for a tls:// address, by 'survey tls'."
+    )
+    insecure = click.option(
+        "--insecure", is_flag=True, help="Take a scheduler that is neither on this host nor behind TLS."
+    )
+    return cluster(certificates(insecure(command)))
+
+
 def say(text: str) -> None:
     """One line for people, on standard error; the archive's token never appears in it."""
-    token = os.environ.get("MAST_API_TOKEN", "").strip()
-    click.echo(text.replace(token, "***") if len(token) > 3 else text, err=True)
+    click.echo(_shown(text), err=True)
 
 
 def emit(document: Any, as_json: bool, text: Callable[[], str]) -> None:
-    click.echo(json.dumps(document, indent=1, default=str) if as_json else text())
+    click.echo(_shown(json.dumps(document, indent=1, default=str) if as_json else text()))
+
+
+def _shown(text: str) -> str:
+    """Words fit for a terminal: foreign ones neither steer it nor hold the archive's token."""
+    return _STEERING.sub("?", scrub(text))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,7 +74,16 @@ def main(verbose: bool) -> None:
     Example: survey run configs/demo.yaml
     """
     level = logging.DEBUG if verbose else logging.WARNING
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Scrubbed("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Scrubbed(logging.Formatter):
+    """Log lines and tracebacks without the archive's token, whichever library writes them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _shown(super().format(record))
 
 
 @main.command()
@@ -115,6 +148,28 @@ def serve(
 
 
 @main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--host", "hosts", multiple=True, help="Name or address of the scheduler; may be given again.")
+@click.option("--days", type=click.IntRange(1), default=365, show_default=True, help="How long the certificates hold.")
+@click.option("--force", is_flag=True, help="Replace the certificates in DIRECTORY; the old ones are turned away.")
+@JSON
+def tls(directory: Path, hosts: tuple[str, ...], days: int, force: bool, as_json: bool) -> None:
+    """Make the certificates of one deployment in DIRECTORY: for a scheduler, its workers and its clients.
+
+    Example: survey tls certificates --host login1
+    """
+    from survey import tls as certificates
+
+    ends = certificates.make(directory, hosts=hosts, days=days, force=force)
+    folder = directory.absolute()
+    commands = certificates.commands(folder, hosts[0] if hosts else "localhost")
+    files = list(certificates.FILES)
+    document = {"folder": str(folder), "files": files, "ends": ends.isoformat(), "commands": commands}
+    text = f"{folder}: certificates until {ends:%Y-%m-%d}, for your eyes alone. Copy the folder to where they are used."
+    emit(document, as_json, lambda: "\n".join([text, *commands]))
+
+
+@main.command()
 @common
 def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
     """Query the archive, download what is missing, verify.
@@ -152,13 +207,19 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
         if not exposures:
             raise SurveyError(f"{loaded.workspace}/raw: no verified raw files yet; run 'survey fetch {config}' first.")
         found = inputs.sync_references(loaded, exposures)
+    lacking = inputs.unreferenced(loaded, exposures, found)
     document = {
+        "lacking": lacking,
         "context": found.context,
         "cache": found.cache,
         "references": dict(found.files),
         "mappings": dict(found.mappings),
     }
     emit(document, as_json, lambda: f"{found.context}: {len(found.files)} reference files verified in {found.cache}")
+    for name, why in sorted(lacking.items()):
+        say(f"{name}: {why}")
+    if lacking:
+        sys.exit(1)
 
 
 @main.command()
@@ -178,15 +239,16 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
         held = inputs.held_exposures(loaded)
         made = reduction.plan(loaded, held, inputs.look_up(loaded, held))
     found = inspection.plan_states(loaded, made)
-    document = report.plan_document(made, found) if as_json else {}
-    emit(document, as_json, lambda: report.plan_text(loaded, made, found))
+    room = inspection.plan_room(loaded, made, found)
+    document = report.plan_document(made, found, room) if as_json else {}
+    emit(document, as_json, lambda: report.plan_text(loaded, made, found, room))
 
 
 @main.command()
 @common
-@click.option("--cluster", help="'local' (default), or a dask scheduler's address such as tcp://127.0.0.1:8786.")
+@where
 @click.option("--until", metavar="STEP", help="Last step to run, such as image2.")
-def run(config: Path, workspace: Path | None, as_json: bool, cluster: str | None, until: str | None) -> None:
+def run(config: Path, workspace: Path | None, as_json: bool, until: str | None, **place: Any) -> None:
     """The main job: fetch, references, then every step that is not already done.
 
     Example: survey run configs/demo.yaml --until image2
@@ -194,10 +256,10 @@ def run(config: Path, workspace: Path | None, as_json: bool, cluster: str | None
     from survey import reduction
     from survey.progress import DownloadProgress, TaskProgress
 
-    loaded = reduction.load_config(config, workspace=workspace, until=until, cluster=cluster)
+    loaded = reduction.load_config(config, workspace=workspace, until=until, **place)
     with TaskProgress(say) as progress:
         done = reduction.run(
-            loaded, cluster=cluster, until=until, watch=progress.watch, progress=DownloadProgress(say), say=say
+            loaded, **place, until=until, watch=progress.watch, progress=DownloadProgress(say), say=say
         )
     _finish(loaded, done, as_json)
 
@@ -205,8 +267,8 @@ def run(config: Path, workspace: Path | None, as_json: bool, cluster: str | None
 @main.command()
 @common
 @click.option("--asn", "association", required=True, type=click.Path(path_type=Path), help="A level-3 association.")
-@click.option("--cluster", help="'local' (default), or a dask scheduler's address.")
-def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Path, cluster: str | None) -> None:
+@where
+def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Path, **place: Any) -> None:
     """Mosaic the members of an existing level-3 association.
 
     Example: survey mosaic configs/demo.yaml --asn my_asn.json
@@ -214,9 +276,9 @@ def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Pat
     from survey import reduction
     from survey.progress import TaskProgress
 
-    loaded = reduction.load_config(config, workspace=workspace, cluster=cluster)
+    loaded = reduction.load_config(config, workspace=workspace, **place)
     with TaskProgress(say) as progress:
-        done = reduction.mosaic(loaded, association, cluster=cluster, watch=progress.watch, say=say)
+        done = reduction.mosaic(loaded, association, **place, watch=progress.watch, say=say)
     _finish(loaded, done, as_json)
 
 
@@ -277,8 +339,8 @@ def _finish(config: Any, done: Any, as_json: bool) -> None:
         say(f"{record.status} {record.key}: {record.error.splitlines()[0] if record.error else ''}")
     for name, cause in sorted(done.missing.items()):
         say(f"missing {name}: {cause}")
-    for record in done.incomplete_mosaics:
-        say(f"{record.subject}: made without {', '.join(record.missing)}")
+    for product, missing in document["incomplete"].items():
+        say(f"{product}: made without {', '.join(missing)}")
     if done.failed or done.missing:
         sys.exit(1)
 
@@ -299,6 +361,7 @@ def _run_command(command: tuple[str, ...], environment: dict[str, str]) -> int:
 def console() -> NoReturn:
     """Entry point: every expected error ends with its exit code and without a traceback."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.excepthook = _show_unexpected
     # Imports and plans make many objects that all live on: looking for garbage among them is time lost.
     gc.set_threshold(50_000, 20, 20)
     try:
@@ -319,6 +382,11 @@ def console() -> NoReturn:
             logging.getLogger(__name__).debug("not expected", exc_info=True)  # with --verbose
             _fail(SurveyError(f"{error.filename or type(error).__name__}: {error.strerror or error}."))
         _fail(DiskFullError(f"{error.filename or 'workspace'}: {error.strerror}; make room and run again."))
+
+
+def _show_unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A fault of this program's own, in full but for the archive's token."""
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
 
 def _fail(error: SurveyError) -> NoReturn:

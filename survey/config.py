@@ -24,8 +24,10 @@ from pydantic import (
     model_validator,
 )
 
+from survey.credentials import TOKEN
 from survey.documents import MAX_FAULTS, Document, nearest, plain, read_document, shown
 from survey.errors import ConfigError
+from survey.limits import Limits
 
 SHORT_WAVE = (
     "F070W F090W F115W F140M F150W F150W2 F162M F164N F182M F187N F200W F210M F212N".split()
@@ -35,7 +37,9 @@ LONG_WAVE = (
 )  # fmt: skip
 
 # Of a dask scheduler, as --cluster takes it: the port is optional, an IPv6 host stands in brackets.
-CLUSTER_ADDRESS = re.compile(r"(?:tcp|tls|ws|wss|ucx)://(?:[^\s/:\[\]]+|\[[0-9a-fA-F:]+\])(?::\d{1,5})?", re.ASCII)
+CLUSTER_ADDRESS = re.compile(
+    r"(?P<protocol>tcp|tls|ws|wss|ucx)://(?:(?P<host>[^\s/:\[\]]+)|\[(?P<ipv6>[0-9a-fA-F:]+)\])(?::\d{1,5})?", re.ASCII
+)
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
@@ -46,10 +50,12 @@ def expand(text: str) -> str:
     Raises
     ------
     ValueError
-        A variable is not set and has no default.
+        A variable is not set and has no default, or is the archive's token.
     """
 
     def value(match: re.Match[str]) -> str:
+        if match["name"] == TOKEN:  # it would end up in every record
+            raise ValueError(f"{TOKEN} is a secret: it is read from the environment, and stands in no config.")
         found = os.environ.get(match["name"]) or match["default"]
         if found is None:
             raise ValueError(f"environment variable {match['name']} is not set; set it, or write the path itself.")
@@ -236,6 +242,7 @@ class SurveyConfig(Section):
         default=(StepConfig(name="detector1"), StepConfig(name="image2")), description="per exposure, in order"
     )
     mosaic: MosaicConfig = Field(default_factory=lambda: MosaicConfig())
+    limits: Limits = Field(default_factory=Limits, description="what a task may take before it is ended")
     workspace: ConfigPath = Field(description="folder of all products")
     _document: Document | None = PrivateAttr(None)
 

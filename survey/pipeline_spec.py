@@ -22,6 +22,7 @@ from configobj import ConfigObj
 from configobj.validate import ValidateError, Validator, VdtMissingValue
 
 from survey.documents import nearest, plain, shown
+from survey.paths import plain_name
 
 # Every Step descends from these two; they hold the parameters that all steps share.
 _ROOTS = ("stpipe.step:Step", "jwst.stpipe.core:JwstStep")
@@ -31,6 +32,10 @@ RESERVED = frozenset(
     {"output_dir", "output_file", "output_ext", "output_use_model", "output_use_index", "search_output_file"}
     | {"input_dir", "suffix", "config_file", "class", "name", "pre_hooks", "post_hooks"}
 )
+
+
+# Parameters whose value becomes part of the name of a file that a step writes.
+OUTPUT_NAMES = frozenset({"catalog_format", "dark_output", "int_name", "opt_name", "save_persistence"})
 
 
 @dataclass(frozen=True)
@@ -201,6 +206,8 @@ def _check_value(spec: StepSpec, name: str, value: Any) -> Any:
         clean = _VALIDATOR.check(check, _as_configobj(value))
         if isinstance(clean, float) and not math.isfinite(clean):
             raise ValidateError("expected a finite number")
+        if name in OUTPUT_NAMES and clean and not plain_name(str(clean)):
+            raise ValidateError("it names a file that is written beside the other products: expected a plain file name")
         return clean
     except (ValidateError, VdtMissingValue, OverflowError, TypeError) as error:
         said = f"{name} = {shown(value)} does not fit {check[:300]}: {str(error)[:200]}"

@@ -283,7 +283,7 @@ def test_a_server_that_stalls_is_given_up(server, tmp_path, wanted, fault):
 
 
 def test_a_full_disk_says_so(server, tmp_path, wanted, monkeypatch):
-    def full(self, url, part):
+    def full(self, url, part, listed):
         return OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Downloads, "_transfer", full)

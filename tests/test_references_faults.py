@@ -15,7 +15,7 @@ from pathlib import Path
 import crds_folder
 import observatory as archive_folder
 import pytest
-from small_disk import small_disk
+from small_disk import small_disk  # noqa: F401 - a fixture
 from test_references import write_raw
 
 from survey import references
@@ -184,16 +184,16 @@ def test_fault_of_a_reply_that_passes(server, raw, tmp_path):
     assert FLAT in found.files
 
 
-def test_cache_on_a_full_disk(server, raw, tmp_path, files):
+def test_cache_on_a_full_disk(server, raw, tmp_path, files, small_disk):  # noqa: F811
     """A file system of 48 kB: what fits is kept and good, and the sync goes on once there is room."""
-    with small_disk(tmp_path / "disk", 48) as disk:
-        with pytest.raises(DiskFullError, match="no space left"):
-            references.sync(raw, Settings(server.crds_url, "jwst_0001.pmap", disk / "cache"), types=TYPES)
-        assert not list((disk / "cache").glob(".part*"))
-        for item in files:
-            held = disk / "cache" / item.path
-            assert not held.exists() or file_sha1(held) == item.sha1
-        shutil.copytree(disk / "cache", tmp_path / "cache")
+    cache = small_disk("48k").path / "cache"
+    with pytest.raises(DiskFullError, match="no space left"):
+        references.sync(raw, Settings(server.crds_url, "jwst_0001.pmap", cache), types=TYPES)
+    assert not list(cache.glob(".part*"))
+    for item in files:
+        held = cache / item.path
+        assert not held.exists() or file_sha1(held) == item.sha1
+    shutil.copytree(cache, tmp_path / "cache")
     found = references.sync(raw, Settings(server.crds_url, "jwst_0001.pmap", tmp_path / "cache"), types=TYPES)
     assert file_sha1(found.path(FLAT)) == found.files[FLAT]
 

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 LEDGER = "survey-ledger.json"
 LOCK = "survey.lock"
 LOOPBACK = "loopback"
-_PLAIN_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
+_PLAIN_NAME = re.compile(r"\w[\w.+-]{0,199}", re.ASCII)
 
 Stat = list[int]
 
@@ -69,6 +69,11 @@ def plain_name(name: str) -> str:
     if not _PLAIN_NAME.fullmatch(name):
         raise ReferencesError(f"{ascii(name)}: not a plain file name; the CRDS server or rules that give it are bad.")
     return name
+
+
+def plain_path(path: str) -> str:
+    """The path below the cache, if each of its parts is a plain name; errors as in `plain_name`."""
+    return "/".join(plain_name(part) for part in path.split("/"))
 
 
 def server_identity(url: str | None) -> str | None:
@@ -117,7 +122,7 @@ class Cache:
         with out_of_space(self.folder):
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                lock = FileLock(self.folder / LOCK, mode=0o666)
+                lock = FileLock(self.folder / LOCK)
                 lock.acquire(timeout=0)
                 return lock
             except FileExistsError as error:

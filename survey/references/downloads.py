@@ -115,7 +115,7 @@ class Downloads:
                 self.stopped.wait(0.05)
                 continue
             job.attempts += 1
-            job.error = self._transfer(job.url, job.part) or _unlike(job.wanted, job.part)
+            job.error = self._transfer(job.url, job.part, job.wanted.size) or _unlike(job.wanted, job.part)
             if job.error is None or job.attempts >= ATTEMPTS or not _worth_another_try(job.error):
                 self.done.put(job)
             else:
@@ -123,7 +123,7 @@ class Downloads:
                 job.not_before = time.monotonic() + min(pause, self.silence_seconds)
                 self.todo.put(job)
 
-    def _transfer(self, url: str, part: Path) -> Exception | None:
+    def _transfer(self, url: str, part: Path, listed: int | None) -> Exception | None:
         # A third of the limit: silence in one file leaves time for another attempt, and for the other files.
         stall = self.silence_seconds / 3
         try:
@@ -135,6 +135,8 @@ class Downloads:
                     stream.write(block)
                     size, now = size + len(block), time.monotonic()
                     self.bytes += len(block)
+                    if listed is not None and size > listed:
+                        return WrongFileError(f"more than the {listed} bytes that the server lists")
                     if size - mark_bytes >= LEAST_BYTES_PER_SECOND * stall:
                         mark_bytes, mark_time = size, now
                     elif now - mark_time > stall:

@@ -156,6 +156,8 @@ def best(context: str, types: Iterable[str], exposures: Mapping[str, str]) -> di
         try:
             header = read_primary_header(path)
             instrument = str(header["INSTRUME"]).lower()
+            if not re.fullmatch(r"[a-z]{1,20}", instrument):  # it becomes a folder's name
+                raise ValueError(f"INSTRUME is {ascii(instrument)[:80]}, which is no instrument")
         except (OSError, ValueError, KeyError) as error:
             answer["faults"][name] = f"{type(error).__name__}: {error}"
             continue
