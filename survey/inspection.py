@@ -102,7 +102,8 @@ def verify(config: SurveyConfig) -> dict[str, str]:
         for product in record.products:
             try:
                 path = paths.inside(workspace.root, product.path)
-                if REGISTRY[record.step].transient and not os.path.lexists(path):
+                transient = record.step in REGISTRY and REGISTRY[record.step].transient
+                if transient and not os.path.lexists(path):
                     continue
                 sha256 = _sha256_of(path)
             except (OSError, ValueError) as error:

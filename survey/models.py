@@ -176,5 +176,5 @@ def record_from_json(data: Mapping[str, Any]) -> TaskRecord:
         )
         values["missing"] = tuple(data.get("missing", ()))
         return TaskRecord(**values)
-    except (AttributeError, TypeError, KeyError) as error:
+    except (AttributeError, TypeError, KeyError, OverflowError) as error:
         raise ValueError(f"not a task record: {error}") from error
