@@ -18,7 +18,7 @@ PACKAGE = "survey"
 # A module imports from its own layer or from one above it in this list, never from one below.
 LAYERS = (
     ("errors", "names", "digest"),
-    ("models", "config", "grid", "pipeline_spec", "workspace", "records"),
+    ("models", "config", "grid", "pipeline_spec", "lock", "workspace", "records"),
     (
         "archive",
         "references",
@@ -33,7 +33,7 @@ LAYERS = (
     ),
     ("steps",),
     ("stock", "tiled", "checks"),
-    ("children", "failures", "planning", "reads", "execute", "staleness"),
+    ("children", "failures", "planning", "publication", "reads", "remnants", "execute", "staleness"),
     ("graph", "cluster", "progress"),
     ("inputs",),
     ("reduction",),

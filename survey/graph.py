@@ -15,11 +15,12 @@ from typing import Any
 from dask.distributed import Client, Future, as_completed
 
 from survey.errors import DiskFullError, InterruptedRunError, SurveyError
-from survey.execute import Site, blank_record, in_place, recorded, run_task
+from survey.execute import Site, blank_record, run_task
 from survey.layouts import read_layout
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Plan, Task, TaskRecord
 from survey.planning import Planner, reference_of, steps_until
-from survey.records import record_path
+from survey.publication import in_place, recorded
+from survey.remnants import drop_strangers, drop_transient
 from survey.steps import REGISTRY
 from survey.workspace import Workspace
 
@@ -243,32 +244,12 @@ def _tidy(flow: _Flow) -> None:
 
     Not sooner: beside a mosaic that stands, a lost crf file or tile may be made anew, and reads them.
     """
-    for record in list(flow.decided.values()):
+    for record in flow.decided.values():
         if record.step == "assemble" and record.status == COMPLETE:
-            _drop_transient(flow, record.subject)
-            _drop_strangers(flow, record.subject)
-
-
-def _drop_transient(flow: _Flow, product: str) -> None:
-    """Remove what only the mosaic's tasks read; they are made again should one of these run again."""
-    if flow.planner.config.mosaic.keep_intermediate:
-        return
-    for task in flow.chains[product]:
-        record = flow.decided.get(task.key)
-        if record is not None and REGISTRY[task.step].transient:
-            for item in record.products:
-                (_root(flow) / item.path).unlink(missing_ok=True)
-
-
-def _drop_strangers(flow: _Flow, product: str) -> None:
-    """Remove records of tiles and groups that this mosaic no longer has: their files went with the old grid."""
-    known = {task.key for task in flow.chains[product]}
-    for key, record in flow.stored.items():
-        of_tiles = record.step in ("outlier_i2d", "median", "drizzle") and record.subject.startswith(f"{product}_")
-        if of_tiles and key not in known:
-            for item in record.products:
-                (_root(flow) / item.path).unlink(missing_ok=True)
-            record_path(_root(flow) / "records", key).unlink(missing_ok=True)
+            chain = flow.chains[record.subject]
+            if not flow.planner.config.mosaic.keep_intermediate:
+                drop_transient(_root(flow), chain, flow.decided)
+            drop_strangers(_root(flow), record.subject, {task.key for task in chain}, flow.stored)
 
 
 def _decide(flow: _Flow, future: Future) -> None:

@@ -37,6 +37,7 @@ from survey.planning import plan as make_plan
 from survey.provenance import ProvenanceWriter
 from survey.records import failure_path, read_records, write_record
 from survey.references import References
+from survey.remnants import drop_strangers, drop_transient
 from survey.staleness import DONE, state_of
 from survey.steps import REGISTRY
 from survey.tiled import STEPS as TILED
@@ -135,7 +136,8 @@ def run(
     check_config(config, until=until, cluster=cluster)
     where = _Where(client, cluster, until, watch or _nobody, say)
     workspace = Workspace(config.workspace)
-    with workspace.lock():
+    with workspace.lock() as name:
+        where = replace(where, run=name)
         workspace.create()
         _sweep(workspace, where)
         exposures, missing = _fetch_what_can_be_had(config, progress, say)
@@ -170,7 +172,8 @@ def mosaic(
     wanted = read_association(association)
     where = _Where(client, cluster, None, watch or _nobody, say)
     workspace = Workspace(config.workspace)
-    with workspace.lock():
+    with workspace.lock() as name:
+        where = replace(where, run=name)
         workspace.create()
         _sweep(workspace, where)
         raw, given = members_of(config, wanted, association.parent)
@@ -190,6 +193,7 @@ class _Where:
     until: str | None
     watch: Callable[[Plan], Watch]
     say: Say
+    run: str = ""  # its own name, once it holds the workspace
 
 
 def _fetch_what_can_be_had(
@@ -239,12 +243,23 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
             records = [stored[task.key] for task in tasks]
             for record in records:
                 decided(record, True)
+            _tidy(config, root, tasks, stored)
         else:
             planner = Planner(config, references, override_digests(config), learn(stored.values()))
             records = _on_cluster(made, planner, root, references, where, stored, decided)
     if any(record.step in STORES and record.status == COMPLETE for record in records):
         ensure_store(root / "mosaics" / "mosaics.zarr")
     return Run(tuple(records), frozenset(reused))
+
+
+def _tidy(config: SurveyConfig, root: Path, tasks: Sequence[Task], stored: Mapping[str, TaskRecord]) -> None:
+    """Drop what a run that was killed at its very end did not; everything is done."""
+    known = {task.key for task in tasks}
+    whole = [task.subject for task in tasks if task.step == "assemble"]
+    if whole and not config.mosaic.keep_intermediate:
+        drop_transient(root, tasks, stored)
+    for product in whole:
+        drop_strangers(root, product, known, stored)
 
 
 def _on_cluster(
@@ -262,7 +277,7 @@ def _on_cluster(
 
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
     environment = {**crds_references.worker_environment(references), "USER": os.environ.get("USER") or "survey"}
-    site = Site(str(root), planner.config.survey, environment)
+    site = Site(str(root), planner.config.survey, environment, run=where.run)
     small = [task.memory_gb for task in made if REGISTRY[task.step].scope == "exposure"]
     with contextlib.ExitStack() as stack:
         client = where.client

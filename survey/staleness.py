@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from survey.execute import recorded, reusable
 from survey.models import COMPLETE, Plan, Task, TaskRecord
+from survey.publication import recorded, reusable
 from survey.steps import REGISTRY
 
 DONE = "done"
