@@ -74,6 +74,7 @@ def publish(workspace: Path, dataset: xr.Dataset) -> Path:
     try:
         dataset.to_zarr(snapshot, mode="w", zarr_format=3, consolidated=False, encoding=_encoding(dataset))
         _sync_tree(snapshot)
+        sync_folder(folder)
     except BaseException:
         shutil.rmtree(snapshot, ignore_errors=True)
         raise

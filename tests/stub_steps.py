@@ -71,7 +71,8 @@ def fail(root: Path, key: str) -> None:
     path = root / "faults.json"
     faults = json.loads(path.read_text()).get(key, []) if path.exists() else []
     fault = faults[number] if number < len(faults) else "none"
-    print(f"{key}: attempt {number}, fault {fault}")
+    print(f"{key}: attempt {number}, fault {fault}", flush=True)
+    time.sleep(float(os.environ.get("STUB_SECONDS", "0")))
     FAULTS[fault]()
 
 
