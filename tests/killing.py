@@ -149,7 +149,7 @@ class Chain:
         """Kill processes of a run; returns how many."""
         done = 0
         while done < kills and client.poll() is None:
-            self._wait_for_progress(client, self.chance.randrange(1, 30))
+            self._wait_for_progress(client, self.chance.randrange(0, 12))
             time.sleep(self.chance.uniform(0.0, 4 * self.seconds))
             kind = self.chance.choice(kinds)
             victims = family(client)[kind]
