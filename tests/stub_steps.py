@@ -105,8 +105,9 @@ class FakeReferences:
     context = "jwst_0001.pmap"
     types = ("dark", "flat", "gain", "ipc", "mask", "photom")
 
-    def __init__(self, changed: tuple[str, ...] = (), unknown: tuple[str, ...] = ()):
+    def __init__(self, changed: tuple[str, ...] = (), unknown: tuple[str, ...] = (), replaced=None):
         self.changed = changed  # files that hold other bytes
+        self.replaced = dict(replaced or {})  # file -> the one that another context has in its place
         self.unknown = unknown  # exposures that were not looked up
         self.asked: list[str] = []
 
@@ -117,7 +118,8 @@ class FakeReferences:
             raise ReferencesError(f"{exposure}: no references were looked up for it")
         self.asked += types
         detector = exposure.rpartition("_")[2]
-        return {kind: f"{detector}_{kind}.fits" for kind in types if kind in self.types}
+        names = {kind: f"{detector}_{kind}.fits" for kind in types if kind in self.types}
+        return {kind: self.replaced.get(name, name) for kind, name in names.items()}
 
     @property
     def files(self):
