@@ -18,7 +18,7 @@ PACKAGE = "survey"
 # A module imports from its own layer or from one above it in this list, never from one below.
 LAYERS = (
     ("errors", "names", "digest", "credentials", "paths", "limits", "resident"),
-    ("documents", "replies", "models", "config", "grid", "pipeline_spec", "workspace", "records", "tls"),
+    ("documents", "replies", "models", "config", "grid", "pipeline_spec", "lock", "workspace", "records", "tls"),
     (
         "archive",
         "references",
@@ -33,7 +33,19 @@ LAYERS = (
     ),
     ("steps",),
     ("stock", "tiled", "checks"),
-    ("children", "failures", "planning", "reads", "execute", "site", "staleness", "tidying", "disk", "outside"),
+    (
+        "children",
+        "failures",
+        "planning",
+        "publication",
+        "reads",
+        "execute",
+        "site",
+        "staleness",
+        "tidying",
+        "disk",
+        "outside",
+    ),
     ("patience", "graph", "cluster", "progress"),
     ("inputs",),
     ("reduction",),

@@ -44,6 +44,7 @@ from survey.references import References
 from survey.site import Site
 from survey.staleness import DONE, state_of
 from survey.steps import REGISTRY
+from survey.tidying import tidy
 from survey.tiled import STEPS as TILED
 from survey.workspace import Workspace
 
@@ -146,7 +147,8 @@ def run(
     check_config(config, until=until, cluster=cluster, tls=tls, insecure=insecure)
     where = _Where(client, cluster, until, watch or _nobody, say, tls, insecure)
     workspace = Workspace(config.workspace)
-    with workspace.lock():
+    with workspace.lock() as name:
+        where = replace(where, run=name)
         workspace.create()
         _sweep(workspace, where)
         exposures, missing = _fetch_what_can_be_had(config, progress, where)
@@ -184,7 +186,8 @@ def mosaic(
     wanted = read_association(association)
     where = _Where(client, cluster, None, watch or _nobody, say, tls, insecure)
     workspace = Workspace(config.workspace)
-    with workspace.lock():
+    with workspace.lock() as name:
+        where = replace(where, run=name)
         workspace.create()
         _sweep(workspace, where)
         raw, given = members_of(config, wanted, association.parent)
@@ -209,6 +212,7 @@ class _Where:
     say: Say
     tls: Path | None = None
     insecure: bool = False
+    run: str = ""  # its own name, once it holds the workspace
 
 
 def _fetch_what_can_be_had(
@@ -260,9 +264,13 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
             note(record, was_reused)
 
         if not waiting:
-            records = [stored[task.key] for task in made if task.step in steps_until(made, where.until)]
+            tasks = [task for task in made if task.step in steps_until(made, where.until)]
+            records = [stored[task.key] for task in tasks]
             for record in records:
                 decided(record, True)
+            # What a run that was killed at its very end did not.
+            whole = {task.subject: tasks for task in tasks if task.step == "assemble"}
+            tidy(root, {task.key: stored[task.key] for task in tasks}, whole, stored, config.mosaic.keep_intermediate)
         else:
             planner = Planner(config, references, override_digests(config), learn(stored.values()))
             records = _on_cluster(made, planner, root, references, where, stored, decided)
@@ -294,7 +302,7 @@ def _on_cluster(
 
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
     environment = {**crds_references.worker_environment(references), "USER": os.environ.get("USER") or "survey"}
-    site = Site(str(root), planner.config.survey, environment, planner.config.limits)
+    site = Site(str(root), planner.config.survey, environment, planner.config.limits, where.run)
     small = [task.memory_gb for task in made if REGISTRY[task.step].scope == "exposure"]
     with contextlib.ExitStack() as stack:
         client = where.client

@@ -14,7 +14,7 @@ from survey.planning import total_gb
 from survey.progress import clock
 from survey.provenance import Lineage
 from survey.reduction import Run
-from survey.staleness import DONE, State, causes, summary
+from survey.staleness import DONE, State, causes, reach, summary
 from survey.workspace import Workspace
 
 SHOWN = 12
@@ -57,6 +57,7 @@ def plan_document(made: Plan, found: Sequence[State], room: Room | None = None) 
         ],
         "summary": summary(found),
         "causes": causes(found),
+        "reach": reach(found),
         "to_run": len(waiting),
         "cpu_hours": round(sum(task.cpu_seconds for task in waiting) / 3600, 3),
         "peak_gb": max((task.memory_gb for task in waiting), default=0.0),
@@ -110,10 +111,10 @@ def plan_text(config: SurveyConfig, made: Plan, found: Sequence[State], room: Ro
         *(f"  mosaic {item['product']}: {_mosaic_text(item)}" for item in document["associations"]),
     ]
     lines += [f"  left out {item.name}: {item.fault}" for item in made.exposures if item.fault]
-    for reason, counts in list(document["causes"].items())[:SHOWN]:
-        lines.append(f"  because {reason}: {', '.join(f'{count} {step}' for step, count in counts.items())}")
-    if len(document["causes"]) > SHOWN:
-        lines.append(f"  ... and {len(document['causes']) - SHOWN} more causes; --json lists them all")
+    for reason, counts in list(document["reach"].items())[:SHOWN]:
+        lines.append(f"  {reason}: {_reached(counts)}")
+    if len(document["reach"]) > SHOWN:
+        lines.append(f"  ... and {len(document['reach']) - SHOWN} more causes; --json lists them all")
     lines.append(
         f"{document['to_run']} of {len(found)} tasks to run: {document['cpu_hours']:.2f} CPU-hours, largest task "
         f"{document['peak_gb']:.1f} GB of memory, about {document['products_gb']:.1f} GB of products"
@@ -122,6 +123,14 @@ def plan_text(config: SurveyConfig, made: Plan, found: Sequence[State], room: Ro
         short = "; this will not fit" if room.is_too_small else "; this may not fit" if room.is_tight else ""
         lines.append(f"disk: {room}{short}")
     return "\n".join(lines)
+
+
+def _reached(counts: Mapping[str, int]) -> str:
+    """What a cause makes run again: '16 exposures, 1 mosaic (70 tasks)'."""
+    named = [f"{counts[name]} {name.removesuffix('s') if counts[name] == 1 else name}"
+             for name in ("exposures", "mosaics") if counts[name]]  # fmt: skip
+    tasks = f"{counts['tasks']} task{'s' if counts['tasks'] != 1 else ''}"
+    return f"{', '.join(named)} ({tasks})" if named else tasks
 
 
 def run_document(config: SurveyConfig, done: Run) -> dict[str, Any]:
