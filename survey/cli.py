@@ -194,10 +194,15 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
 @common
 @click.option("--cluster", help="'local' (default), or a dask scheduler's address such as tcp://127.0.0.1:8786.")
 @click.option("--until", metavar="STEP", help="Last step to run, such as image2.")
-def run(config: Path, workspace: Path | None, as_json: bool, cluster: str | None, until: str | None) -> None:
+@click.option(
+    "--report", is_flag=True, help="Keep the survey page and dask's performance report in reports/dashboard.html."
+)
+def run(
+    config: Path, workspace: Path | None, as_json: bool, cluster: str | None, until: str | None, report: bool
+) -> None:
     """The main job: fetch, references, then every step that is not already done.
 
-    Example: survey run configs/demo.yaml --until image2
+    Example: survey run configs/demo.yaml --until image2 --report
     """
     from survey import reduction
     from survey.config import load_config
@@ -206,8 +211,9 @@ def run(config: Path, workspace: Path | None, as_json: bool, cluster: str | None
     loaded = load_config(config, workspace=workspace)
     with TaskProgress(say) as progress:
         done = reduction.run(
-            loaded, cluster=cluster, until=until, watch=progress.watch, progress=DownloadProgress(say), say=say
-        )
+            loaded, cluster=cluster, until=until, watch=progress.watch, progress=DownloadProgress(say), say=say,
+            report=report,
+        )  # fmt: skip
     _finish(loaded, done, as_json)
 
 
