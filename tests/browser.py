@@ -126,6 +126,6 @@ TEXT = """
     const inner = node.shadowRoot ? [...node.shadowRoot.childNodes] : [];
     return [...inner, ...node.childNodes].map(walk).join("");
   };
-  return walk(document.body).replace(/\\s+/g, " ");
+  return document.body === null ? "" : walk(document.body).replace(/\\s+/g, " ");
 })()
 """

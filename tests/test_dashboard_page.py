@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html
 import re
+import time
 
 import pytest
+from browser import browser, found
 
 from survey.dashboard.markup import COLORS, failures_table, headline, matrix
 from survey.dashboard.page import MAX_CELLS, Page, spans_of, standalone, steps_line, tiles_of
@@ -104,3 +106,21 @@ def test_a_report_is_two_documents_in_one_without_source_folders():
     assert html.escape(page) in text
     assert "at execute.py line 3, x.pyx" in text
     assert "/home/me" not in text and "/data" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(found() is None, reason="no browser: install Debian's chromium (apt-get install chromium)")
+def test_a_browser_takes_names_and_errors_for_text(tmp_path):
+    evil = "<script>window.harmed = true</script><img src=x onerror='window.harmed = true'>"
+    (tmp_path / "page.html").write_text(standalone(document(evil, evil)))
+    with browser() as page:
+        page.visit((tmp_path / "page.html").as_uri())
+        text = ""
+        for _ in range(100):
+            text = page.text()
+            if "Failures" in text:
+                break
+            time.sleep(0.2)
+        harmed = page.evaluate("window.harmed === true")
+    assert evil in text and not harmed and page.complaints == []
+    assert [url for url in page.requests if not url.startswith(("file:", "data:", "about:"))] == []
