@@ -119,7 +119,7 @@ class Page:
             axis.start, axis.end = low, high
 
     def _spans(self) -> Any:
-        plot = _figure("When each filter's steps ran", height=280, y_range=Range1d(0, 1))
+        plot = _figure("When each filter's steps ran", height=280, x_range=DataRange1d(start=0), y_range=Range1d(0, 1))
         plot.ygrid.visible = False
         bars = plot.hbar(y="y", left="left", right="right", height=0.8, source=self.spans, fill_color="color",
                          line_color=None)  # fmt: skip

@@ -250,7 +250,7 @@ class RunState:
     def _work_left(self) -> float:
         """Seconds of all tasks that are left: by the mean of their step, else as planned and as others fared."""
         steps: dict[str, list[float]] = {}
-        ran, planned = 0.0, 0.0
+        ran = planned = 0.0
         for (step, _), cell in self.cells.items():
             done = cell.counts[DONE]
             row = steps.setdefault(step, [0.0, 0.0])
@@ -259,8 +259,8 @@ class RunState:
         factor = ran / planned if planned > 0 else 1.0
         left = 0.0
         for (step, _), cell in self.cells.items():
-            seconds, done = steps[step]
-            mean = seconds / done if done else factor * cell.estimate_seconds / max(cell.total, 1)
+            seconds, count = steps[step]
+            mean = seconds / count if count else factor * cell.estimate_seconds / max(cell.total, 1)
             left += cell.left * mean
         return left
 
