@@ -21,7 +21,7 @@ from browser import browser, found
 from stub_steps import TESTS, FakeReferences, exposure
 from stub_tiled import ENVIRONMENT
 
-from survey import report
+from survey import reduction, report
 from survey.cluster import connect
 from survey.config import SurveyConfig
 from survey.dashboard.feed import feed, guesses
@@ -160,6 +160,29 @@ def test_a_run_is_told_to_the_scheduler(client, tmp_path, monkeypatch):
     labels = 'filter="F444W",state="reused",step="drizzle",survey="egs-demo"'
     assert re.search(rf"^survey_tasks{{{labels}}} 8\.0$", metrics, re.MULTILINE)
     assert 'href="survey"' in ask(client, "/status")
+
+
+@pytest.mark.slow
+def test_a_run_with_a_report_keeps_it_in_the_workspace(client, tmp_path, monkeypatch):
+    line = Line(tmp_path / "ws", 1)
+    (line.workspace.root / "faults.json").unlink()
+    monkeypatch.setattr(reduction.crds_references, "worker_environment", lambda _references: ENVIRONMENT)
+    where = reduction._Where(client, None, "image2", reduction._nobody, line.said.append, report=True)
+    planner = Planner(line.config, line.references)
+    decided = []
+    records = reduction._on_cluster(
+        line.plan,
+        planner,
+        line.workspace.root,
+        line.references,
+        where,
+        {},
+        lambda record, _reused: decided.append(record),
+    )
+    assert [record.status for record in records] == [COMPLETE] * 4 and len(decided) == 4
+    saved = line.workspace.root / "reports" / "dashboard.html"
+    assert line.said == [f"report: {saved}"] and "Dask performance" in saved.read_text()
+    assert state(client)["tasks"]["total"] == 4 and state(client)["outcome"] == "finished"
 
 
 @pytest.mark.slow
