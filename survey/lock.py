@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 LOCK = ".lock"
 NOTE = ".lock.json"
 BEAT_SECONDS = 30.0
-WAIT_SECONDS = 0.5  # 'survey status' looks whether the lock is held, and holds it for a moment itself
+WAIT_SECONDS = 0.5  # a run that ends lets go of it in a moment
 _SAME_START_SECONDS = 2.0  # two readings of when a process started
 
 
@@ -71,18 +71,12 @@ def read_holder(root: Path) -> Holder | None:
         return None
 
 
-def is_held(root: Path) -> bool:
-    """Whether a run holds the workspace now."""
-    if not (root / LOCK).exists():
-        return False
-    lock = FileLock(root / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except (Timeout, OSError, NotImplementedError):
-        return True
-    lock.release()
-    holder = read_holder(root)
-    return holder is not None and (not holder.is_here or holder.is_alive)
+def current_holder(root: Path) -> Holder | None:
+    """Who holds a workspace now. Looks, and takes no lock: a run may begin meanwhile."""
+    found = read_holder(root)
+    if found is None or (found.is_here and found.pid != os.getpid() and not found.is_alive):
+        return None
+    return found
 
 
 @contextlib.contextmanager

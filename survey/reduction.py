@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from dask.distributed import Client
 
 LEFTOVER_SECONDS = 24 * 3600.0
+REPORT = "dashboard.html"  # of the last run, in reports/
 
 Watch = Callable[[TaskRecord, bool], None]
 
@@ -125,6 +126,7 @@ def run(
     watch: Callable[[Plan], Watch] | None = None,
     progress: Progress | None = None,
     say: Say = silent,
+    report: bool = False,
 ) -> Run:
     """The main job: fetch, references, then every task that is not already done.
 
@@ -138,6 +140,7 @@ def run(
     until : last step to run
     watch : called with the plan; returns what is called with each decided record
     progress, say : where downloads and remarks are shown
+    report : keep the survey page and dask's performance report as ``reports/dashboard.html``
 
     Raises
     ------
@@ -145,7 +148,7 @@ def run(
         See `survey.errors`. Failures of single files and tasks do not raise: they are in the result.
     """
     check_config(config, until=until, cluster=cluster, tls=tls, insecure=insecure)
-    where = _Where(client, cluster, until, watch or _nobody, say, tls, insecure)
+    where = _Where(client, cluster, until, watch or _nobody, say, tls, insecure, report=report)
     workspace = Workspace(config.workspace)
     with workspace.lock() as name:
         where = replace(where, run=name)
@@ -212,6 +215,7 @@ class _Where:
     say: Say
     tls: Path | None = None
     insecure: bool = False
+    report: bool = False
     run: str = ""  # its own name, once it holds the workspace
 
 
@@ -298,6 +302,7 @@ def _on_cluster(
 ) -> list[TaskRecord]:
     # dask takes half a second to import; a run that finds everything done does not need it.
     from survey.cluster import connect, dashboard
+    from survey.dashboard.feed import feed
     from survey.graph import capacity, run_plan, too_large
 
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
@@ -315,7 +320,15 @@ def _on_cluster(
         for task in made:
             if largest and task.memory_gb > largest and task.step in steps_until(made, where.until):
                 where.say(f"{task.key} will not be run: {too_large(task, largest)}")
-        return run_plan(made, planner, site, client, stored=stored, watch=decided, until=where.until)
+        told = stack.enter_context(feed(client, planner.config, made, steps_until(made, where.until), where.say))
+        records = run_plan(
+            made, planner, site, client,
+            stored=stored, watch=told.watch(decided), until=where.until, laid_out=told.laid_out,
+        )  # fmt: skip
+        told.end("finished")
+        if where.report:
+            told.save(root / "reports" / REPORT)
+        return records
 
 
 def load_config(

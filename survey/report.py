@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from survey.config import SurveyConfig
+from survey.dashboard.journal import run_state
 from survey.disk import MOSAIC_BYTES, Room
 from survey.models import COMPLETE, FAILED, SKIPPED, Plan, TaskRecord
 from survey.planning import total_gb
@@ -165,6 +167,7 @@ def status_document(config: SurveyConfig, records: Sequence[TaskRecord]) -> dict
         counts.setdefault(f"{record.step} {record.filter}", Counter())[word] += 1
     running = sorted(_running(config))
     return {
+        "run": _under_way(config, records),
         "steps": {name: dict(row) for name, row in sorted(counts.items())},
         "running": running,
         "failed": {record.key: record.error for record in records if record.status == FAILED},
@@ -173,8 +176,39 @@ def status_document(config: SurveyConfig, records: Sequence[TaskRecord]) -> dict
     }
 
 
+def _under_way(config: SurveyConfig, records: Sequence[TaskRecord]) -> dict[str, Any]:
+    """How far the run is that goes on, at which pace, and who runs it; nothing when nobody does."""
+    workspace = Workspace(config.workspace)
+    holder = workspace.holder
+    state = run_state(workspace.root, records) if holder else None
+    if state is None:
+        return {"holder": holder} if holder else {}
+    now = time.time()
+    return {
+        "holder": holder,
+        "tasks": sum(max(cell.total, cell.decided) for cell in state.cells.values()),
+        "left": sum(cell.left for cell in state.cells.values()),
+        "exposures_per_hour": round(state.exposures_per_hour(now), 1),
+        "elapsed_seconds": round(now - state.began, 1),
+        "seconds_left": state.seconds_left(now),
+        "not_laid_out": sorted(state.guessed),
+    }
+
+
+def _under_way_text(run: Mapping[str, Any]) -> str:
+    if "tasks" not in run:
+        return f"in use by {run['holder']}"
+    left = "-" if run["seconds_left"] is None else clock(run["seconds_left"])
+    least = " at least" if run["not_laid_out"] else ""
+    return (
+        f"run by {run['holder']}: {run['tasks'] - run['left']} of {run['tasks']} tasks, "
+        f"{run['exposures_per_hour']:.0f} exposures an hour, {left} left{least}"
+    )
+
+
 def status_text(document: Mapping[str, Any]) -> str:
-    lines = [_counts(name, row) for name, row in document["steps"].items()]
+    lines = [_under_way_text(document["run"])] if document["run"] else []
+    lines += [_counts(name, row) for name, row in document["steps"].items()]
     lines += [f"running {name}" for name in document["running"]]
     lines += [f"{word} {name}: {error}" for word in (FAILED, SKIPPED) for name, error in document[word].items()]
     lines += [f"{step}: {clock(seconds)} a task" for step, seconds in document["seconds"].items()]
@@ -258,7 +292,7 @@ def _counts(name: str, counts: Mapping[str, int]) -> str:
 def _running(config: SurveyConfig) -> list[str]:
     workspace = Workspace(config.workspace)
     found = []
-    for path in workspace.leftovers() if workspace.is_locked else ():
+    for path in workspace.leftovers() if workspace.holder else ():
         _, step, *subject, _ = path.name.split(".")
         if subject:
             found.append(f"{step}/{'.'.join(subject)}")

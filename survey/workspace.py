@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from survey.errors import ConfigError, DiskFullError, TaskError
-from survey.lock import LOCK, hold, is_held, read_holder
+from survey.lock import LOCK, current_holder, hold, read_holder
 
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}", re.ASCII)
 FOLDERS = ("raw", "stage1", "stage2", "stage3", "asn", "mosaics", "records", "reports", "logs")
@@ -61,9 +61,9 @@ class Workspace:
         ]
 
     @property
-    def is_locked(self) -> bool:
-        """Whether a run holds the workspace now."""
-        return is_held(self.root)
+    def holder(self) -> str:
+        """Who runs in the workspace now, '' when nobody does. Looks, and takes no lock: a run may begin meanwhile."""
+        return str(current_holder(self.root) or "")
 
     def is_held_by(self, run: str) -> bool:
         """Whether the run of this name holds the workspace: tasks of a killed one must not write into the next one's.

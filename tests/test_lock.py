@@ -16,7 +16,7 @@ from test_workspace import HOLD
 
 from survey import lock
 from survey.errors import WorkspaceBusyError
-from survey.lock import NOTE, Holder, is_held, read_holder
+from survey.lock import NOTE, Holder, current_holder, read_holder
 from survey.workspace import Workspace
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -62,10 +62,14 @@ def test_a_run_says_who_it_is_and_leaves_nothing(tmp_path):
     with workspace.lock() as run:
         holder = read_holder(tmp_path)
         assert (holder.host, holder.pid, holder.run) == (socket.gethostname(), os.getpid(), run)
-        assert workspace.is_held_by(run) and workspace.is_held_by("") and not workspace.is_held_by("another")
-        assert is_held(tmp_path)
-    assert not (tmp_path / NOTE).exists() and not is_held(tmp_path)
-    assert not workspace.is_held_by(run)
+        assert (
+            workspace.current_holder_by(run)
+            and workspace.current_holder_by("")
+            and not workspace.current_holder_by("another")
+        )
+        assert current_holder(tmp_path)
+    assert not (tmp_path / NOTE).exists() and not current_holder(tmp_path)
+    assert not workspace.current_holder_by(run)
 
 
 def test_the_lock_of_a_killed_process_is_taken_over_with_a_line_in_the_log(tmp_path, caplog):
@@ -105,7 +109,7 @@ def test_the_command_says_it_too(tmp_path):
 def test_another_hosts_note_counts_until_it_is_removed(tmp_path, caplog):
     note = write_note(tmp_path, host="node7", pid=12)
     os.utime(note, (time.time() - 500, time.time() - 500))
-    assert is_held(tmp_path)
+    assert current_holder(tmp_path)
     with pytest.raises(WorkspaceBusyError, match=r"process 12 on node7.*last sign of life (499|50\d) s ago") as raised:
         Workspace(tmp_path).lock().__enter__()
     assert raised.value.exit_code == 4
@@ -141,7 +145,7 @@ def test_a_run_leaves_anothers_note_alone(tmp_path):
     """It was taken over by hand, meanwhile."""
     with Workspace(tmp_path).lock() as run:
         write_note(tmp_path, host="node7", run="another")
-        assert not Workspace(tmp_path).is_held_by(run)
+        assert not Workspace(tmp_path).current_holder_by(run)
     assert read_holder(tmp_path) == Holder("node7", os.getpid(), "2026-01-01T00:00:00Z", "another")
 
 
