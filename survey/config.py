@@ -26,7 +26,9 @@ LONG_WAVE = (
 MAX_CONFIG_BYTES = 1_000_000
 
 # Of a dask scheduler, as --cluster takes it: the port is optional, an IPv6 host stands in brackets.
-CLUSTER_ADDRESS = re.compile(r"(?:tcp|tls|ws|wss|ucx)://(?:[^\s/:\[\]]+|\[[0-9a-fA-F:]+\])(?::\d{1,5})?", re.ASCII)
+CLUSTER_ADDRESS = re.compile(
+    r"(?P<protocol>tcp|tls|ws|wss|ucx)://(?:(?P<host>[^\s/:\[\]]+)|\[(?P<ipv6>[0-9a-fA-F:]+)\])(?::\d{1,5})?", re.ASCII
+)
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
