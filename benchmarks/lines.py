@@ -17,8 +17,8 @@ PACKAGE = "survey"
 
 # A module imports from its own layer or from one above it in this list, never from one below.
 LAYERS = (
-    ("errors", "names", "digest"),
-    ("models", "config", "grid", "pipeline_spec", "workspace", "records", "tls"),
+    ("errors", "names", "digest", "credentials", "paths", "limits", "resident"),
+    ("documents", "replies", "models", "config", "grid", "pipeline_spec", "workspace", "records", "tls"),
     (
         "archive",
         "references",
@@ -33,8 +33,8 @@ LAYERS = (
     ),
     ("steps",),
     ("stock", "tiled", "checks"),
-    ("children", "failures", "planning", "reads", "execute", "staleness"),
-    ("graph", "cluster", "progress"),
+    ("children", "failures", "planning", "reads", "execute", "staleness", "tidying", "disk"),
+    ("patience", "graph", "cluster", "progress"),
     ("inputs",),
     ("reduction",),
     ("inspection", "report"),

@@ -7,18 +7,24 @@ import gc
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 import click
 
 from survey import __version__
+from survey.credentials import scrub
 from survey.errors import ConfigError, DiskFullError, InterruptedRunError, SurveyError
 
+# Control characters but tab and line feed, and those that turn the direction of writing.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 WORKSPACE = click.option(
     "--workspace", type=click.Path(path_type=Path), help="Folder of all products; overrides the config's."
@@ -47,12 +53,16 @@ def where(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def say(text: str) -> None:
     """One line for people, on standard error; the archive's token never appears in it."""
-    token = os.environ.get("MAST_API_TOKEN", "").strip()
-    click.echo(text.replace(token, "***") if len(token) > 3 else text, err=True)
+    click.echo(_shown(text), err=True)
 
 
 def emit(document: Any, as_json: bool, text: Callable[[], str]) -> None:
-    click.echo(json.dumps(document, indent=1, default=str) if as_json else text())
+    click.echo(_shown(json.dumps(document, indent=1, default=str) if as_json else text()))
+
+
+def _shown(text: str) -> str:
+    """Words fit for a terminal: foreign ones neither steer it nor hold the archive's token."""
+    return _STEERING.sub("?", scrub(text))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -64,7 +74,16 @@ def main(verbose: bool) -> None:
     Example: survey run configs/demo.yaml
     """
     level = logging.DEBUG if verbose else logging.WARNING
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Scrubbed("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Scrubbed(logging.Formatter):
+    """Log lines and tracebacks without the archive's token, whichever library writes them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _shown(super().format(record))
 
 
 @main.command()
@@ -158,12 +177,10 @@ def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
     Example: survey fetch configs/demo.yaml
     """
     from survey import inputs, reduction
-    from survey.config import load_config
     from survey.progress import DownloadProgress
     from survey.workspace import Workspace
 
-    loaded = load_config(config, workspace=workspace)
-    reduction.check_config(loaded)
+    loaded = reduction.load_config(config, workspace=workspace)
     with Workspace(loaded.workspace).lock():
         exposures = inputs.fetch(loaded, progress=DownloadProgress(say), say=say)
     files = {item.file: {"sha256": item.sha256, "size": item.size} for item in exposures}
@@ -182,23 +199,27 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
     Example: survey refs configs/demo.yaml
     """
     from survey import inputs, reduction
-    from survey.config import load_config
     from survey.workspace import Workspace
 
-    loaded = load_config(config, workspace=workspace)
-    reduction.check_config(loaded)
+    loaded = reduction.load_config(config, workspace=workspace)
     with Workspace(loaded.workspace).lock():
         exposures = inputs.held_exposures(loaded)
         if not exposures:
             raise SurveyError(f"{loaded.workspace}/raw: no verified raw files yet; run 'survey fetch {config}' first.")
         found = inputs.sync_references(loaded, exposures)
+    lacking = inputs.unreferenced(loaded, exposures, found)
     document = {
+        "lacking": lacking,
         "context": found.context,
         "cache": found.cache,
         "references": dict(found.files),
         "mappings": dict(found.mappings),
     }
     emit(document, as_json, lambda: f"{found.context}: {len(found.files)} reference files verified in {found.cache}")
+    for name, why in sorted(lacking.items()):
+        say(f"{name}: {why}")
+    if lacking:
+        sys.exit(1)
 
 
 @main.command()
@@ -210,20 +231,17 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
     Example: survey plan configs/ceers.yaml --context jwst_1600.pmap
     """
     from survey import inputs, inspection, reduction, report
-    from survey.config import load_config
 
-    loaded = load_config(config, workspace=workspace)
-    if context is not None:
-        loaded = inputs.with_context(loaded, context)
-    reduction.check_config(loaded)
+    loaded = reduction.load_config(config, workspace=workspace, context=context)
     if context is None:
         made = reduction.plan(loaded, inputs.find_exposures(loaded, say=say))
     else:
         held = inputs.held_exposures(loaded)
         made = reduction.plan(loaded, held, inputs.look_up(loaded, held))
     found = inspection.plan_states(loaded, made)
-    document = report.plan_document(made, found) if as_json else {}
-    emit(document, as_json, lambda: report.plan_text(loaded, made, found))
+    room = inspection.plan_room(loaded, made, found)
+    document = report.plan_document(made, found, room) if as_json else {}
+    emit(document, as_json, lambda: report.plan_text(loaded, made, found, room))
 
 
 @main.command()
@@ -236,10 +254,9 @@ def run(config: Path, workspace: Path | None, as_json: bool, until: str | None, 
     Example: survey run configs/demo.yaml --until image2
     """
     from survey import reduction
-    from survey.config import load_config
     from survey.progress import DownloadProgress, TaskProgress
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace, until=until, **place)
     with TaskProgress(say) as progress:
         done = reduction.run(
             loaded, **place, until=until, watch=progress.watch, progress=DownloadProgress(say), say=say
@@ -257,10 +274,9 @@ def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Pat
     Example: survey mosaic configs/demo.yaml --asn my_asn.json
     """
     from survey import reduction
-    from survey.config import load_config
     from survey.progress import TaskProgress
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace, **place)
     with TaskProgress(say) as progress:
         done = reduction.mosaic(loaded, association, **place, watch=progress.watch, say=say)
     _finish(loaded, done, as_json)
@@ -273,10 +289,9 @@ def status(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey status configs/demo.yaml --json
     """
-    from survey import inspection, report
-    from survey.config import load_config
+    from survey import inspection, reduction, report
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace)
     document = report.status_document(loaded, inspection.status(loaded))
     emit(document, as_json, lambda: report.status_text(document))
 
@@ -289,10 +304,9 @@ def explain(config: Path, workspace: Path | None, as_json: bool, product: str) -
 
     Example: survey explain configs/demo.yaml jw01345-a3001_t001_nircam_clear-f444w-sub320_i2d.fits
     """
-    from survey import inspection, report
-    from survey.config import load_config
+    from survey import inspection, reduction, report
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace)
     tree, stale = inspection.explain(loaded, product)
     emit(report.lineage_document(tree, stale), as_json, lambda: report.lineage_text(tree, stale))
 
@@ -304,10 +318,9 @@ def verify(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey verify configs/demo.yaml
     """
-    from survey import inspection
-    from survey.config import load_config
+    from survey import inspection, reduction
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace)
     faults = inspection.verify(loaded)
     for name, cause in sorted(faults.items()):
         say(f"{name}: {cause}")
@@ -326,8 +339,8 @@ def _finish(config: Any, done: Any, as_json: bool) -> None:
         say(f"{record.status} {record.key}: {record.error.splitlines()[0] if record.error else ''}")
     for name, cause in sorted(done.missing.items()):
         say(f"missing {name}: {cause}")
-    for record in done.incomplete_mosaics:
-        say(f"{record.subject}: made without {', '.join(record.missing)}")
+    for product, missing in document["incomplete"].items():
+        say(f"{product}: made without {', '.join(missing)}")
     if done.failed or done.missing:
         sys.exit(1)
 
@@ -348,6 +361,7 @@ def _run_command(command: tuple[str, ...], environment: dict[str, str]) -> int:
 def console() -> NoReturn:
     """Entry point: every expected error ends with its exit code and without a traceback."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.excepthook = _show_unexpected
     # Imports and plans make many objects that all live on: looking for garbage among them is time lost.
     gc.set_threshold(50_000, 20, 20)
     try:
@@ -368,6 +382,11 @@ def console() -> NoReturn:
             logging.getLogger(__name__).debug("not expected", exc_info=True)  # with --verbose
             _fail(SurveyError(f"{error.filename or type(error).__name__}: {error.strerror or error}."))
         _fail(DiskFullError(f"{error.filename or 'workspace'}: {error.strerror}; make room and run again."))
+
+
+def _show_unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A fault of this program's own, in full but for the archive's token."""
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
 
 def _fail(error: SurveyError) -> NoReturn:

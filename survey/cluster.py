@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from distributed.system import MEMORY_LIMIT
 
 from survey import tls as certificates
 from survey.config import CLUSTER_ADDRESS
+from survey.credentials import hidden
 from survey.errors import ConfigError, ServiceUnreachableError
 from survey.graph import RESOURCE
 
@@ -114,7 +116,7 @@ def connect(
     if faults:
         raise ConfigError(faults)
     if where is None or where == "local":
-        with _quiet(log), _local(small_gb, large_gb) as client:
+        with hidden(), _quiet(log), _local(small_gb, large_gb) as client:
             yield client
     else:
         with _address(where, security(tls)) as client:
@@ -136,6 +138,8 @@ def security(tls: Path | None, roles: Iterable[str] = ("client",)) -> Security:
 @contextlib.contextmanager
 def _quiet(log: Path | None) -> Iterator[None]:
     """Keep dask's own words off the terminal: what became of a task is in its record, and said by the run."""
+    if log is not None and log.is_symlink():  # its lines go nowhere but into the workspace
+        log.unlink()
     handler = logging.NullHandler() if log is None else logging.FileHandler(log, delay=True, encoding="utf-8")
     handler.setLevel(logging.WARNING)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
@@ -163,6 +167,8 @@ def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
         "distributed.worker.memory.terminate": False,
         "distributed.scheduler.no-workers-timeout": "10 minutes",
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
+        # Looking at itself twice a second was a tenth of what scheduling costs.
+        "distributed.admin.system-monitor.interval": "2s",
         # Workers read their logging from here as they are started, before anything else is told to them.
         "distributed.nanny.pre-spawn-environ": {
             **dask.config.get("distributed.nanny.pre-spawn-environ"),
@@ -170,6 +176,8 @@ def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
         },
     }
     with dask.config.set(settings), contextlib.ExitStack() as stack:
+        # dask's own place has the same name for everybody, below /tmp, and workers import from it.
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="survey-", ignore_cleanup_errors=True))
         workers = {
             number: {
                 "cls": Nanny,
@@ -178,6 +186,7 @@ def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
                     "resources": {RESOURCE: size},
                     "memory_limit": 0,
                     "host": "127.0.0.1",
+                    "local_directory": scratch,
                 },
             }
             for number, size in enumerate(sizes)

@@ -1,21 +1,33 @@
 """The survey's config: what to reduce, read from one YAML file, every fault at once.
 
 `load_config` reports unknown keys with the nearest known one, the line they stand in, and values of the wrong kind,
-before anything starts. The parameters of the pipeline's steps are checked by the step registry (`survey.steps`).
+before anything starts. What the installed pipeline has to say of it, `survey.reduction.load_config` adds.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from survey.credentials import TOKEN
+from survey.documents import MAX_FAULTS, Document, nearest, plain, read_document, shown
 from survey.errors import ConfigError
-from survey.pipeline_spec import nearest
+from survey.limits import Limits
 
 SHORT_WAVE = (
     "F070W F090W F115W F140M F150W F150W2 F162M F164N F182M F187N F200W F210M F212N".split()
@@ -23,7 +35,6 @@ SHORT_WAVE = (
 LONG_WAVE = (
     "F250M F277W F300M F322W2 F323N F335M F356W F360M F405N F410M F430M F444W F460M F466N F470N F480M".split()
 )  # fmt: skip
-MAX_CONFIG_BYTES = 1_000_000
 
 # Of a dask scheduler, as --cluster takes it: the port is optional, an IPv6 host stands in brackets.
 CLUSTER_ADDRESS = re.compile(
@@ -39,10 +50,12 @@ def expand(text: str) -> str:
     Raises
     ------
     ValueError
-        A variable is not set and has no default.
+        A variable is not set and has no default, or is the archive's token.
     """
 
     def value(match: re.Match[str]) -> str:
+        if match["name"] == TOKEN:  # it would end up in every record
+            raise ValueError(f"{TOKEN} is a secret: it is read from the environment, and stands in no config.")
         found = os.environ.get(match["name"]) or match["default"]
         if found is None:
             raise ValueError(f"environment variable {match['name']} is not set; set it, or write the path itself.")
@@ -59,13 +72,30 @@ def _as_path(value: Any) -> Any:
     if not isinstance(value, (str, Path)):
         return value
     text = expand(str(value))
-    if not text.strip() or "\0" in text:
+    if not text.strip():
         raise ValueError("a path must not be empty.")
-    return Path(text).expanduser()
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(f"{shown(text)}: no file system has such a path.") from None
+    if not text.isprintable():
+        raise ValueError(f"{shown(text)}: a path must not hold control characters.")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # '~name' of a user who does not exist
+        raise ValueError(f"{shown(text)}: {error}") from None
+
+
+def _known_filter(value: str) -> str:
+    known = [*SHORT_WAVE, *LONG_WAVE]
+    if value not in known:
+        raise ValueError(f"{shown(value)} is not a NIRCam filter{nearest(value, known)}")
+    return value
 
 
 ConfigPath = Annotated[Path, BeforeValidator(_as_path)]
 Server = Annotated[str, BeforeValidator(_expanded)]
+Filter = Annotated[str, AfterValidator(_known_filter)]
 
 
 class Section(BaseModel):
@@ -121,7 +151,7 @@ class MosaicConfig(Section):
     tile: int = Field(2048, ge=64, description="side of a tile [pixels]")
     margin: int = Field(8, ge=2, le=4096, description="drizzled around a tile, at least, and trimmed [pixels]")
     alignment: ConfigPath | None = Field(None, description="a folder of aligned WCS (*_wcs.asdf) to take as they are")
-    align_to: str | None = Field(None, description="filter whose aligned sources are the reference for the others")
+    align_to: Filter | None = Field(None, description="filter whose aligned sources are the reference for the others")
     keep_intermediate: bool = Field(False, description="keep pixel maps, drizzled groups and medians")
     max_missing: int = Field(0, ge=0, description="members that may be missing from a mosaic")
     image3: dict[str, Any] = Field(default_factory=dict, description="parameters of the pipeline's Image3, by step")
@@ -154,14 +184,6 @@ class MosaicConfig(Section):
             raise ValueError(f"{value} has no pixels; expected x, y of at least 1.")
         return value
 
-    @field_validator("align_to")
-    @classmethod
-    def _is_a_filter(cls, value: str | None) -> str | None:
-        known = [*SHORT_WAVE, *LONG_WAVE]
-        if value is not None and value not in known:
-            raise ValueError(f"{value!r} is not a NIRCam filter{nearest(value, known)}")
-        return value
-
     @property
     def grid(self) -> dict[str, Any]:
         """The output grid and weighting as parameters of the pipeline's resample step; what is not given is left
@@ -190,6 +212,21 @@ class StepConfig(Section):
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        """``detector1``, ``{detector1: {...}}`` or ``{detector1: null}`` -> name and settings."""
+        if isinstance(value, dict) and isinstance(value.get("name"), str) and set(value) <= {"name", "settings"}:
+            return value
+        if isinstance(value, str):
+            return {"name": value}
+        if not isinstance(value, dict) or len(value) != 1:
+            raise ValueError(f"{shown(value)}: expected one step, such as 'image2: {{}}'.")
+        name, settings = next(iter(value.items()))
+        if settings is not None and not isinstance(settings, dict):
+            raise ValueError(f"{plain(name)}: expected a mapping of parameters, found {shown(settings)}.")
+        return {"name": str(name), "settings": {str(key): item for key, item in (settings or {}).items()}}
+
 
 class SurveyConfig(Section):
     """What to reduce. Python users get one from `survey.load_config`."""
@@ -198,14 +235,24 @@ class SurveyConfig(Section):
     program: int = Field(ge=1, le=99999, description="JWST program number")
     observations: tuple[int, ...] | None = Field(None, description="observation numbers; default: all")
     instrument: Literal["NIRCAM"] = "NIRCAM"
-    filters: tuple[str, ...] | None = Field(None, description="default: all")
+    filters: tuple[Filter, ...] | None = Field(None, description="default: all")
     archive: ArchiveConfig = Field(default_factory=lambda: ArchiveConfig())
     references: ReferencesConfig
     steps: tuple[StepConfig, ...] = Field(
         default=(StepConfig(name="detector1"), StepConfig(name="image2")), description="per exposure, in order"
     )
     mosaic: MosaicConfig = Field(default_factory=lambda: MosaicConfig())
+    limits: Limits = Field(default_factory=Limits, description="what a task may take before it is ended")
     workspace: ConfigPath = Field(description="folder of all products")
+    _document: Document | None = PrivateAttr(None)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it asks for the same; the file that it was read from does not count."""
+        return isinstance(other, SurveyConfig) and dict(self) == dict(other)
+
+    def located(self, faults: Sequence[str]) -> list[str]:
+        """Faults that start with a dotted place, with the file and line of it when the config was read from one."""
+        return list(faults) if self._document is None else [self._document.located(fault) for fault in faults]
 
     @field_validator("survey")
     @classmethod
@@ -223,35 +270,24 @@ class SurveyConfig(Section):
 
     @field_validator("filters", mode="before")
     @classmethod
-    def _are_filters(cls, value: Any) -> Any:
-        if value is None:
-            return None
-        if not isinstance(value, (list, tuple)) or not value:
-            raise ValueError(f"{value!r}: expected a list of filters, such as [F200W, F444W].")
-        known = [*SHORT_WAVE, *LONG_WAVE]
-        unknown = [name for name in value if name not in known]
-        if unknown:
-            raise ValueError(
-                "; ".join(f"{name!r} is not a NIRCam filter{nearest(str(name), known)}" for name in unknown)
-            )
-        if len(set(value)) != len(value):
+    def _is_a_list(cls, value: Any) -> Any:
+        if value is not None and (not isinstance(value, (list, tuple)) or not value):
+            raise ValueError(f"{shown(value)}: expected a list of filters, such as [F200W, F444W].")
+        return value
+
+    @field_validator("filters")
+    @classmethod
+    def _filters_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(set(value)) != len(value):
             raise ValueError(f"{list(value)}: a filter stands twice.")
-        return tuple(value)
+        return value
 
     @field_validator("steps", mode="before")
     @classmethod
-    def _read_steps(cls, value: Any) -> Any:
+    def _are_steps(cls, value: Any) -> Any:
         if not isinstance(value, (list, tuple)) or not value:
             raise ValueError("expected a list such as [detector1: {}, image2: {}].")
-        read, faults = [], []
-        for entry in value:
-            try:
-                read.append(_read_step(entry))
-            except ValueError as error:
-                faults.append(str(error))
-        if faults:
-            raise ValueError(" ".join(faults))
-        return tuple(read)
+        return value
 
     @field_validator("steps")
     @classmethod
@@ -263,67 +299,49 @@ class SurveyConfig(Section):
         return value
 
 
-def load_config(path: Path | str, *, workspace: Path | str | None = None) -> SurveyConfig:
+def load_config(
+    path: Path | str,
+    *,
+    workspace: Path | str | None = None,
+    check: Callable[[SurveyConfig], Sequence[str]] | None = None,
+) -> SurveyConfig:
     """Read a config file.
 
     Parameters
     ----------
     path : YAML file
     workspace : replaces the file's, as ``--workspace`` does
+    check : finds further faults of a config; when the file has some already, it looks at the sound rest
 
     Raises
     ------
     ConfigError
         The file cannot be read, is not a mapping, or holds faults; each fault names file, line and what is expected.
     """
-    text = _read_text(Path(path))
-    try:
-        data = yaml.load(text, Loader=_StrictLoader)
-        lines = _line_numbers(yaml.compose(text, Loader=_StrictLoader))
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a mapping such as 'survey: egs-demo', found {type(data).__name__}.")
+    document = read_document(path)
+    data = dict(document.data)
     if workspace is not None:
         data["workspace"] = str(workspace)
+    faults = list(document.faults)
     try:
-        return SurveyConfig(**{str(key): value for key, value in data.items()})
+        config: SurveyConfig | None = SurveyConfig(**data)
     except ValidationError as error:
-        raise ConfigError([_fault(Path(path), item, lines) for item in error.errors()]) from error
+        wrong = error.errors(include_url=False)
+        faults += [document.fault(item, SurveyConfig) for item in wrong[:MAX_FAULTS]]
+        faults += ["" for _ in wrong[MAX_FAULTS:]]  # counted, not told
+        config = _sound_part(data, [tuple(item["loc"]) for item in wrong])
+    if config is not None:
+        config._document = document
+        faults += config.located(check(config) if check is not None else ())
+    if faults or config is None:
+        more = [f"{path}: and {len(faults) - MAX_FAULTS} faults more."] if len(faults) > MAX_FAULTS else []
+        raise ConfigError([*faults[:MAX_FAULTS], *more])
+    return config
 
 
 def resolved(config: SurveyConfig) -> dict[str, Any]:
     """The whole config as JSON types, defaults included: what goes into records and metadata."""
     return config.model_dump(mode="json")
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without aliases (a few lines of them expand to gigabytes) and without repeated keys (the first would be
-    lost).
-    """
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not accepted")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            name = str(getattr(key, "value", ""))
-            if name in seen:
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: key {name!r} stands twice")
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is not a config.")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 
 def _http(value: str) -> str:
@@ -332,59 +350,34 @@ def _http(value: str) -> str:
     return value.rstrip("/")
 
 
-def _read_step(entry: Any) -> Any:
-    """``detector1``, ``{detector1: {...}}`` or ``{detector1: null}`` -> name and settings."""
-    if isinstance(entry, StepConfig):
-        return entry
-    if isinstance(entry, str):
-        return {"name": entry}
-    if isinstance(entry, dict) and len(entry) == 1:
-        name, settings = next(iter(entry.items()))
-        if settings is not None and not isinstance(settings, dict):
-            raise ValueError(f"{name}: expected a mapping of parameters, found {settings!r}.")
-        return {"name": str(name), "settings": {str(key): value for key, value in (settings or {}).items()}}
-    raise ValueError(f"{entry!r}: expected one step, such as 'image2: {{}}'.")
+def _sound_part(data: dict[str, Any], places: list[tuple[Any, ...]]) -> SurveyConfig | None:
+    """The config that a file holds beside its faulty values; None when nothing sound is left of it."""
+    rest = {key: dict(value) if isinstance(value, dict) else value for key, value in data.items()}
+    for place in places:
+        if place[:1] == ("steps",):
+            rest["steps"] = _sound_steps(rest.get("steps"))
+        elif isinstance(rest.get(place[0]), dict) and len(place) > 1:
+            rest[place[0]].pop(place[1], None)
+        else:
+            rest.pop(place[0], None)
+    needed: dict[str, Any] = {"survey": "x", "program": 1, "workspace": ".", "references": {}}
+    filled = {**needed, **rest}
+    # Without a server: nobody is asked for the sake of a config that is refused already.
+    filled["references"] = {"context": "jwst_0001.pmap", "cache": ".", **filled["references"], "server": None}
+    try:
+        return SurveyConfig(**filled)
+    except (ValidationError, TypeError):
+        return None
 
 
-def _line_numbers(node: yaml.Node | None, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], int]:
-    """Line (1-based) of every key and list entry of a YAML document."""
-    lines: dict[tuple[Any, ...], int] = {}
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*path, getattr(key, "value", ""))
-            lines[here] = key.start_mark.line + 1
-            lines |= _line_numbers(value, here)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            lines[(*path, index)] = value.start_mark.line + 1
-            lines |= _line_numbers(value, (*path, index))
-    return lines
-
-
-def _fault(path: Path, item: Any, lines: dict[tuple[Any, ...], int]) -> str:
-    place = tuple(item["loc"])
-    line = next((lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines), None)
-    where = f"{path}:{line}" if line else f"{path}"
-    name = ".".join(map(str, place))
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        message = f"unknown key{nearest(str(place[-1]), _keys_of(place[:-1]))}"
-    elif item["type"] == "missing":
-        message = "is required and missing."
-    else:
-        message = f"{message} (found {_shown(item.get('input'))})" if item["type"] != "value_error" else message
-    return f"{where}: {name}: {message}" if name else f"{where}: {message}"
-
-
-def _keys_of(place: tuple[Any, ...]) -> list[str]:
-    """Known keys of the section at a place."""
-    model: Any = SurveyConfig
-    for part in place:
-        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
-        model = annotation if isinstance(annotation, type) else model
-    return list(getattr(model, "model_fields", {}))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _sound_steps(value: Any) -> list[StepConfig]:
+    """Every entry that names a step, once; with no settings where they are none."""
+    found: dict[str, StepConfig] = {}
+    for entry in value if isinstance(value, (list, tuple)) else ():
+        name = next(iter(entry)) if isinstance(entry, dict) and len(entry) == 1 else entry
+        if isinstance(entry, StepConfig):
+            found.setdefault(entry.name, entry)
+        elif isinstance(name, str):
+            given = entry[name] if isinstance(entry, dict) and isinstance(entry[name], dict) else {}
+            found.setdefault(name, StepConfig(name=name, settings={str(key): item for key, item in given.items()}))
+    return list(found.values()) or [StepConfig(name="detector1"), StepConfig(name="image2")]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from survey import paths
 from survey.models import COMPLETE, TaskRecord, record_from_json, to_json
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024  # a record is some kB; a larger file is something else
@@ -82,7 +84,10 @@ def read_record(path: Path) -> TaskRecord:
     OSError
         The file cannot be read.
     """
-    if path.stat().st_size > MAX_RECORD_BYTES:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path.name}: not a file.")
+    if found.st_size > MAX_RECORD_BYTES:
         raise ValueError(f"{path.name}: larger than {MAX_RECORD_BYTES} bytes, not a task record.")
     try:
         data = json.loads(path.read_bytes())
@@ -145,6 +150,9 @@ def _check_types(record: TaskRecord) -> None:
             raise ValueError(f"not a task record: {name!r} is {type(value).__name__}, expected a number")
     if isinstance(record.attempts, bool) or not isinstance(record.attempts, int):
         raise ValueError(f"not a task record: 'attempts' is {record.attempts!r}, expected an integer")
+    for product in record.products:
+        if fault := paths.product_fault(product.path):
+            raise ValueError(f"not a task record: {fault}")
     for name in _OBJECTS:
         if not isinstance(getattr(record, name), dict):
             raise ValueError(f"not a task record: {name!r} is {type(getattr(record, name)).__name__}, expected object")

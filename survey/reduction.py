@@ -14,6 +14,9 @@ from survey.archive import held as archive_held
 from survey.associations import read_association
 from survey.checks import check, mosaics_follow
 from survey.config import SurveyConfig, resolved
+from survey.config import load_config as read_config
+from survey.disk import check_room, room
+from survey.documents import nearest
 from survey.errors import ConfigError, DownloadError, ReferencesError, SurveyError
 from survey.execute import Site
 from survey.inputs import (
@@ -26,12 +29,13 @@ from survey.inputs import (
     raw_files,
     silent,
     sync_references,
+    unreferenced,
+    with_context,
 )
 from survey.layouts import read_layout, read_layouts
 from survey.memory import learn
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Exposure, Plan, Task, TaskRecord
 from survey.mosaics import ensure_store
-from survey.pipeline_spec import nearest
 from survey.planning import Planner, group_name, mosaics_of, steps_until
 from survey.planning import plan as make_plan
 from survey.provenance import ProvenanceWriter
@@ -100,6 +104,9 @@ def plan(config: SurveyConfig, exposures: Sequence[Exposure], references: Refere
             references = crds_references.recall(
                 raw_files(workspace, exposures), config.references, workspace.references
             )
+    if references is not None:
+        lacking = unreferenced(config, exposures, references)
+        exposures = [replace(item, fault=lacking.get(item.name, item.fault)) for item in exposures]
     products = [association.product for association in mosaics_of(config, exposures)]
     root = Workspace(config.workspace).root
     memory = learn(read_records(root / "records").by_key.values())
@@ -142,12 +149,13 @@ def run(
     with workspace.lock():
         workspace.create()
         _sweep(workspace, where)
-        exposures, missing = _fetch_what_can_be_had(config, progress, say)
+        exposures, missing = _fetch_what_can_be_had(config, progress, where)
         present = [exposure for exposure in exposures if exposure.sha256]
         if not present:
             raise SurveyError(f"{config.workspace}: none of {len(exposures)} raw files could be had.")
         references = sync_references(config, present)
         made = plan(config, exposures, references)
+        missing |= {item.name: item.fault for item in made.exposures if item.fault and item.sha256}
         return replace(_run_tasks(config, made, references, where), missing=missing)
 
 
@@ -181,6 +189,9 @@ def mosaic(
         _sweep(workspace, where)
         raw, given = members_of(config, wanted, association.parent)
         references = sync_references(config, [*raw, *given])
+        lacking = unreferenced(config, raw, references)
+        if lacking:
+            raise ReferencesError("\n".join(f"{name}: {why}" for name, why in sorted(lacking.items())))
         planner = Planner(config, references, override_digests(config))
         chosen = replace(wanted, group=_group_of(wanted, read_records(workspace.records).by_key))
         made = _only(plan(config, raw, references), chosen, planner, given)
@@ -201,11 +212,17 @@ class _Where:
 
 
 def _fetch_what_can_be_had(
-    config: SurveyConfig, progress: Progress | None, say: Say
+    config: SurveyConfig, progress: Progress | None, where: _Where
 ) -> tuple[tuple[Exposure, ...], dict[str, str]]:
     """Fetch; single files that cannot be had are left to `mosaic.max_missing`."""
+    say = where.say
     found = find_exposures(config, say=say)
     say(f"{len(found)} exposures of program {config.program}")
+    if config.archive.local is None and any(not exposure.sha256 for exposure in found):
+        # Before hours of fetching: do the products fit as well?
+        made = plan(config, found)
+        stored = read_records(Workspace(config.workspace).records).by_key
+        _look_for_room(config, made, _waiting(config, made, stored, where), stored, where)
     try:
         return fetch(config, found, progress=progress, say=say), {}
     except DownloadError as error:
@@ -225,6 +242,8 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
     root = Workspace(config.workspace).root
     found = read_records(root / "records")
     stored = found.by_key
+    waiting = _waiting(config, made, stored, where)
+    _look_for_room(config, made, waiting, stored, where)
     note = where.watch(made)
     reused: set[str] = set()
     with ProvenanceWriter(root, config.survey, resolved(config), found.latest.values()) as writer:
@@ -241,10 +260,8 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
                 failure_path(root / "records", record.key).unlink(missing_ok=True)
             note(record, was_reused)
 
-        wanted = steps_until(made, where.until)
-        tasks = [task for task in made if task.step in wanted]
-        if all(state_of(task, stored.get(task.key), root).state == DONE for task in tasks):
-            records = [stored[task.key] for task in tasks]
+        if not waiting:
+            records = [stored[task.key] for task in made if task.step in steps_until(made, where.until)]
             for record in records:
                 decided(record, True)
         else:
@@ -253,6 +270,20 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
     if any(record.step in STORES and record.status == COMPLETE for record in records):
         ensure_store(root / "mosaics" / "mosaics.zarr")
     return Run(tuple(records), frozenset(reused))
+
+
+def _waiting(config: SurveyConfig, made: Plan, stored: Mapping[str, TaskRecord], where: _Where) -> list[Task]:
+    """Tasks of a plan that are not done, up to the last step that was asked for."""
+    root, names = Workspace(config.workspace).root, steps_until(made, where.until)
+    return [task for task in made if task.step in names and state_of(task, stored.get(task.key), root).state != DONE]
+
+
+def _look_for_room(
+    config: SurveyConfig, made: Plan, waiting: Sequence[Task], stored: Mapping[str, TaskRecord], where: _Where
+) -> None:
+    """Refuse to start what cannot fit on the disk."""
+    root = Workspace(config.workspace).root
+    check_room(room(root, made, waiting, stored, config.archive.local is None), root, where.say)
 
 
 def _on_cluster(
@@ -270,7 +301,7 @@ def _on_cluster(
 
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
     environment = {**crds_references.worker_environment(references), "USER": os.environ.get("USER") or "survey"}
-    site = Site(str(root), planner.config.survey, environment)
+    site = Site(str(root), planner.config.survey, environment, planner.config.limits)
     small = [task.memory_gb for task in made if REGISTRY[task.step].scope == "exposure"]
     with contextlib.ExitStack() as stack:
         client = where.client
@@ -314,6 +345,39 @@ def _only(made: Plan, association: Association, planner: Planner, given: Sequenc
     return replace(made, tasks=tuple(tasks), exposures=exposures, associations=(association,))
 
 
+def load_config(
+    path: Path | str,
+    *,
+    workspace: Path | str | None = None,
+    context: str | None = None,
+    until: str | None = None,
+    cluster: str | None = None,
+    tls: Path | None = None,
+    insecure: bool = False,
+) -> SurveyConfig:
+    """Read a config file and check it, all of it at once: keys, values, steps, parameters, context.
+
+    Parameters
+    ----------
+    path : YAML file
+    workspace, context : replace the file's, as ``--workspace`` and ``--context`` do
+    until, cluster, tls, insecure : of a run that is to follow
+
+    Raises
+    ------
+    ConfigError
+        Every fault, with file, line and the nearest name that is known.
+    """
+
+    def chosen(config: SurveyConfig) -> SurveyConfig:
+        return config if context is None else with_context(config, context)
+
+    def faults(config: SurveyConfig) -> list[str]:
+        return config_faults(chosen(config), until, cluster, tls, insecure)
+
+    return chosen(read_config(path, workspace=workspace, check=faults))
+
+
 def check_config(
     config: SurveyConfig,
     *,
@@ -329,6 +393,19 @@ def check_config(
     ConfigError
         Wrong steps, parameters, context, last step, cluster address or certificates; every fault is named.
     """
+    faults = config_faults(config, until, cluster, tls, insecure)
+    if faults:
+        raise ConfigError(config.located(faults))
+
+
+def config_faults(
+    config: SurveyConfig,
+    until: str | None = None,
+    cluster: str | None = None,
+    tls: Path | None = None,
+    insecure: bool = False,
+) -> list[str]:
+    """What is wrong with a config whose keys and values are those of the model."""
     chain, _, faults = check(config)
     behind = (
         ["sources", "association", *TILED] if config.mosaic.engine == "tiled" else ["association", "image3", "mosaic"]
@@ -344,8 +421,7 @@ def check_config(
         crds_references.pin(config.references.context, config.references.server)
     except ConfigError as error:
         faults += error.faults
-    if faults:
-        raise ConfigError(faults)
+    return faults
 
 
 def _nobody(_plan: Plan) -> Watch:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from survey.errors import ConfigError, ReferencesError, ServiceError, ServiceUnreachableError
-from survey.references.cache import Cache, plain_name
+from survey.references.cache import Cache, plain_name, plain_path
 from survey.references.child import run_crds
 from survey.references.downloads import Wanted
 from survey.references.record import NOT_FOUND, References, read_record, record_key, write_record
@@ -21,6 +21,7 @@ PIPELINES = ("Detector1Pipeline", "Image2Pipeline", "Image3Pipeline")
 _BAD = ("RULES", "REFERENCES")
 LOCK_WAIT_SECONDS = 1800.0  # a first sync of a large survey takes this long
 LOOKUP_SECONDS = 600.0  # offline, bounded by the machine alone
+ADVICE_SECONDS = 20.0  # for the name to write in place of "latest": a bad config is refused within half a minute
 _CONTEXT = re.compile(r"jwst_\d{4,}\.pmap", re.ASCII)
 
 
@@ -35,7 +36,7 @@ class ReferencesSettings(Protocol):
     def cache(self) -> Path: ...
 
 
-def pin(context: str | None, server: str | None = None, timeout_seconds: float = 10.0) -> str:
+def pin(context: str | None, server: str | None = None, timeout_seconds: float = ADVICE_SECONDS) -> str:
     """The context, if it is pinned: ``jwst_1584.pmap``.
 
     Raises
@@ -101,7 +102,7 @@ def sync(
         No space left.
     """
     timeout = float(getattr(settings, "timeout_seconds", 60.0))
-    context = pin(settings.context, settings.server, min(10.0, timeout))
+    context = pin(settings.context, settings.server, min(ADVICE_SECONDS, timeout))
     cache = Cache(Path(settings.cache).expanduser().absolute())
     wanted = tuple(sorted(set(types))) if types is not None else None
     key = record_key(raw, context, cache.folder, wanted)
@@ -158,6 +159,9 @@ def _sync_mappings(cache: Cache, context: str, server: str | None, timeout: floa
     except ReferencesError as error:
         raise ConfigError(f"references.context: {context} is not to be had from {error}") from error
     names = [plain_name(name) for name in catalog["mappings"]]
+    odd = [url for url in catalog["urls"].values() if not str(url).startswith(("http://", "https://"))]
+    if odd:
+        raise ReferencesError(f"{server}: names {ascii(odd[0])[:120]} as the place of its files; expected http(s)://.")
     files = [Wanted(name, f"mappings/jwst/{name}", *_known(catalog, name)) for name in names]
     complete(cache, files, catalog["urls"], timeout)
     if cache.writable:
@@ -215,7 +219,10 @@ def _refuse_bad(names: list[str]) -> None:
 
 
 def _sync_references(cache: Cache, found: Mapping[str, Any], urls: Mapping[str, str] | None, timeout: float) -> None:
-    files = [Wanted(plain_name(name), path, *_known(found, name)) for name, path in sorted(found["paths"].items())]
+    files = [
+        Wanted(plain_name(name), plain_path(path), *_known(found, name))
+        for name, path in sorted(found["paths"].items())
+    ]
     complete(cache, files, urls, timeout)
     if not (cache.folder / "config" / "jwst" / "server_config").exists():
         raise ReferencesError(
@@ -239,7 +246,7 @@ def complete(cache: Cache, files: list[Wanted], urls: Mapping[str, str] | None, 
             if why != "missing":
                 log.warning("%s in %s is damaged (%s) and is fetched again", wanted.name, cache.folder, why)
             todo[f"{urls['mappings' if wanted.is_mapping else 'references']}/{wanted.name}"] = wanted
-        cache.fetch(todo, timeout)
+        cache.fetch(todo, timeout, held=len(files) - len(todo))
     cache.save_ledger(LOCK_WAIT_SECONDS)
 
 
