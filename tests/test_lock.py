@@ -62,14 +62,10 @@ def test_a_run_says_who_it_is_and_leaves_nothing(tmp_path):
     with workspace.lock() as run:
         holder = read_holder(tmp_path)
         assert (holder.host, holder.pid, holder.run) == (socket.gethostname(), os.getpid(), run)
-        assert (
-            workspace.current_holder_by(run)
-            and workspace.current_holder_by("")
-            and not workspace.current_holder_by("another")
-        )
+        assert workspace.is_held_by(run) and workspace.is_held_by("") and not workspace.is_held_by("another")
         assert current_holder(tmp_path)
     assert not (tmp_path / NOTE).exists() and not current_holder(tmp_path)
-    assert not workspace.current_holder_by(run)
+    assert not workspace.is_held_by(run)
 
 
 def test_the_lock_of_a_killed_process_is_taken_over_with_a_line_in_the_log(tmp_path, caplog):
