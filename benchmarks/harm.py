@@ -1,4 +1,6 @@
-"""Do harm to runs and tell what becomes of it: ``python benchmarks/harm.py [--only PATTERN] [--real] [--json]``.
+"""Do harm to runs and tell what becomes of it.
+
+    python benchmarks/harm.py [--only PATTERN] [--observatory DIR] [--real] [--json]
 
 Each fault is made to happen in a run of the command line on four simulated exposures, with steps that write a few
 bytes in place of the pipeline's (``--real``: poison exposures, through the real pipeline, as well). Told are the line
@@ -22,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from measure import ROOT, SURVEY, say
+from measure import ROOT, SURVEY, say, simulate
 
 sys.path.insert(0, str(ROOT / "tests"))
 from poison import POISON, make_poison
@@ -60,6 +62,7 @@ class Harm:
     blocked: bool = False  # a file lies where the workspace should be
     sizeless: bool = False  # the archive's rows do not tell sizes
     rerun: bool = False  # with the fault gone
+    task_seconds: float = 3600.0  # limit of a task
 
 
 @dataclass
@@ -83,8 +86,8 @@ HARMS = (
     Harm("a step calls os._exit(3)", ("os_exit",)),
     Harm("a step crashes (SIGSEGV)", ("segfault",)),
     Harm("a step aborts (SIGABRT)", ("abort",)),
-    Harm("a step hangs; limit 10 s", ("sleep",)),
-    Harm("a step holds the interpreter lock; limit 10 s", ("hold_lock",)),
+    Harm("a step hangs; limit 10 s", ("sleep",), task_seconds=10.0),
+    Harm("a step holds the interpreter lock; limit 10 s", ("hold_lock",), task_seconds=10.0),
     Harm("a step takes ever more memory, twice", ("memory_hog", "memory_hog")),
     Harm("a step is killed (SIGKILL), once", ("kill",), shown="tasks:"),
     Harm("an I/O error that passes", ("io",), shown="tasks:"),
@@ -102,21 +105,23 @@ HARMS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="faults whose name fits this regular expression")
+    parser.add_argument("--observatory", type=Path, help="of tests/whole_scene.yaml; default: it is simulated")
     parser.add_argument("--real", action="store_true", help="poison exposures, through the real pipeline")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     given = parser.parse_args()
     os.environ.update(ENVIRONMENT)  # for the workers of schedulers in this process
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        subprocess.run([*SURVEY, "simulate", folder / "observatory", "--scene", SCENE], check=True, capture_output=True)
-        with serve(folder / "observatory") as server:
+        observatory = given.observatory or folder / "observatory"
+        simulate(observatory, SCENE)
+        with serve(observatory) as server:
             rows = []
             for number, harm in enumerate(HARMS):
                 if re.search(given.only, harm.name):
                     rows.append(do_harm(harm, folder / f"{number}", server))
                     say(row_text(rows[-1]))
             if given.real:
-                rows += poisoned(folder / "poison", server)
+                rows += poisoned(folder / "poison", observatory, server)
     print(json.dumps([asdict(row) for row in rows], indent=1) if given.json else table(rows))
 
 
@@ -142,7 +147,8 @@ def do_harm(harm: Harm, folder: Path, server) -> Found:
             plant(workspace, harm.faults)
         if harm.disk.endswith("ro"):
             disk.remount("ro")
-        config = write_config(folder, server, workspace, max_missing=harm.max_missing)
+        hours = f"{harm.task_seconds / 3600}"
+        config = write_config(folder, server, workspace, max_missing=harm.max_missing, hours=hours)
         options = []
         if harm.workers is not None:
             options = ["--cluster", stack.enter_context(cluster(harm.workers))]
@@ -166,7 +172,7 @@ def write_config(folder: Path, server, workspace: Path, max_missing: int = 0, ar
     config = folder / "config.yaml"
     values = {
         "archive": archive or f'server: "{server.url}"', "crds": server.crds_url, "cache": folder.parent / "crds",
-        "hours": 10 / 3600, "engine": "stock", "max_missing": max_missing, "workspace": workspace, **more,
+        "hours": "1", "engine": "stock", "max_missing": max_missing, "workspace": workspace, **more,
     }  # fmt: skip
     config.write_text(CONFIG.format(**values))
     return config
@@ -192,10 +198,14 @@ def watch(found: Found, harm: Harm, command: list[object], workspace: Path) -> N
         [str(part) for part in command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     when = None
-    for line in process.stderr or ():
-        found.said.append(line.rstrip())
-        if when is None and re.search(harm.shown, line):
-            when, found.seen = time.time(), shortened(line, workspace)
+    try:
+        for line in process.stderr or ():
+            found.said.append(line.rstrip())
+            if when is None and re.search(harm.shown, line):
+                when, found.seen = time.time(), shortened(line, workspace)
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
     last = (process.stdout.read() if process.stdout else "").splitlines()
     found.exit_code = process.wait()
     if when is None:
@@ -228,16 +238,16 @@ def shortened(line: str, workspace: Path) -> str:
     return re.sub(r"jw01345001001_02201_(\d+)_(nrc\w+?)(?=[\W_]|$)", r"EXPOSURE-\1-\2", line)
 
 
-def poisoned(folder: Path, server) -> list[Found]:
+def poisoned(folder: Path, observatory: Path, server) -> list[Found]:
     """One run of the real pipeline on four good exposures and one of each kind of poison."""
     say("poison, through the real pipeline")
     raw, workspace = folder / "raw", folder / "ws"
     raw.mkdir(parents=True)
     server.faults.clear()
-    for path in (folder.parent / "observatory" / "raw").glob("*.fits"):
+    for path in (observatory / "raw").glob("*.fits"):
         shutil.copy(path, raw)
     made = make_poison(min(raw.glob("*_nrcblong_uncal.fits")), raw)
-    config = write_config(folder, server, workspace, len(POISON), f'local: "{raw}"', engine="tiled", hours="1")
+    config = write_config(folder, server, workspace, len(POISON), f'local: "{raw}"', engine="tiled")
     environment = {key: value for key, value in os.environ.items() if key != "SURVEY_PRELOAD"}
     done = subprocess.run([*SURVEY, "run", config, "--json"], capture_output=True, text=True, env=environment)
     said = json.loads(done.stdout)

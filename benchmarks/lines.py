@@ -33,7 +33,7 @@ LAYERS = (
     ),
     ("steps",),
     ("stock", "tiled", "checks"),
-    ("children", "failures", "planning", "reads", "execute", "staleness", "tidying", "disk"),
+    ("children", "failures", "planning", "reads", "execute", "site", "staleness", "tidying", "disk", "outside"),
     ("patience", "graph", "cluster", "progress"),
     ("inputs",),
     ("reduction",),

@@ -88,13 +88,12 @@ def product_gb(task: Task, exposures: Mapping[str, Exposure], tiles: Iterable[Ta
         boxes = [tile.settings["box"] for tile in tiles]
         extent = max((item[2] for item in boxes), default=0) * max((item[3] for item in boxes), default=0)
         return 1e-9 * extent * (MOSAIC_BYTES if task.step == "assemble" else CATALOGUE_BYTES)
-    same = [frame_gb(exposure) for exposure in exposures.values() if exposure.filter in ("", task.filter)]
+    same = (frame_gb(exposure) for exposure in exposures.values() if exposure.filter == task.filter)
     if task.step in ("image3", "mosaic"):  # no grid is known: members side by side, each half covered by others
-        members = task.settings.get("members") or same
-        mosaic = MOSAIC_BYTES / 4 * sum(same) / 2
-        return mosaic + (CAL_PLANES * sum(same[: len(members)]) if task.step == "image3" else 0.0)
+        members = sum(same)
+        return MOSAIC_BYTES / 4 * members / 2 + (CAL_PLANES * members if task.step == "image3" else 0.0)
     if task.step == "outlier_i2d":
-        return GROUP_PLANES * len(task.settings["members"]) * max(same, default=0.0)
+        return GROUP_PLANES * len(task.settings["members"]) * next(same, 0.0)
     exposure = exposures.get(task.subject) or exposures.get(task.subject.rpartition("_")[0])
     return _planes(task.step) * frame_gb(exposure) if exposure else 0.0
 

@@ -19,8 +19,8 @@ import tempfile
 import time
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,35 +31,20 @@ from survey.children import RESULT, Usage, child_server
 from survey.digest import file_sha256, tree_sha256
 from survey.errors import TaskError
 from survey.failures import cause_of_death, failure_class, is_full
-from survey.limits import Limits
 from survey.models import COMPLETE, FAILED, SKIPPED, Product, Task, TaskRecord
 from survey.planning import installed_versions
 from survey.reads import verified_sources
 from survey.records import failure_path, read_record, record_path, write_record
+from survey.site import KEEP_MEMORY, ONE_THREAD, Site
 from survey.steps import REGISTRY
 from survey.steps.base import Job, Outcome
 from survey.store import uncommit
 from survey.workspace import Workspace
 
-# Numerical libraries must not start threads below a worker that counts as one core.
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
-# A child's memory goes back as it ends, and not before: giving it back and asking anew cost a sixth of a tile's time.
-# dask gives its workers the opposite, which they would hand on.
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(64 * 2**20)}
 RIVALS = {"assemble": ("image3", "mosaic"), "image3": ("assemble", "source_catalog")}
 BECAUSE = "not run, because "
 _LOCKS = 64
 _LOCK_SECONDS = 600.0  # hashing and renaming a large mosaic
-
-
-@dataclass(frozen=True)
-class Site:
-    """What every task of a run needs to know about where it runs."""
-
-    root: str  # of the workspace
-    survey: str
-    environment: Mapping[str, str] = field(default_factory=dict)  # for children: CRDS, threads
-    limits: Limits = field(default_factory=Limits)
 
 
 def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb: float | None = None) -> TaskRecord:

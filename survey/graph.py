@@ -15,11 +15,12 @@ from typing import Any
 from dask.distributed import Client, Future, as_completed
 
 from survey.errors import DiskFullError, InterruptedRunError, SurveyError
-from survey.execute import Site, blank_record, in_place, recorded, run_task, skipped_record
+from survey.execute import blank_record, in_place, recorded, run_task, skipped_record
 from survey.layouts import read_layout
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Plan, Task, TaskRecord
 from survey.patience import Patience, await_workers, workers_of
 from survey.planning import Planner, reference_of, steps_until
+from survey.site import Site
 from survey.steps import REGISTRY
 from survey.tidying import tidy
 from survey.workspace import Workspace

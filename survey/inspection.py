@@ -12,6 +12,7 @@ from survey.config import SurveyConfig
 from survey.digest import file_sha256, tree_sha256
 from survey.disk import Room, room
 from survey.errors import ConfigError
+from survey.execute import stored_record
 from survey.inputs import held_exposures
 from survey.models import COMPLETE, Plan, TaskRecord
 from survey.provenance import Lineage, lineage
@@ -138,7 +139,8 @@ def plan_room(config: SurveyConfig, made: Plan, found: list[State]) -> Room:
     """What the tasks of a plan that are not done will write, beside what is free."""
     workspace = Workspace(config.workspace)
     waiting = [item.task for item in found if item.state != DONE]
-    records = read_records(workspace.records).by_key
+    read = {task.key: stored_record(workspace, task.key) for task in waiting}
+    records = {key: record for key, record in read.items() if record is not None}
     return room(workspace.root, made, waiting, records, fetches=config.archive.local is None)
 
 

@@ -18,7 +18,6 @@ from survey.config import load_config as read_config
 from survey.disk import check_room, room
 from survey.documents import nearest
 from survey.errors import ConfigError, DownloadError, ReferencesError, SurveyError
-from survey.execute import Site
 from survey.inputs import (
     Progress,
     Say,
@@ -32,15 +31,17 @@ from survey.inputs import (
     unreferenced,
     with_context,
 )
-from survey.layouts import read_layout, read_layouts
+from survey.layouts import read_layouts
 from survey.memory import learn
-from survey.models import COMPLETE, FAILED, SKIPPED, Association, Exposure, Plan, Task, TaskRecord
+from survey.models import COMPLETE, FAILED, SKIPPED, Exposure, Plan, Task, TaskRecord
 from survey.mosaics import ensure_store
-from survey.planning import Planner, group_name, mosaics_of, steps_until
+from survey.outside import STORES, group_of, plan_of
+from survey.planning import Planner, mosaics_of, steps_until
 from survey.planning import plan as make_plan
 from survey.provenance import ProvenanceWriter
 from survey.records import failure_path, read_records, write_record
 from survey.references import References
+from survey.site import Site
 from survey.staleness import DONE, state_of
 from survey.steps import REGISTRY
 from survey.tiled import STEPS as TILED
@@ -49,7 +50,6 @@ from survey.workspace import Workspace
 if TYPE_CHECKING:
     from dask.distributed import Client
 
-STORES = ("mosaic", "assemble")  # steps that commit a group of mosaics.zarr
 LEFTOVER_SECONDS = 24 * 3600.0
 
 Watch = Callable[[TaskRecord, bool], None]
@@ -193,8 +193,8 @@ def mosaic(
         if lacking:
             raise ReferencesError("\n".join(f"{name}: {why}" for name, why in sorted(lacking.items())))
         planner = Planner(config, references, override_digests(config))
-        chosen = replace(wanted, group=_group_of(wanted, read_records(workspace.records).by_key))
-        made = _only(plan(config, raw, references), chosen, planner, given)
+        chosen = replace(wanted, group=group_of(wanted, read_records(workspace.records).by_key))
+        made = plan_of(plan(config, raw, references), chosen, planner, given)
         return _run_tasks(config, made, references, where)
 
 
@@ -222,7 +222,7 @@ def _fetch_what_can_be_had(
         # Before hours of fetching: do the products fit as well?
         made = plan(config, found)
         stored = read_records(Workspace(config.workspace).records).by_key
-        _look_for_room(config, made, _waiting(config, made, stored, where), stored, where)
+        _waiting(config, made, stored, where)
     try:
         return fetch(config, found, progress=progress, say=say), {}
     except DownloadError as error:
@@ -243,7 +243,6 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
     found = read_records(root / "records")
     stored = found.by_key
     waiting = _waiting(config, made, stored, where)
-    _look_for_room(config, made, waiting, stored, where)
     note = where.watch(made)
     reused: set[str] = set()
     with ProvenanceWriter(root, config.survey, resolved(config), found.latest.values()) as writer:
@@ -273,17 +272,11 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
 
 
 def _waiting(config: SurveyConfig, made: Plan, stored: Mapping[str, TaskRecord], where: _Where) -> list[Task]:
-    """Tasks of a plan that are not done, up to the last step that was asked for."""
+    """Tasks of a plan that are not done, up to the last step that was asked for; refused when they cannot fit."""
     root, names = Workspace(config.workspace).root, steps_until(made, where.until)
-    return [task for task in made if task.step in names and state_of(task, stored.get(task.key), root).state != DONE]
-
-
-def _look_for_room(
-    config: SurveyConfig, made: Plan, waiting: Sequence[Task], stored: Mapping[str, TaskRecord], where: _Where
-) -> None:
-    """Refuse to start what cannot fit on the disk."""
-    root = Workspace(config.workspace).root
+    waiting = [task for task in made if task.step in names and state_of(task, stored.get(task.key), root).state != DONE]
     check_room(room(root, made, waiting, stored, config.archive.local is None), root, where.say)
+    return waiting
 
 
 def _on_cluster(
@@ -315,34 +308,6 @@ def _on_cluster(
             if largest and task.memory_gb > largest and task.step in steps_until(made, where.until):
                 where.say(f"{task.key} will not be run: {too_large(task, largest)}")
         return run_plan(made, planner, site, client, stored=stored, watch=decided, until=where.until)
-
-
-def _group_of(association: Association, records: Mapping[str, TaskRecord]) -> str:
-    """Zarr group for an association from outside: the first of filter, filter and id, and product that no other has."""
-    taken = {
-        str(item.settings.get("group"))
-        for item in records.values()
-        if item.step in STORES and item.subject != association.product
-    }
-    names = (association.filter, group_name(association))
-    return next((name for name in names if name not in taken), association.product)
-
-
-def _only(made: Plan, association: Association, planner: Planner, given: Sequence[Exposure]) -> Plan:
-    """The plan of one association: the chains of members with raw files, the given members, and the mosaic."""
-    by_name = {exposure.name: exposure for exposure in (*made.exposures, *given)}
-    names = set(association.members)
-    tasks = [task for task in made if REGISTRY[task.step].scope == "exposure" and task.subject in names]
-    for exposure in given:
-        tasks += planner.given_tasks(exposure)
-    chains: dict[str, list[Task]] = {}
-    for task in tasks:
-        chains.setdefault(task.subject, []).append(task)
-    layout = read_layout(Workspace(planner.config.workspace).root, association.product)
-    first, rest = planner.mosaic_tasks(association, chains, by_name, (), layout)
-    tasks += [*first, *rest]
-    exposures = tuple(by_name[name] for name in association.members)
-    return replace(made, tasks=tuple(tasks), exposures=exposures, associations=(association,))
 
 
 def load_config(
