@@ -18,7 +18,7 @@ PACKAGE = "survey"
 # A module imports from its own layer or from one above it in this list, never from one below.
 LAYERS = (
     ("errors", "names", "digest", "credentials", "paths", "limits", "resident"),
-    ("documents", "replies", "models", "config", "grid", "pipeline_spec", "workspace", "records", "tls"),
+    ("documents", "replies", "models", "config", "grid", "pipeline_spec", "lock", "workspace", "records", "tls"),
     (
         "archive",
         "references",
@@ -33,8 +33,10 @@ LAYERS = (
     ),
     ("steps",),
     ("stock", "tiled", "checks"),
-    ("children", "failures", "planning", "reads", "execute", "site", "staleness", "tidying", "disk", "outside"),
-    ("patience", "graph", "cluster", "progress"),
+    ("children", "failures", "planning", "publication", "reads", "execute", "site", "staleness"),
+    ("tidying", "disk", "outside", "progress"),
+    ("dashboard",),
+    ("patience", "graph", "cluster"),
     ("inputs",),
     ("reduction",),
     ("inspection", "report"),

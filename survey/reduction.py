@@ -44,6 +44,7 @@ from survey.references import References
 from survey.site import Site
 from survey.staleness import DONE, state_of
 from survey.steps import REGISTRY
+from survey.tidying import tidy
 from survey.tiled import STEPS as TILED
 from survey.workspace import Workspace
 
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from dask.distributed import Client
 
 LEFTOVER_SECONDS = 24 * 3600.0
+REPORT = "dashboard.html"  # of the last run, in reports/
 
 Watch = Callable[[TaskRecord, bool], None]
 
@@ -124,6 +126,7 @@ def run(
     watch: Callable[[Plan], Watch] | None = None,
     progress: Progress | None = None,
     say: Say = silent,
+    report: bool = False,
 ) -> Run:
     """The main job: fetch, references, then every task that is not already done.
 
@@ -137,6 +140,7 @@ def run(
     until : last step to run
     watch : called with the plan; returns what is called with each decided record
     progress, say : where downloads and remarks are shown
+    report : keep the survey page and dask's performance report as ``reports/dashboard.html``
 
     Raises
     ------
@@ -144,9 +148,10 @@ def run(
         See `survey.errors`. Failures of single files and tasks do not raise: they are in the result.
     """
     check_config(config, until=until, cluster=cluster, tls=tls, insecure=insecure)
-    where = _Where(client, cluster, until, watch or _nobody, say, tls, insecure)
+    where = _Where(client, cluster, until, watch or _nobody, say, tls, insecure, report=report)
     workspace = Workspace(config.workspace)
-    with workspace.lock():
+    with workspace.lock() as name:
+        where = replace(where, run=name)
         workspace.create()
         _sweep(workspace, where)
         exposures, missing = _fetch_what_can_be_had(config, progress, where)
@@ -184,7 +189,8 @@ def mosaic(
     wanted = read_association(association)
     where = _Where(client, cluster, None, watch or _nobody, say, tls, insecure)
     workspace = Workspace(config.workspace)
-    with workspace.lock():
+    with workspace.lock() as name:
+        where = replace(where, run=name)
         workspace.create()
         _sweep(workspace, where)
         raw, given = members_of(config, wanted, association.parent)
@@ -209,6 +215,8 @@ class _Where:
     say: Say
     tls: Path | None = None
     insecure: bool = False
+    report: bool = False
+    run: str = ""  # its own name, once it holds the workspace
 
 
 def _fetch_what_can_be_had(
@@ -260,9 +268,13 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
             note(record, was_reused)
 
         if not waiting:
-            records = [stored[task.key] for task in made if task.step in steps_until(made, where.until)]
+            tasks = [task for task in made if task.step in steps_until(made, where.until)]
+            records = [stored[task.key] for task in tasks]
             for record in records:
                 decided(record, True)
+            # What a run that was killed at its very end did not.
+            whole = {task.subject: tasks for task in tasks if task.step == "assemble"}
+            tidy(root, {task.key: stored[task.key] for task in tasks}, whole, stored, config.mosaic.keep_intermediate)
         else:
             planner = Planner(config, references, override_digests(config), learn(stored.values()))
             records = _on_cluster(made, planner, root, references, where, stored, decided)
@@ -290,11 +302,12 @@ def _on_cluster(
 ) -> list[TaskRecord]:
     # dask takes half a second to import; a run that finds everything done does not need it.
     from survey.cluster import connect, dashboard
+    from survey.dashboard.feed import feed
     from survey.graph import capacity, run_plan, too_large
 
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
     environment = {**crds_references.worker_environment(references), "USER": os.environ.get("USER") or "survey"}
-    site = Site(str(root), planner.config.survey, environment, planner.config.limits)
+    site = Site(str(root), planner.config.survey, environment, planner.config.limits, where.run)
     small = [task.memory_gb for task in made if REGISTRY[task.step].scope == "exposure"]
     with contextlib.ExitStack() as stack:
         client = where.client
@@ -307,7 +320,15 @@ def _on_cluster(
         for task in made:
             if largest and task.memory_gb > largest and task.step in steps_until(made, where.until):
                 where.say(f"{task.key} will not be run: {too_large(task, largest)}")
-        return run_plan(made, planner, site, client, stored=stored, watch=decided, until=where.until)
+        told = stack.enter_context(feed(client, planner.config, made, steps_until(made, where.until), where.say))
+        records = run_plan(
+            made, planner, site, client,
+            stored=stored, watch=told.watch(decided), until=where.until, laid_out=told.laid_out,
+        )  # fmt: skip
+        told.end("finished")
+        if where.report:
+            told.save(root / "reports" / REPORT)
+        return records
 
 
 def load_config(
