@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from survey import references as crds_references
 from survey.archive import held as archive_held
 from survey.associations import read_association
-from survey.checks import check, mosaics_follow
+from survey.checks import check, mosaics_follow, not_there
 from survey.config import SurveyConfig, resolved
 from survey.config import load_config as read_config
 from survey.disk import check_room, room
@@ -392,7 +392,8 @@ def config_faults(
     insecure: bool = False,
 ) -> list[str]:
     """What is wrong with a config whose keys and values are those of the model."""
-    chain, _, faults = check(config)
+    chain, image3, faults = check(config)
+    faults += not_there(config, chain, image3)
     behind = (
         ["sources", "association", *TILED] if config.mosaic.engine == "tiled" else ["association", "image3", "mosaic"]
     )

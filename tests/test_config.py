@@ -218,6 +218,24 @@ def test_a_config_read_from_a_file_names_lines_later_too(tmp_path):
     assert config == SurveyConfig(**config.model_dump())
 
 
+def test_files_that_parameters_name_are_looked_for_at_once(tmp_path):
+    text = SMALL + (
+        "archive: {local: nowhere}\n"
+        "steps:\n"
+        "  - detector1: {jump: {override_gain: gain_of_mine.fits}}\n"
+        "mosaic:\n"
+        "  alignment: aligned\n"
+        "  image3: {tweakreg: {abs_refcat: mine.ecsv}}\n"
+    )
+    with pytest.raises(ConfigError) as raised:
+        load_checked(write(tmp_path, text))
+    found = sorted(fault.removeprefix(f"{tmp_path}/config.yaml:").split(": ")[:2] for fault in raised.value.faults)
+    assert found == [
+        ["10", "mosaic.image3.tweakreg.abs_refcat"], ["5", "archive.local"],
+        ["7", "steps.detector1.jump.override_gain"], ["9", "mosaic.alignment"],
+    ]  # fmt: skip
+
+
 def test_thousands_of_faults_are_told_briefly(tmp_path):
     start = time.monotonic()
     found = faults(tmp_path, SMALL + "".join(f"k{number}: {'x' * 50}\n" for number in range(5_000)))
