@@ -6,16 +6,14 @@ before anything starts. The parameters of the pipeline's steps are checked by th
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from survey.errors import ConfigError
 from survey.pipeline_spec import nearest
+from survey.sections import ConfigPath, ExpandedText, Section, build, read_mapping
 
 SHORT_WAVE = (
     "F070W F090W F115W F140M F150W F150W2 F162M F164N F182M F187N F200W F210M F212N".split()
@@ -23,53 +21,11 @@ SHORT_WAVE = (
 LONG_WAVE = (
     "F250M F277W F300M F322W2 F323N F335M F356W F360M F405N F410M F430M F444W F460M F466N F470N F480M".split()
 )  # fmt: skip
-MAX_CONFIG_BYTES = 1_000_000
+
+Server = ExpandedText
 
 # Of a dask scheduler, as --cluster takes it: the port is optional, an IPv6 host stands in brackets.
 CLUSTER_ADDRESS = re.compile(r"(?:tcp|tls|ws|wss|ucx)://(?:[^\s/:\[\]]+|\[[0-9a-fA-F:]+\])(?::\d{1,5})?", re.ASCII)
-
-_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
-
-
-def expand(text: str) -> str:
-    """Replace ``${NAME}`` by an environment variable, ``${NAME:-default}`` by it or, when unset or empty, the default.
-
-    Raises
-    ------
-    ValueError
-        A variable is not set and has no default.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        found = os.environ.get(match["name"]) or match["default"]
-        if found is None:
-            raise ValueError(f"environment variable {match['name']} is not set; set it, or write the path itself.")
-        return found
-
-    return _VARIABLE.sub(value, text)
-
-
-def _expanded(value: Any) -> Any:
-    return expand(str(value)) if isinstance(value, (str, Path)) else value
-
-
-def _as_path(value: Any) -> Any:
-    if not isinstance(value, (str, Path)):
-        return value
-    text = expand(str(value))
-    if not text.strip() or "\0" in text:
-        raise ValueError("a path must not be empty.")
-    return Path(text).expanduser()
-
-
-ConfigPath = Annotated[Path, BeforeValidator(_as_path)]
-Server = Annotated[str, BeforeValidator(_expanded)]
-
-
-class Section(BaseModel):
-    """A mapping of the config; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ArchiveConfig(Section):
@@ -274,54 +230,15 @@ def load_config(path: Path | str, *, workspace: Path | str | None = None) -> Sur
     ConfigError
         The file cannot be read, is not a mapping, or holds faults; each fault names file, line and what is expected.
     """
-    text = _read_text(Path(path))
-    try:
-        data = yaml.load(text, Loader=_StrictLoader)
-        lines = _line_numbers(yaml.compose(text, Loader=_StrictLoader))
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a mapping such as 'survey: egs-demo', found {type(data).__name__}.")
+    data, lines = read_mapping(Path(path), "survey: egs-demo")
     if workspace is not None:
         data["workspace"] = str(workspace)
-    try:
-        return SurveyConfig(**{str(key): value for key, value in data.items()})
-    except ValidationError as error:
-        raise ConfigError([_fault(Path(path), item, lines) for item in error.errors()]) from error
+    return build(SurveyConfig, Path(path), data, lines)
 
 
 def resolved(config: SurveyConfig) -> dict[str, Any]:
     """The whole config as JSON types, defaults included: what goes into records and metadata."""
     return config.model_dump(mode="json")
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without aliases (a few lines of them expand to gigabytes) and without repeated keys (the first would be
-    lost).
-    """
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not accepted")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            name = str(getattr(key, "value", ""))
-            if name in seen:
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: key {name!r} stands twice")
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is not a config.")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 
 def _http(value: str) -> str:
@@ -342,47 +259,3 @@ def _read_step(entry: Any) -> Any:
             raise ValueError(f"{name}: expected a mapping of parameters, found {settings!r}.")
         return {"name": str(name), "settings": {str(key): value for key, value in (settings or {}).items()}}
     raise ValueError(f"{entry!r}: expected one step, such as 'image2: {{}}'.")
-
-
-def _line_numbers(node: yaml.Node | None, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], int]:
-    """Line (1-based) of every key and list entry of a YAML document."""
-    lines: dict[tuple[Any, ...], int] = {}
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*path, getattr(key, "value", ""))
-            lines[here] = key.start_mark.line + 1
-            lines |= _line_numbers(value, here)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            lines[(*path, index)] = value.start_mark.line + 1
-            lines |= _line_numbers(value, (*path, index))
-    return lines
-
-
-def _fault(path: Path, item: Any, lines: dict[tuple[Any, ...], int]) -> str:
-    place = tuple(item["loc"])
-    line = next((lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines), None)
-    where = f"{path}:{line}" if line else f"{path}"
-    name = ".".join(map(str, place))
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        message = f"unknown key{nearest(str(place[-1]), _keys_of(place[:-1]))}"
-    elif item["type"] == "missing":
-        message = "is required and missing."
-    else:
-        message = f"{message} (found {_shown(item.get('input'))})" if item["type"] != "value_error" else message
-    return f"{where}: {name}: {message}" if name else f"{where}: {message}"
-
-
-def _keys_of(place: tuple[Any, ...]) -> list[str]:
-    """Known keys of the section at a place."""
-    model: Any = SurveyConfig
-    for part in place:
-        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
-        model = annotation if isinstance(annotation, type) else model
-    return list(getattr(model, "model_fields", {}))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from survey.config import SurveyConfig, expand, load_config, resolved
+from survey.config import SurveyConfig, load_config, resolved
 from survey.errors import ConfigError
+from survey.sections import expand
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SMALL = """\

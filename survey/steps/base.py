@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from survey.config import expand
 from survey.models import Exposure
 from survey.pipeline_spec import StepSpec, check_settings, names_file, read_spec, types_in_use
+from survey.sections import expand
 
 # A process with the pipeline imported, before it opens a file; measured with jwst 3.0.0.
 PIPELINE_GB = 0.5
