@@ -31,6 +31,20 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     return CONFIG(WORKSPACE(JSON(command)))
 
 
+def where(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say where tasks run."""
+    cluster = click.option(
+        "--cluster", help="'local' (default), or a dask scheduler's address such as tls://login1:8786."
+    )
+    certificates = click.option(
+        "--tls", type=click.Path(path_type=Path), help="Folder of certificates for a tls:// address, by 'survey tls'."
+    )
+    insecure = click.option(
+        "--insecure", is_flag=True, help="Take a scheduler that is neither on this host nor behind TLS."
+    )
+    return cluster(certificates(insecure(command)))
+
+
 def say(text: str) -> None:
     """One line for people, on standard error; the archive's token never appears in it."""
     token = os.environ.get("MAST_API_TOKEN", "").strip()
@@ -115,6 +129,28 @@ def serve(
 
 
 @main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--host", "hosts", multiple=True, help="Name or address of the scheduler; may be given again.")
+@click.option("--days", type=click.IntRange(1), default=365, show_default=True, help="How long the certificates hold.")
+@click.option("--force", is_flag=True, help="Replace the certificates in DIRECTORY; the old ones are turned away.")
+@JSON
+def tls(directory: Path, hosts: tuple[str, ...], days: int, force: bool, as_json: bool) -> None:
+    """Make the certificates of one deployment in DIRECTORY: for a scheduler, its workers and its clients.
+
+    Example: survey tls certificates --host login1
+    """
+    from survey import tls as certificates
+
+    ends = certificates.make(directory, hosts=hosts, days=days, force=force)
+    folder = directory.absolute()
+    commands = certificates.commands(folder, hosts[0] if hosts else "localhost")
+    files = list(certificates.FILES)
+    document = {"folder": str(folder), "files": files, "ends": ends.isoformat(), "commands": commands}
+    text = f"{folder}: certificates until {ends:%Y-%m-%d}, for your eyes alone. Copy the folder to where they are used."
+    emit(document, as_json, lambda: "\n".join([text, *commands]))
+
+
+@main.command()
 @common
 def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
     """Query the archive, download what is missing, verify.
@@ -192,9 +228,9 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
 
 @main.command()
 @common
-@click.option("--cluster", help="'local' (default), or a dask scheduler's address such as tcp://127.0.0.1:8786.")
+@where
 @click.option("--until", metavar="STEP", help="Last step to run, such as image2.")
-def run(config: Path, workspace: Path | None, as_json: bool, cluster: str | None, until: str | None) -> None:
+def run(config: Path, workspace: Path | None, as_json: bool, until: str | None, **place: Any) -> None:
     """The main job: fetch, references, then every step that is not already done.
 
     Example: survey run configs/demo.yaml --until image2
@@ -206,7 +242,7 @@ def run(config: Path, workspace: Path | None, as_json: bool, cluster: str | None
     loaded = load_config(config, workspace=workspace)
     with TaskProgress(say) as progress:
         done = reduction.run(
-            loaded, cluster=cluster, until=until, watch=progress.watch, progress=DownloadProgress(say), say=say
+            loaded, **place, until=until, watch=progress.watch, progress=DownloadProgress(say), say=say
         )
     _finish(loaded, done, as_json)
 
@@ -214,8 +250,8 @@ def run(config: Path, workspace: Path | None, as_json: bool, cluster: str | None
 @main.command()
 @common
 @click.option("--asn", "association", required=True, type=click.Path(path_type=Path), help="A level-3 association.")
-@click.option("--cluster", help="'local' (default), or a dask scheduler's address.")
-def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Path, cluster: str | None) -> None:
+@where
+def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Path, **place: Any) -> None:
     """Mosaic the members of an existing level-3 association.
 
     Example: survey mosaic configs/demo.yaml --asn my_asn.json
@@ -226,7 +262,7 @@ def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Pat
 
     loaded = load_config(config, workspace=workspace)
     with TaskProgress(say) as progress:
-        done = reduction.mosaic(loaded, association, cluster=cluster, watch=progress.watch, say=say)
+        done = reduction.mosaic(loaded, association, **place, watch=progress.watch, say=say)
     _finish(loaded, done, as_json)
 
 

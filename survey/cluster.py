@@ -1,11 +1,15 @@
-"""Where a run happens: a local cluster sized for this machine, or the address of any dask scheduler."""
+"""Where a run happens: a local cluster sized for this machine, or the address of any dask scheduler.
+
+Whoever reaches a scheduler runs code on it: one that is not on loopback is spoken to over TLS, with a certificate.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from dask.system import CPU_COUNT
 from distributed.comm import connect as open_comm
 from distributed.system import MEMORY_LIMIT
 
+from survey import tls as certificates
 from survey.config import CLUSTER_ADDRESS
 from survey.errors import ConfigError, ServiceUnreachableError
 from survey.graph import RESOURCE
@@ -22,6 +27,7 @@ from survey.graph import RESOURCE
 # What is left to the operating system, the scheduler and the client.
 RESERVE_GB = 1.5
 CONNECT_SECONDS = 30
+ENCRYPTED = ("tls", "wss")
 # Loggers of what runs a cluster in this process.
 _LOGGERS = ("distributed", "tornado", "asyncio")
 
@@ -47,9 +53,45 @@ def local_sizes(small_gb: float, large_gb: float, cores: int, total_gb: float) -
     return [round(budget - (count - 1) * small_gb, 3), *[small_gb] * (count - 1)]
 
 
+def address_faults(where: str | None, tls: Path | None = None, insecure: bool = False) -> list[str]:
+    """What is wrong with where a run shall happen; arguments as those of `connect`."""
+    if where is None or where == "local":
+        return [] if tls is None else [f"--tls {tls}: goes with an address, such as --cluster tls://host:8786."]
+    match = CLUSTER_ADDRESS.fullmatch(where)
+    if match is None:
+        return [f"--cluster {where}: expected 'local' or an address such as tcp://127.0.0.1:8786."]
+    safe = f"tls://{where.partition('://')[2]}"
+    if match["protocol"] in ENCRYPTED:
+        if tls is not None:
+            return certificates.faults(tls)
+        if Security().tls_ca_file:  # of dask's own configuration
+            return []
+        return [f"--cluster {where}: needs the deployment's certificates: --tls DIR ('survey tls DIR' makes them)."]
+    if tls is not None:
+        return [f"--cluster {where}: is not encrypted, and --tls {tls} of no use there; write {safe}."]
+    if insecure or _is_loopback(match["host"] or match["ipv6"]):
+        return []
+    return [
+        f"--cluster {where}: not this host and not encrypted: whoever reaches that scheduler runs code on it. "
+        f"Write {safe} with --tls DIR ('survey tls DIR' makes one), or add --insecure on a network of your own."
+    ]
+
+
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
 @contextlib.contextmanager
 def connect(
-    where: str | None, small_gb: float = 3.0, large_gb: float = 3.0, log: Path | None = None
+    where: str | None,
+    small_gb: float = 3.0,
+    large_gb: float = 3.0,
+    log: Path | None = None,
+    *,
+    tls: Path | None = None,
+    insecure: bool = False,
 ) -> Iterator[Client]:
     """A client of the cluster that ``--cluster`` names; it ends what it started.
 
@@ -58,22 +100,37 @@ def connect(
     where : None or 'local', or an address such as tcp://127.0.0.1:8786
     small_gb, large_gb : see `local_sizes`
     log : file for what a local cluster has to say of itself; default: nowhere
+    tls : folder of certificates for a tls:// address, as `survey.tls.make` makes it
+    insecure : take an address without TLS that is not loopback
 
     Raises
     ------
     ConfigError
-        Neither 'local' nor an address.
+        As `address_faults` says.
     ServiceUnreachableError
         No scheduler answers at the address.
     """
+    faults = address_faults(where, tls, insecure)
+    if faults:
+        raise ConfigError(faults)
     if where is None or where == "local":
         with _quiet(log), _local(small_gb, large_gb) as client:
             yield client
-    elif CLUSTER_ADDRESS.fullmatch(where):
-        with _address(where) as client:
-            yield client
     else:
-        raise ConfigError(f"--cluster {where}: expected 'local' or an address such as tcp://127.0.0.1:8786.")
+        with _address(where, security(tls)) as client:
+            yield client
+
+
+def security(tls: Path | None, roles: Iterable[str] = ("client",)) -> Security:
+    """dask's Security of a folder of certificates; without one, what dask's own configuration says.
+
+    Parameters
+    ----------
+    roles : 'scheduler' and 'worker' as well for whoever starts these itself
+    """
+    if tls is None:
+        return Security()
+    return Security(require_encryption=True, **certificates.settings(tls, roles))
 
 
 @contextlib.contextmanager
@@ -138,25 +195,26 @@ def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
 
 
 @contextlib.contextmanager
-def _address(where: str) -> Iterator[Client]:
+def _address(where: str, guard: Security) -> Iterator[Client]:
     try:
         # In a thread of its own: the caller may be in an event loop already, as notebooks are.
         with ThreadPoolExecutor(1) as thread:
-            thread.submit(asyncio.run, _ask_identity(where)).result()
-        client = Client(where, timeout=CONNECT_SECONDS, set_as_default=False)
+            thread.submit(asyncio.run, _ask_identity(where, guard)).result()
+        client = Client(where, timeout=CONNECT_SECONDS, set_as_default=False, security=guard)
     except (OSError, TimeoutError, ValueError) as error:
-        raise ServiceUnreachableError(f"--cluster {where}: no dask scheduler answers there ({error}).") from error
+        hint = ", or it believes another authority than --tls" if where.startswith(ENCRYPTED) else ""
+        raise ServiceUnreachableError(f"--cluster {where}: no dask scheduler answers there{hint} ({error}).") from error
     with client:
         yield client
 
 
-async def _ask_identity(where: str) -> None:
+async def _ask_identity(where: str, guard: Security) -> None:
     """Ask a scheduler who it is, and take no answer within the limit for none.
 
     A Client asks the same, but its reads have no limit: what accepts connections and is no scheduler holds it for ever.
     """
     async with asyncio.timeout(CONNECT_SECONDS):
-        comm = await open_comm(where, timeout=CONNECT_SECONDS, **Security().get_connection_args("client"))
+        comm = await open_comm(where, timeout=CONNECT_SECONDS, **guard.get_connection_args("client"))
         try:
             await comm.write({"op": "identity", "reply": True})
             await comm.read()

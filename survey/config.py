@@ -25,7 +25,9 @@ LONG_WAVE = (
 Server = ExpandedText
 
 # Of a dask scheduler, as --cluster takes it: the port is optional, an IPv6 host stands in brackets.
-CLUSTER_ADDRESS = re.compile(r"(?:tcp|tls|ws|wss|ucx)://(?:[^\s/:\[\]]+|\[[0-9a-fA-F:]+\])(?::\d{1,5})?", re.ASCII)
+CLUSTER_ADDRESS = re.compile(
+    r"(?P<protocol>tcp|tls|ws|wss|ucx)://(?:(?P<host>[^\s/:\[\]]+)|\[(?P<ipv6>[0-9a-fA-F:]+)\])(?::\d{1,5})?", re.ASCII
+)
 
 
 class ArchiveConfig(Section):

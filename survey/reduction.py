@@ -13,7 +13,7 @@ from survey import references as crds_references
 from survey.archive import held as archive_held
 from survey.associations import read_association
 from survey.checks import check, mosaics_follow
-from survey.config import CLUSTER_ADDRESS, SurveyConfig, resolved
+from survey.config import SurveyConfig, resolved
 from survey.errors import ConfigError, DownloadError, ReferencesError, SurveyError
 from survey.execute import Site
 from survey.inputs import (
@@ -111,6 +111,8 @@ def run(
     *,
     client: Client | None = None,
     cluster: str | None = None,
+    tls: Path | None = None,
+    insecure: bool = False,
     until: str | None = None,
     watch: Callable[[Plan], Watch] | None = None,
     progress: Progress | None = None,
@@ -123,6 +125,8 @@ def run(
     config : what to reduce
     client : any dask Client; default: the one of ``cluster``
     cluster : 'local' (default) or a scheduler's address
+    tls : folder of certificates for a tls:// address; see `survey.tls`
+    insecure : take a scheduler that is neither on loopback nor behind TLS
     until : last step to run
     watch : called with the plan; returns what is called with each decided record
     progress, say : where downloads and remarks are shown
@@ -132,8 +136,8 @@ def run(
     WorkspaceBusyError, ServiceError, ReferencesError, DiskFullError, InterruptedRunError, ConfigError
         See `survey.errors`. Failures of single files and tasks do not raise: they are in the result.
     """
-    check_config(config, until=until, cluster=cluster)
-    where = _Where(client, cluster, until, watch or _nobody, say)
+    check_config(config, until=until, cluster=cluster, tls=tls, insecure=insecure)
+    where = _Where(client, cluster, until, watch or _nobody, say, tls, insecure)
     workspace = Workspace(config.workspace)
     with workspace.lock():
         workspace.create()
@@ -153,6 +157,8 @@ def mosaic(
     *,
     client: Client | None = None,
     cluster: str | None = None,
+    tls: Path | None = None,
+    insecure: bool = False,
     watch: Callable[[Plan], Watch] | None = None,
     say: Say = silent,
 ) -> Run:
@@ -166,9 +172,9 @@ def mosaic(
     ConfigError
         The association is not one, or a member is neither; every such member is named.
     """
-    check_config(config, cluster=cluster)
+    check_config(config, cluster=cluster, tls=tls, insecure=insecure)
     wanted = read_association(association)
-    where = _Where(client, cluster, None, watch or _nobody, say)
+    where = _Where(client, cluster, None, watch or _nobody, say, tls, insecure)
     workspace = Workspace(config.workspace)
     with workspace.lock():
         workspace.create()
@@ -190,6 +196,8 @@ class _Where:
     until: str | None
     watch: Callable[[Plan], Watch]
     say: Say
+    tls: Path | None = None
+    insecure: bool = False
 
 
 def _fetch_what_can_be_had(
@@ -268,9 +276,8 @@ def _on_cluster(
         client = where.client
         if client is None:
             large = max((task.memory_gb for task in made if task.step in steps_until(made, where.until)), default=1.0)
-            client = stack.enter_context(
-                connect(where.cluster, max(small, default=1.0), large, root / "logs" / "cluster.log")
-            )
+            sizes, log = (max(small, default=1.0), large), root / "logs" / "cluster.log"
+            client = stack.enter_context(connect(where.cluster, *sizes, log, tls=where.tls, insecure=where.insecure))
             where.say(f"dashboard: {dashboard(client)}")
         largest = capacity(client)
         for task in made:
@@ -307,13 +314,20 @@ def _only(made: Plan, association: Association, planner: Planner, given: Sequenc
     return replace(made, tasks=tuple(tasks), exposures=exposures, associations=(association,))
 
 
-def check_config(config: SurveyConfig, *, until: str | None = None, cluster: str | None = None) -> None:
+def check_config(
+    config: SurveyConfig,
+    *,
+    until: str | None = None,
+    cluster: str | None = None,
+    tls: Path | None = None,
+    insecure: bool = False,
+) -> None:
     """Refuse what can be refused before anything starts, all of it at once.
 
     Raises
     ------
     ConfigError
-        Wrong steps, parameters, context, last step or cluster address; every fault is named.
+        Wrong steps, parameters, context, last step, cluster address or certificates; every fault is named.
     """
     chain, _, faults = check(config)
     behind = (
@@ -322,8 +336,10 @@ def check_config(config: SurveyConfig, *, until: str | None = None, cluster: str
     mosaics = behind if mosaics_follow(config) else []
     if until is not None and until not in [*chain, *mosaics]:
         faults.append(f"--until {until}: not a step of this config{nearest(until, [*chain, *mosaics])}")
-    if cluster not in (None, "local") and not CLUSTER_ADDRESS.fullmatch(str(cluster)):
-        faults.append(f"--cluster {cluster}: expected 'local' or an address such as tcp://127.0.0.1:8786.")
+    if cluster not in (None, "local") or tls is not None:
+        from survey.cluster import address_faults
+
+        faults += address_faults(cluster, tls, insecure)
     try:
         crds_references.pin(config.references.context, config.references.server)
     except ConfigError as error:

@@ -72,7 +72,7 @@ def test_every_command_has_help_with_an_example(command):
     assert f"Example: survey {command} " in " ".join(done.output.split())
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("simulate", "serve")])
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("simulate", "serve", "tls")])
 def test_every_command_on_a_config_takes_workspace_and_json(command):
     options = {option for item in main.commands[command].params for option in item.opts}
     assert {"--workspace", "--json"} <= options
@@ -81,7 +81,7 @@ def test_every_command_on_a_config_takes_workspace_and_json(command):
 
 def test_the_interface_is_whole():
     assert set(COMMANDS) == {
-        "simulate", "serve", "fetch", "refs", "plan", "run", "mosaic", "status", "explain", "verify",
+        "simulate", "serve", "fetch", "refs", "plan", "run", "mosaic", "status", "explain", "verify", "tls",
     }  # fmt: skip
     assert "Example:" in CliRunner().invoke(main, ["--help"]).output
 
