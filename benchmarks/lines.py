@@ -34,6 +34,7 @@ LAYERS = (
     ("steps",),
     ("stock", "tiled", "checks"),
     ("children", "failures", "planning", "reads", "execute", "staleness"),
+    ("workers", "batch"),
     ("graph", "cluster", "progress"),
     ("inputs",),
     ("reduction",),

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dask.distributed import Scheduler, SpecCluster
+from dask.distributed import Scheduler, Security, SpecCluster, Status
 
-from survey.deploy import BatchSite, JobGroup, clock
+from survey.deploy import RESOURCE, BatchSite, JobGroup, clock
 from survey.errors import ClusterError, ConfigError
-from survey.graph import RESOURCE
 from survey.scaling import Group, jobs_wanted
 
 log = logging.getLogger(__name__)
@@ -98,30 +97,26 @@ def job_class(kind: str) -> type:
     return {"slurm": SLURMJob, "pbs": PBSJob}[kind]
 
 
-def job_scripts(site: BatchSite, logs: str) -> dict[str, str]:
+def job_scripts(site: BatchSite, logs: str, security: Security | None) -> dict[str, str]:
     """The script of a job of each group, as it would be submitted; makes no folder.
 
     Parameters
     ----------
     logs : folder of the jobs' output as the scripts are to name it
+    security : certificates for encrypted connections
     """
     scripts = {}
-    protocol = "tls" if site.tls else "tcp"
+    protocol = "tls" if security else "tcp"
     for name, group in site.groups.items():
         with tempfile.TemporaryDirectory() as folder:  # dask-jobqueue makes the folder that it is told
-            options = job_options(site, group, folder) | security_options(site)
+            options = job_options(site, group, folder) | _encryption(security)
             job = job_class(site.kind)(f"{protocol}://SCHEDULER:PORT", name=f"{JOB_NAME}-{name}-1", **options)
             scripts[name] = str(job.job_script()).replace(folder, logs)
     return scripts
 
 
-def security_options(site: BatchSite) -> dict[str, Any]:
-    """What a job class needs for encrypted connections."""
-    if site.tls is None:
-        return {}
-    from survey.cluster import tls_security
-
-    return {"security": tls_security(site.tls), "protocol": "tls"}
+def _encryption(security: Security | None) -> dict[str, Any]:
+    return {} if security is None else {"security": security, "protocol": "tls"}
 
 
 @dataclass
@@ -153,11 +148,11 @@ class BatchCluster(SpecCluster):
     when jobs keep ending before a worker is there, or none starts in time.
     """
 
-    def __init__(self, site: BatchSite, logs: Path, scheduler: dict[str, Any], security: Any = None):
+    def __init__(self, site: BatchSite, logs: Path, scheduler: dict[str, Any], security: Security | None = None):
         self.site = site
         self.capacity_gb = site.capacity_gb
         self._logs = logs
-        self._extra = security_options(site)
+        self._extra = _encryption(security)
         self._class = job_class(site.kind)
         self._jobs: dict[str, _Job] = {}
         self._troubles = _Troubles()
@@ -191,6 +186,9 @@ class BatchCluster(SpecCluster):
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
+        for job in self._created:
+            if job.status == Status.created and job.job_id is None:  # it could not be submitted: nothing is to be ended
+                job.status = Status.failed
         await super()._close()
 
     async def _tick(self, now: float) -> None:
@@ -232,8 +230,17 @@ class BatchCluster(SpecCluster):
             for _ in range(count - len(mine)):
                 self._submit(group, now)
             idle = [name for name in mine if now - self._jobs[name].busy > self.site.idle]
-            await self._drop(idle[: max(len(mine) - count, 0)])
+            await self._drop(self._free(idle)[: max(len(mine) - count, 0)])
         await self._correct_state()
+
+    def _free(self, names: list[str]) -> list[str]:
+        """Of idle jobs, those whose results have somewhere to go; lost ones would have to be computed again."""
+        workers = {worker.name: worker for worker in self.scheduler.workers.values()}
+        idle = {worker for name in names for worker in self._jobs[name].workers if worker in workers}
+        if set(workers) - idle:
+            return names
+        holding = {worker for worker in idle if workers[worker].has_what}
+        return [name for name in names if not holding.intersection(self._jobs[name].workers)]
 
     def _submit(self, group: str, now: float) -> None:
         """Have a job started by the next `_correct_state`."""

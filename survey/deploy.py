@@ -17,6 +17,8 @@ from survey.errors import ConfigError
 from survey.pipeline_spec import nearest
 from survey.sections import ConfigPath, ExpandedText, Section, build, read_mapping
 
+# What workers declare, and tasks ask for, so that the scheduler places tasks by memory [GB].
+RESOURCE = "memory_gb"
 # What a worker takes beside its task: dask, and the server of child processes with the pipeline imported.
 OVERHEAD_GB = 0.5
 # Numerical libraries must not start threads below a worker that counts as one core.
@@ -50,7 +52,7 @@ class WorkerGroup(Section):
     """Workers of one size. One worker is one process that runs one task at a time."""
 
     memory_gb: float = Field(
-        gt=0, description="largest task of one worker [GB]; 0.5 GB more is asked for the worker itself"
+        gt=0, description="largest task of a worker [GB]; 0.5 GB more is asked for the worker itself"
     )
     cores: int = Field(1, ge=1, description="of one worker; tasks use one, more only buys memory on some systems")
     minimum: int = Field(0, ge=0, description="workers that are kept while nothing waits for them")
@@ -134,7 +136,7 @@ class SiteConfig(Section):
     kind: str
     environment: dict[str, ExpandedText] = Field(
         default_factory=dict,
-        description="for workers, before anything is imported; one thread for numerical libraries and USER are set anyway",
+        description="for workers, before anything is imported; USER, and 1 for threads of numerical libraries, are set",
     )
     start_timeout: Seconds = Field(
         3600, description="how long to wait for a worker while none is there, HH:MM:SS; then the run gives up"

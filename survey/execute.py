@@ -26,6 +26,7 @@ from filelock import FileLock
 
 from survey import __version__
 from survey.children import RESULT, Usage, child_server
+from survey.deploy import THREADS
 from survey.digest import file_sha256, tree_sha256
 from survey.errors import TaskError
 from survey.failures import cause_of_death, failure_class, is_full
@@ -38,8 +39,8 @@ from survey.steps.base import Job, Outcome
 from survey.store import uncommit
 from survey.workspace import Workspace
 
-# Numerical libraries must not start threads below a worker that counts as one core.
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(THREADS, "1")
+BATCH_JOBS = ("SLURM_JOB_ID", "PBS_JOBID")
 MIN_LIMIT_SECONDS = 600.0
 LONG_TASK_FACTOR = 4.0
 RIVALS = {"assemble": ("image3", "mosaic"), "image3": ("assemble", "source_catalog")}
@@ -162,8 +163,14 @@ def blank_record(task: Task) -> TaskRecord:
         memory_gb=task.memory_gb,
         estimate_gb=task.estimate_gb,
         host=socket.gethostname(),
+        job=_batch_job(),
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
+
+
+def _batch_job() -> str:
+    """Id of the batch job that this process is part of, if it is of one."""
+    return next((os.environ[name] for name in BATCH_JOBS if os.environ.get(name)), "")
 
 
 def stored_record(workspace: Workspace, key: str) -> TaskRecord | None:

@@ -7,13 +7,14 @@ the config's `max_missing` decides then whether, and of what, it is made.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dask.distributed import Client, Future, as_completed
 
+from survey.deploy import RESOURCE
 from survey.errors import DiskFullError, InterruptedRunError, SurveyError
 from survey.execute import Site, blank_record, in_place, recorded, run_task
 from survey.layouts import read_layout
@@ -21,9 +22,10 @@ from survey.models import COMPLETE, FAILED, SKIPPED, Association, Plan, Task, Ta
 from survey.planning import Planner, reference_of, steps_until
 from survey.records import record_path
 from survey.steps import REGISTRY
+from survey.workers import capacity
 from survey.workspace import Workspace
 
-RESOURCE = "memory_gb"
+WAIT_SECONDS = 0.1
 MORE_MEMORY = 2.0  # a task that ran out of memory is tried once more with this much more
 Watch = Callable[[TaskRecord, bool], None]  # called with each record as it is decided, and whether it was reused
 
@@ -78,6 +80,7 @@ def run_plan(
     stored: Mapping[str, TaskRecord],
     watch: Watch,
     until: str | None = None,
+    trouble: Callable[[], SurveyError | None] = lambda: None,
 ) -> list[TaskRecord]:
     """Run every task of a plan that is not already done.
 
@@ -89,6 +92,7 @@ def run_plan(
     stored : records by key, as they are on disk
     watch : called once per decided task
     until : last step to run
+    trouble : asked while nothing is finished: why no worker will do the rest
 
     Returns
     -------
@@ -101,7 +105,7 @@ def run_plan(
     InterruptedRunError
         The user stopped the run.
     SurveyError
-        The scheduler is gone.
+        The scheduler is gone, or there is trouble.
     """
     flow = _Flow(plan, planner, site, client, watch, stored, steps_until(plan, until), capacity(client))
     _index(flow)
@@ -109,8 +113,9 @@ def run_plan(
         _submit_exposures(flow)
         flow.fresh.clear()
         completed: Any = as_completed(list(flow.pending), loop=flow.client.loop, raise_errors=False)
-        for future in completed:
+        for future in _finished(completed, trouble):
             _decide(flow, future)
+            del future
             while flow.fresh:
                 completed.add(flow.fresh.pop())
     except KeyboardInterrupt as error:
@@ -123,10 +128,17 @@ def run_plan(
     return list(flow.decided.values())
 
 
-def capacity(client: Client) -> float:
-    """The largest memory resource that a worker of this client declares [GB]; 0 when none does."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return max((float(worker.get("resources", {}).get(RESOURCE, 0.0)) for worker in workers), default=0.0)
+def _finished(completed: Any, trouble: Callable[[], SurveyError | None]) -> Iterator[Future]:
+    """Futures as they finish, until there are no more, or none will."""
+    while not completed.is_empty():
+        if completed.has_ready():
+            yield next(completed)
+            continue
+        error = trouble()
+        if error is not None:
+            raise error
+        with completed.thread_condition:
+            completed.thread_condition.wait(WAIT_SECONDS)
 
 
 def too_large(task: Task, capacity_gb: float) -> str:
@@ -228,6 +240,7 @@ def _forced(flow: _Flow, tasks: list[Task]) -> set[str]:
 
 def _settle(flow: _Flow, record: TaskRecord, reused: bool) -> TaskRecord:
     flow.decided[record.key] = record
+    flow.latest.pop(record.key, None)  # its worker need not keep the result, and may go
     flow.watch(record, reused)
     for product in flow.mosaics_of.get(record.key, ()):
         flow.undecided[product] -= 1

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from survey import __version__
 from survey import references as crds_references
 from survey.archive import held as archive_held
 from survey.associations import read_association
@@ -44,6 +45,8 @@ from survey.workspace import Workspace
 
 if TYPE_CHECKING:
     from dask.distributed import Client
+
+    from survey.workers import Guard
 
 STORES = ("mosaic", "assemble")  # steps that commit a group of mosaics.zarr
 LEFTOVER_SECONDS = 24 * 3600.0
@@ -124,7 +127,7 @@ def run(
     ----------
     config : what to reduce
     client : any dask Client; default: the one of ``cluster``
-    cluster : 'local' (default) or a scheduler's address
+    cluster : 'local' (default), a scheduler's address, or a deploy file
     tls : folder of certificates for a tls:// address; see `survey.tls`
     insecure : take a scheduler that is neither on loopback nor behind TLS
     until : last step to run
@@ -266,7 +269,8 @@ def _on_cluster(
 ) -> list[TaskRecord]:
     # dask takes half a second to import; a run that finds everything done does not need it.
     from survey.cluster import connect, dashboard
-    from survey.graph import capacity, run_plan, too_large
+    from survey.graph import run_plan, too_large
+    from survey.workers import capacity
 
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
     environment = {**crds_references.worker_environment(references), "USER": os.environ.get("USER") or "survey"}
@@ -279,11 +283,32 @@ def _on_cluster(
             sizes, log = (max(small, default=1.0), large), root / "logs" / "cluster.log"
             client = stack.enter_context(connect(where.cluster, *sizes, log, tls=where.tls, insecure=where.insecure))
             where.say(f"dashboard: {dashboard(client)}")
+        tasks = [task for task in made if task.step in steps_until(made, where.until)]
+        guard = stack.enter_context(_checked_workers(client, tasks, root, references, where.client is None))
         largest = capacity(client)
-        for task in made:
-            if largest and task.memory_gb > largest and task.step in steps_until(made, where.until):
+        for task in tasks:
+            if largest and task.memory_gb > largest:
                 where.say(f"{task.key} will not be run: {too_large(task, largest)}")
-        return run_plan(made, planner, site, client, stored=stored, watch=decided, until=where.until)
+        return run_plan(
+            made, planner, site, client, stored=stored, watch=decided, until=where.until, trouble=guard.trouble
+        )
+
+
+@contextlib.contextmanager
+def _checked_workers(
+    client: Client, tasks: Sequence[Task], root: Path, references: References, ours: bool
+) -> Iterator[Guard]:
+    """Workers that have what these tasks need; those that come later are looked at before their first task."""
+    from survey.workers import checked, probes, refuse_small
+
+    small = [task.memory_gb for task in tasks if REGISTRY[task.step].scope == "exposure"]
+    refuse_small(client, small, max((task.memory_gb for task in tasks), default=0.0))
+    versions = {**next((dict(task.versions) for task in tasks), {}), "survey": __version__}
+    with (
+        probes(root, Path(references.cache), references.context) as files,
+        checked(client, versions, files, [str(root / "records")], closes=ours) as guard,
+    ):
+        yield guard
 
 
 def _group_of(association: Association, records: Mapping[str, TaskRecord]) -> str:

@@ -91,6 +91,7 @@ FAULTS = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "abort": os.abort,
     "sleep": lambda: time.sleep(60),
+    "hang": lambda: time.sleep(600),
     "wait": lambda: time.sleep(1),
 }
 
