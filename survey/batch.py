@@ -94,7 +94,22 @@ def job_class(kind: str) -> type:
         raise ConfigError(
             f"kind {kind} needs dask-jobqueue, which is not installed: pip install 'jwst-survey[hpc]'."
         ) from error
-    return {"slurm": SLURMJob, "pbs": PBSJob}[kind]
+    return type("Job", (_Accounted, {"slurm": SLURMJob, "pbs": PBSJob}[kind]), {})
+
+
+class _Accounted:
+    """Says how a job ended: dask-jobqueue does not, and a cluster that closes asks for it."""
+
+    async def start(self) -> None:
+        try:
+            await super().start()  # type: ignore[misc]
+        except BaseException:
+            self.status = Status.failed
+            raise
+
+    async def close(self) -> None:
+        await super().close()  # type: ignore[misc]
+        self.status = Status.closed
 
 
 def job_scripts(site: BatchSite, logs: str, security: Security | None) -> dict[str, str]:
@@ -186,9 +201,6 @@ class BatchCluster(SpecCluster):
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
-        for job in self._created:
-            if job.status == Status.created and job.job_id is None:  # it could not be submitted: nothing is to be ended
-                job.status = Status.failed
         await super()._close()
 
     async def _tick(self, now: float) -> None:

@@ -32,6 +32,7 @@ RESERVE_GB = 1.5
 CONNECT_SECONDS = 30
 ENCRYPTED = ("tls", "wss")
 ROLES = ("scheduler", "worker", "client")
+GRACE_SECONDS = 60
 LOST_WORKERS = 20  # that one task may see
 # The children do the work and are accounted for by the scheduler's resource; a worker itself stays small.
 _MEMORY = {f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause", "terminate")}
@@ -250,7 +251,8 @@ def _batch(site: BatchSite, logs: Path, guard: Security) -> Iterator[Client]:
     encrypted = guard.require_encryption
     settings = {
         **_MEMORY,
-        "distributed.scheduler.no-workers-timeout": f"{site.start_timeout}s",
+        # For a size of workers that never comes; when none comes at all, the cluster says so before.
+        "distributed.scheduler.no-workers-timeout": f"{site.start_timeout + GRACE_SECONDS}s",
         # Children hold what could kill a worker: one that is lost was ended by its batch system, and tells nothing.
         "distributed.scheduler.allowed-failures": LOST_WORKERS,
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",

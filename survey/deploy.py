@@ -285,9 +285,9 @@ def site_of(where: str | None) -> SiteConfig:
         return LocalSite(kind="local")
     if CLUSTER_ADDRESS.fullmatch(where):
         return AddressSite(kind="address", address=where)
-    if where and "://" not in where and (Path(where).suffix in (".yaml", ".yml") or Path(where).is_file()):
+    if where and Path(where).is_file():
         return load_site(where)
     raise ConfigError(
-        f"--cluster {where}: expected 'local' or an address such as tcp://127.0.0.1:8786, or a deploy file such as "
-        "deploy/slurm.yaml."
+        f"--cluster {where}: expected 'local' or an address such as tcp://127.0.0.1:8786, or a deploy file; there is no "
+        "such file."
     )
