@@ -218,6 +218,8 @@ def _local(site: LocalSite, small_gb: float, large_gb: float) -> Iterator[Client
         **_MEMORY,
         "distributed.scheduler.no-workers-timeout": "10 minutes",
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
+        # Looking at itself twice a second was a tenth of what scheduling costs.
+        "distributed.admin.system-monitor.interval": "2s",
         # Workers read their logging from here as they are started, before anything else is told to them.
         "distributed.nanny.pre-spawn-environ": {
             **dask.config.get("distributed.nanny.pre-spawn-environ"),

@@ -98,3 +98,20 @@ def pytest_collection_modifyitems(items):
 
 from slurm_service import slurm  # noqa: E402, F401
 from whole_run import finished, small  # noqa: E402, F401 - shared by all whole runs; behind the environment's cleaning
+
+
+@pytest.fixture(scope="module")
+def client():
+    """A scheduler and two one-thread workers in this process, each with 4 GB to give."""
+    from dask.distributed import Client, LocalCluster
+
+    from survey.children import close_idle
+    from survey.graph import RESOURCE
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, resources={RESOURCE: 4.0},
+                     dashboard_address="127.0.0.1:0", memory_limit=0) as cluster,
+        Client(cluster, set_as_default=False) as connected,
+    ):  # fmt: skip
+        yield connected
+    close_idle()

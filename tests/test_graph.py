@@ -9,12 +9,11 @@ import pytest
 from dask.distributed import Client, LocalCluster
 from stub_steps import ENVIRONMENT, FakeReferences, exposure
 
-from survey.children import close_idle
 from survey.config import SurveyConfig
 from survey.digest import file_sha256
 from survey.errors import DiskFullError
 from survey.execute import Site
-from survey.graph import RESOURCE, capacity, run_plan
+from survey.graph import capacity, run_plan
 from survey.models import COMPLETE, FAILED, SKIPPED
 from survey.planning import Planner, plan
 from survey.records import read_records
@@ -22,18 +21,6 @@ from survey.workspace import Workspace
 
 STEPS = ("detector1", "subtract_striping", "image2")
 MOSAIC = "jw01345-a3001_t001_nircam_clear-{}-sub320"
-
-
-@pytest.fixture(scope="module")
-def client():
-    """A scheduler and two one-thread workers in this process, each with 4 GB to give."""
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, resources={RESOURCE: 4.0},
-                     dashboard_address="127.0.0.1:0", memory_limit=0) as cluster,
-        Client(cluster, set_as_default=False) as connected,
-    ):  # fmt: skip
-        yield connected
-    close_idle()
 
 
 class Line:

@@ -6,15 +6,13 @@ import json
 from dataclasses import replace
 
 import pytest
-from dask.distributed import Client, LocalCluster
 from stub_steps import FakeReferences, exposure
 from stub_tiled import ENVIRONMENT
 
-from survey.children import close_idle
 from survey.config import SurveyConfig
 from survey.digest import file_sha256
 from survey.execute import Site
-from survey.graph import RESOURCE, run_plan
+from survey.graph import run_plan
 from survey.layouts import read_layouts
 from survey.models import COMPLETE, FAILED, SKIPPED
 from survey.planning import Planner, plan
@@ -25,17 +23,6 @@ MOSAIC = "jw01345-a3001_t001_nircam_clear-{}-sub320"
 SHORT, LONG = MOSAIC.format("f200w"), MOSAIC.format("f444w")
 # Of three members in three groups on four tiles, and of two members.
 TASKS = {SHORT: 3 * 3 + 2 + 3 + 1 + 3 + 3 + 4 + 3 + 4 + 2, LONG: 2 * 3 + 2 + 2 + 1 + 2 + 2 + 4 + 2 + 4 + 2}
-
-
-@pytest.fixture(scope="module")
-def client():
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, resources={RESOURCE: 4.0},
-                     dashboard_address="127.0.0.1:0", memory_limit=0) as cluster,
-        Client(cluster, set_as_default=False) as connected,
-    ):  # fmt: skip
-        yield connected
-    close_idle()
 
 
 class Line:

@@ -5,25 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from dask.distributed import Client, LocalCluster
 from test_graph_tiled import SHORT, Line, steps_of
 
-from survey.children import close_idle
-from survey.graph import RESOURCE
 from survey.models import COMPLETE, FAILED, SKIPPED
 
 TRANSIENT = ("*_pixmap.npy", "*_leftout.npy", "*_outlier_i2d.npy", "*_median.npy")
-
-
-@pytest.fixture(scope="module")
-def client():
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, resources={RESOURCE: 4.0},
-                     dashboard_address="127.0.0.1:0", memory_limit=0) as cluster,
-        Client(cluster, set_as_default=False) as connected,
-    ):  # fmt: skip
-        yield connected
-    close_idle()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ PIPELINES = ("Detector1Pipeline", "Image2Pipeline", "Image3Pipeline")
 _BAD = ("RULES", "REFERENCES")
 LOCK_WAIT_SECONDS = 1800.0  # a first sync of a large survey takes this long
 LOOKUP_SECONDS = 600.0  # offline, bounded by the machine alone
+ADVICE_SECONDS = 20.0  # for the name to write in place of "latest": a bad config is refused within half a minute
 _CONTEXT = re.compile(r"jwst_\d{4,}\.pmap", re.ASCII)
 
 
@@ -35,7 +36,7 @@ class ReferencesSettings(Protocol):
     def cache(self) -> Path: ...
 
 
-def pin(context: str | None, server: str | None = None, timeout_seconds: float = 10.0) -> str:
+def pin(context: str | None, server: str | None = None, timeout_seconds: float = ADVICE_SECONDS) -> str:
     """The context, if it is pinned: ``jwst_1584.pmap``.
 
     Raises
@@ -101,7 +102,7 @@ def sync(
         No space left.
     """
     timeout = float(getattr(settings, "timeout_seconds", 60.0))
-    context = pin(settings.context, settings.server, min(10.0, timeout))
+    context = pin(settings.context, settings.server, min(ADVICE_SECONDS, timeout))
     cache = Cache(Path(settings.cache).expanduser().absolute())
     wanted = tuple(sorted(set(types))) if types is not None else None
     key = record_key(raw, context, cache.folder, wanted)
