@@ -1,0 +1,116 @@
+"""Containers of a manifest as plain processes: their arguments, environment and mounts, a root that cannot be written
+to, a user id that nobody has, no capabilities, a network of their own. Needs root, and nothing of a container runtime.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import functools
+import os
+import re
+import shlex
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+UID = 12345  # in no passwd file
+CONTAINERFILE = ROOT / "deploy" / "Containerfile"
+# What a root file system needs for Python; links among them are copied.
+_SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/etc/ssl", "/etc/ld.so.cache")
+
+
+def image_environment() -> dict[str, str]:
+    """ENV of the Containerfile."""
+    text = CONTAINERFILE.read_text().replace("\\\n", " ")
+    (line,) = re.findall(r"^ENV (.*)$", text, re.MULTILINE)
+    return dict(word.split("=", 1) for word in shlex.split(line))
+
+
+@functools.cache
+def why_not() -> str:
+    """Why such processes cannot be had here; empty when they can."""
+    if os.geteuid() != 0:
+        return "needs root, for namespaces"
+    missing = [name for name in ("unshare", "setpriv", "chroot", "mount") if shutil.which(name) is None]
+    if missing:
+        return f"needs {', '.join(missing)}"
+    trial = "mount -t tmpfs none /mnt && mount -o remount,ro /mnt"
+    done = subprocess.run(
+        ["unshare", "--net", "--mount", "sh", "-c", trial], capture_output=True, text=True, timeout=30
+    )
+    return "" if done.returncode == 0 else f"namespaces are not to be had here: {done.stderr.strip()}"
+
+
+def in_a_network_of_its_own() -> None:
+    """Leave this process's network; before anything is listened to."""
+    if ctypes.CDLL(None, use_errno=True).unshare(0x40000000) != 0:  # CLONE_NEWNET; os.unshare is Python 3.12's
+        raise OSError(ctypes.get_errno(), "unshare")
+    with socket.socket() as probe:
+        fcntl.ioctl(probe, 0x8914, struct.pack("16sh", b"lo", 1))  # SIOCSIFFLAGS: up
+
+
+def command(
+    pod: Mapping[str, Any], box: Mapping[str, Any], folders: Mapping[str, Path], arguments: list[str] | None = None
+) -> list[str]:
+    """Command line of one container.
+
+    Parameters
+    ----------
+    pod, box : pod spec, and one of its containers
+    folders : volume name -> folder of this machine; volumes that are not named are empty
+    arguments : in place of the container's
+    """
+    environment = image_environment() | {item["name"]: item["value"] for item in box.get("env", []) if "value" in item}
+    environment["DASK_WORKER_NAME"] = "worker"  # by the operator, or from the pod's own name
+    environment["DASK_ROOT_CONFIG"] = "/etc/dask"
+    words = [re.sub(r"\$\((\w+)\)", lambda m: environment[m[1]], word) for word in arguments or box["args"]]
+    script = ["set -e", "mount -t tmpfs -o mode=0755 none /mnt", "mkdir -p /mnt/etc /mnt/proc /mnt/dev"]
+    for path in map(Path, _SYSTEM):
+        script += _visible(path)
+    script += ["mount --rbind /proc /mnt/proc", "mount --rbind /dev /mnt/dev"]
+    script += ["echo '127.0.0.1 localhost survey-scheduler' > /mnt/etc/hosts"]
+    script += ["echo 'root:x:0:0::/:/bin/sh' > /mnt/etc/passwd"]
+    for path in {sys.prefix, sys.base_prefix, str(ROOT)}:
+        script += [*_bound(Path(path), path, read_only=True)]
+    script += ["mkdir -p /mnt/opt/survey", f"ln -s {ROOT}/configs /mnt/opt/survey/configs"]
+    for mount in box["volumeMounts"]:
+        script += _mounted(pod, mount, folders)
+    environment |= {"PATH": f"{sys.prefix}/bin:/usr/bin:/bin", "PYTHONPATH": str(ROOT), "TZ": "UTC"}
+    drop = f"setpriv --reuid {UID} --regid {UID} --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all"
+    settings = shlex.join([f"{name}={value}" for name, value in environment.items()])
+    script += ["mount -o remount,ro /mnt", "cd /"]
+    script += [f"exec chroot /mnt {drop} env -i -C /home/survey {settings} {shlex.join(words)}"]
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", "\n".join(script)]
+
+
+def _visible(path: Path) -> list[str]:
+    if path.is_symlink():
+        return [f"ln -s {os.readlink(path)} /mnt{path}"]
+    if path.is_dir():
+        return _bound(path, str(path), read_only=True)
+    return [f"cp {path} /mnt{path}"] if path.exists() else []
+
+
+def _bound(source: Path, target: str, read_only: bool) -> list[str]:
+    lines = [
+        f"mkdir -p /mnt{shlex.quote(target)}",
+        f"mount --bind {shlex.quote(str(source))} /mnt{shlex.quote(target)}",
+    ]
+    return [*lines, f"mount -o remount,bind,ro /mnt{shlex.quote(target)}"] if read_only else lines
+
+
+def _mounted(pod: Mapping[str, Any], mount: Mapping[str, Any], folders: Mapping[str, Path]) -> list[str]:
+    """A volume at its place: a folder of this machine when one is given, else an empty one of the user's."""
+    name, target = mount["name"], mount["mountPath"]
+    if name not in {volume["name"] for volume in pod["volumes"]}:
+        raise KeyError(f"{name}: mounted, and no volume of the pod")
+    if name not in folders:
+        return [f"mkdir -p /mnt{target}", f"mount -t tmpfs -o uid={UID},mode=0700 none /mnt{target}"]
+    return _bound(folders[name], target, mount.get("readOnly", False))
