@@ -18,7 +18,19 @@ PACKAGE = "survey"
 # A module imports from its own layer or from one above it in this list, never from one below.
 LAYERS = (
     ("errors", "names", "digest"),
-    ("models", "sections", "config", "deploy", "scaling", "grid", "pipeline_spec", "workspace", "records", "tls"),
+    (
+        "models",
+        "sections",
+        "config",
+        "deploy",
+        "pods",
+        "scaling",
+        "grid",
+        "pipeline_spec",
+        "workspace",
+        "records",
+        "tls",
+    ),
     (
         "archive",
         "references",

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import dask
 import psutil
+import yaml
 from dask.distributed import Client, Nanny, Scheduler, Security, SpecCluster
 from dask.system import CPU_COUNT
 from distributed.comm import connect as open_comm
@@ -24,7 +25,7 @@ from distributed.system import MEMORY_LIMIT
 
 from survey import tls as certificates
 from survey.config import CLUSTER_ADDRESS
-from survey.deploy import RESOURCE, AddressSite, BatchSite, KubernetesSite, LocalSite, SiteConfig, site_of
+from survey.deploy import RESOURCE, AddressSite, BatchSite, KubernetesSite, LocalSite, SiteConfig, load_site, site_of
 from survey.errors import ConfigError, ServiceUnreachableError
 
 # What is left to the operating system, the scheduler and the client.
@@ -296,6 +297,35 @@ async def _ask_identity(where: str, guard: Security) -> None:
             await comm.read()
         finally:
             comm.abort()
+
+
+def preview(path: Path, workspace: str, tls: Path | None = None) -> dict[str, str]:
+    """What a deploy file would submit: the name of each job script or manifest, and its text.
+
+    Parameters
+    ----------
+    workspace : whose logs/jobs the jobs write to, unless the file says otherwise
+    tls : in place of the file's
+    """
+    site = load_site(path)
+    if isinstance(site, BatchSite):
+        from survey.batch import job_scripts
+
+        folder = tls or site.tls
+        guard = None if folder is None else security(folder, ROLES)
+        return job_scripts(site, str(site.logs or f"{workspace}/logs/jobs"), guard)
+    if isinstance(site, KubernetesSite):
+        from survey.pods import manifests
+
+        documents = manifests(site)
+        named = {
+            f"{item['kind']} {item['metadata']['name']}": yaml.safe_dump(item, sort_keys=False) for item in documents
+        }
+        return named
+    if isinstance(site, LocalSite):
+        sizes = [f"{group.maximum} x {group.memory_gb:g} GB" for group in site.groups.values()]
+        return {"workers": f"processes on this machine: {', '.join(sizes) or 'as many as cores and memory allow'}\n"}
+    return {"address": f"nothing is submitted; the scheduler is at {_address_of(site)}\n"}
 
 
 def dashboard(client: Client) -> str:

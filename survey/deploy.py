@@ -126,7 +126,7 @@ class Volume(Section):
 class PodGroup(WorkerGroup):
     """Workers that are pods of one kind."""
 
-    scratch_gb: float = Field(2.0, gt=0, description="local scratch of one pod [GB]")
+    scratch_gb: float = Field(4.0, gt=0, description="local scratch of one pod [GB]")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels of nodes that pods may run on")
 
 
@@ -226,6 +226,9 @@ class KubernetesSite(_Grouped):
     )
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="of the image")
     user_id: int = Field(10001, ge=1, description="that pods run as; the claims must be writable for it")
+    service_account: str = Field("survey", description="of all pods; its token is not mounted")
+    dask_config: str = Field("survey-dask", description="config map with dask's settings, mounted at /etc/dask")
+    tls_secret: str = Field("survey-tls", description="first part of the secrets' names; -scheduler, -worker follow")
     tls: ConfigPath | None = Field(None, description="folder of certificates, where the client sees it")
 
 
@@ -288,6 +291,6 @@ def site_of(where: str | None) -> SiteConfig:
     if where and Path(where).is_file():
         return load_site(where)
     raise ConfigError(
-        f"--cluster {where}: expected 'local' or an address such as tcp://127.0.0.1:8786, or a deploy file; there is no "
-        "such file."
+        f"--cluster {where}: expected 'local' or an address such as tcp://127.0.0.1:8786, or a deploy file; there is none "
+        "of that name."
     )
