@@ -57,6 +57,7 @@ def job_options(site: BatchSite, group: JobGroup, logs: str | None) -> dict[str,
         "log_directory": logs,
         "job_extra_directives": list(group.directives),
         "job_script_prologue": [
+            'export USER="${USER:-survey}"',
             *(f"export {name}={shlex.quote(value)}" for name, value in site.worker_environment.items()),
             *site.prologue,
         ],

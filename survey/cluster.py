@@ -10,10 +10,12 @@ import contextlib
 import ipaddress
 import json
 import logging
+import os
 import socket
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import dask
 import psutil
@@ -227,7 +229,8 @@ def _local(site: LocalSite, small_gb: float, large_gb: float) -> Iterator[Client
             "DASK_LOGGING__DISTRIBUTED": "critical",
         },
     }
-    options = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "env": site.worker_environment}
+    environment = {"USER": os.environ.get("USER") or "survey"} | site.worker_environment
+    options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "env": environment}
     if site.scratch is not None:
         options["local_directory"] = str(site.scratch)
     with dask.config.set(settings), contextlib.ExitStack() as stack:
@@ -317,11 +320,8 @@ def preview(path: Path, workspace: str, tls: Path | None = None) -> dict[str, st
     if isinstance(site, KubernetesSite):
         from survey.pods import manifests
 
-        documents = manifests(site)
-        named = {
-            f"{item['kind']} {item['metadata']['name']}": yaml.safe_dump(item, sort_keys=False) for item in documents
-        }
-        return named
+        named = {f"{item['kind']} {item['metadata']['name']}": item for item in manifests(site)}
+        return {name: yaml.safe_dump(item, sort_keys=False) for name, item in named.items()}
     if isinstance(site, LocalSite):
         sizes = [f"{group.maximum} x {group.memory_gb:g} GB" for group in site.groups.values()]
         return {"workers": f"processes on this machine: {', '.join(sizes) or 'as many as cores and memory allow'}\n"}

@@ -5,7 +5,6 @@ A file names its `kind`; each kind has its own keys, all of them described here.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -157,8 +156,8 @@ class SiteConfig(Section):
 
     @property
     def worker_environment(self) -> dict[str, str]:
-        """Environment variables of every worker. The pipeline asks for a user name at import."""
-        return {**dict.fromkeys(THREADS, "1"), "USER": os.environ.get("USER") or "survey", **self.environment}
+        """Environment variables of every worker, beside USER: the pipeline asks for one at import."""
+        return {**dict.fromkeys(THREADS, "1"), **self.environment}
 
     @property
     def sizes(self) -> dict[str, WorkerGroup]:
@@ -200,7 +199,10 @@ class BatchSite(_Grouped):
 
     kind: Literal["slurm", "pbs"]
     groups: dict[str, JobGroup] = Field(description="jobs by size: ordinary ones, and one for tasks that need more")
-    interface: str = Field(description="network interface of scheduler and workers, such as ib0")
+    interface: ExpandedText = Field(
+        pattern=r"^[A-Za-z0-9_.:-]{1,40}$",
+        description="network interface of scheduler and workers, such as ib0",
+    )
     account: str | None = Field(None, description="whom jobs are charged to")
     scratch: str | None = Field(None, description="local folder of workers; the job's own variables stand: $TMPDIR")
     python: str | None = Field(None, description="interpreter of workers; default: the one that submits")
@@ -291,6 +293,6 @@ def site_of(where: str | None) -> SiteConfig:
     if where and Path(where).is_file():
         return load_site(where)
     raise ConfigError(
-        f"--cluster {where}: expected 'local' or an address such as tcp://127.0.0.1:8786, or a deploy file; there is none "
-        "of that name."
+        f"--cluster {where}: expected 'local' or an address such as tcp://127.0.0.1:8786, or a deploy file; there is "
+        "no file of that name."
     )
