@@ -17,7 +17,7 @@ PACKAGE = "survey"
 
 # A module imports from its own layer or from one above it in this list, never from one below.
 LAYERS = (
-    ("errors", "names", "digest"),
+    ("errors", "names", "digest", "credentials"),
     (
         "models",
         "sections",

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from survey.credentials import without
 from survey.errors import TaskError
 
 # Modules to import, and 'module:function' to call, before the first child.
@@ -57,7 +58,7 @@ class ChildServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env={**os.environ, **self.environment},
+            env={**without(os.environ), **self.environment},
             start_new_session=True,  # Control-C belongs to the client, which stops its workers in order
         )
         self._pid = 0

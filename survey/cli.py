@@ -10,13 +10,16 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 import click
 
 from survey import __version__
+from survey.credentials import scrub
 from survey.errors import ConfigError, DiskFullError, InterruptedRunError, SurveyError
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
@@ -47,12 +50,11 @@ def where(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def say(text: str) -> None:
     """One line for people, on standard error; the archive's token never appears in it."""
-    token = os.environ.get("MAST_API_TOKEN", "").strip()
-    click.echo(text.replace(token, "***") if len(token) > 3 else text, err=True)
+    click.echo(scrub(text), err=True)
 
 
 def emit(document: Any, as_json: bool, text: Callable[[], str]) -> None:
-    click.echo(json.dumps(document, indent=1, default=str) if as_json else text())
+    click.echo(scrub(json.dumps(document, indent=1, default=str) if as_json else text()))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -64,7 +66,16 @@ def main(verbose: bool) -> None:
     Example: survey run configs/demo.yaml
     """
     level = logging.DEBUG if verbose else logging.WARNING
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Scrubbed("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Scrubbed(logging.Formatter):
+    """Log lines and tracebacks without the archive's token, whichever library writes them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return scrub(super().format(record))
 
 
 @main.command()
@@ -386,6 +397,7 @@ def _run_command(command: tuple[str, ...], environment: dict[str, str]) -> int:
 def console() -> NoReturn:
     """Entry point: every expected error ends with its exit code and without a traceback."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.excepthook = _show_unexpected
     # Imports and plans make many objects that all live on: looking for garbage among them is time lost.
     gc.set_threshold(50_000, 20, 20)
     try:
@@ -406,6 +418,11 @@ def console() -> NoReturn:
             logging.getLogger(__name__).debug("not expected", exc_info=True)  # with --verbose
             _fail(SurveyError(f"{error.filename or type(error).__name__}: {error.strerror or error}."))
         _fail(DiskFullError(f"{error.filename or 'workspace'}: {error.strerror}; make room and run again."))
+
+
+def _show_unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A fault of this program's own, in full but for the archive's token."""
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
 
 def _fail(error: SurveyError) -> NoReturn:

@@ -27,6 +27,7 @@ from distributed.system import MEMORY_LIMIT
 
 from survey import tls as certificates
 from survey.config import CLUSTER_ADDRESS
+from survey.credentials import hidden
 from survey.deploy import RESOURCE, AddressSite, BatchSite, KubernetesSite, LocalSite, SiteConfig, load_site, site_of
 from survey.errors import ConfigError, ServiceUnreachableError
 
@@ -171,7 +172,7 @@ def connect(
         raise ConfigError(faults)
     site = site_of(where)
     guard = security(tls or _tls(site), ROLES if isinstance(site, BatchSite) else ("client",))
-    with _quiet(log):
+    with hidden(), _quiet(log):
         if isinstance(site, LocalSite):
             opened = _local(site, small_gb, large_gb)
         elif isinstance(site, BatchSite):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from survey.config import CLUSTER_ADDRESS
+from survey.credentials import TOKEN
 from survey.errors import ConfigError
 from survey.pipeline_spec import nearest
 from survey.sections import ConfigPath, ExpandedText, Section, build, read_mapping
@@ -150,7 +151,7 @@ class SiteConfig(Section):
         wrong = [name for name in value if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name), re.ASCII)]
         if wrong:
             raise ValueError(f"{', '.join(map(repr, wrong))}: not a name of an environment variable.")
-        if "MAST_API_TOKEN" in value:
+        if TOKEN in value:
             raise ValueError("workers need no archive token; only 'survey fetch' does, from its own environment.")
         return {name: item if isinstance(item, str) else str(item) for name, item in value.items()}
 

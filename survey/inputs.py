@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from survey.archive.ledger import LEDGER, Ledger
 from survey.archive.structure import DamagedFileError, read_hdus
 from survey.checks import check
 from survey.config import SurveyConfig
+from survey.credentials import token
 from survey.digest import digest, file_sha256
 from survey.errors import ConfigError, DownloadError, ProductNameError, ReferencesError, SurveyError
 from survey.models import Association, Exposure
@@ -133,7 +133,7 @@ def fetch(
         wanted,
         workspace.raw,
         server=config.archive.server,
-        token=os.environ.get("MAST_API_TOKEN"),
+        token=token(),
         settings=settings,
         progress=progress,
     )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
+from survey.credentials import TOKEN
 from survey.errors import ConfigError
 from survey.pipeline_spec import nearest
 
@@ -23,10 +24,12 @@ def expand(text: str) -> str:
     Raises
     ------
     ValueError
-        A variable is not set and has no default.
+        A variable is not set and has no default, or is the archive's token.
     """
 
     def value(match: re.Match[str]) -> str:
+        if match["name"] == TOKEN:  # it would end up in every record
+            raise ValueError(f"{TOKEN} is a secret: it is read from the environment, and stands in no config.")
         found = os.environ.get(match["name"]) or match["default"]
         if found is None:
             raise ValueError(f"environment variable {match['name']} is not set; set it, or write the path itself.")

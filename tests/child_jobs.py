@@ -66,3 +66,7 @@ def spin(folder):
 
 def take_memory(folder):
     (Path(folder) / "size").write_text(str(len(b"x" * 300_000_000)))
+
+
+def write_environment(folder):
+    (Path(folder) / "environment").write_text("\n".join(f"{name}={value}" for name, value in os.environ.items()))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 SCENE = Path(__file__).with_name("whole_scene.yaml")
+SENTINEL = "5e47ine1/T0ken+<of>.the-archive"  # looks another way in an address and in a page
 CONFIG = """\
 survey: small
 program: 1345
@@ -69,8 +70,8 @@ def survey(*arguments: object, code: int = 0, **environment: str) -> subprocess.
     return done
 
 
-def document(*arguments: object, code: int = 0) -> dict:
-    return json.loads(survey(*arguments, "--json", code=code).stdout)
+def document(*arguments: object, code: int = 0, **environment: str) -> dict:
+    return json.loads(survey(*arguments, "--json", code=code, **environment).stdout)
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +86,6 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(small):
-    """The config of a finished run, and what it said."""
+    """The config of a finished run, and what it said. It was made with a token of the archive's."""
     config = small.config("small", small.workspace)
-    return config, document("run", config)
+    return config, document("run", config, MAST_API_TOKEN=SENTINEL)

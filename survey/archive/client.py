@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from survey.credentials import scrub
 from survey.errors import AccessRefusedError, ServiceUnreachableError, SurveyError
 
 T = TypeVar("T")
@@ -166,11 +167,11 @@ class _BoundedRequest:
         """The reply, when it is one of the portal."""
         if response.status_code >= 400:
             raise ServiceUnreachableError(
-                f"{self._server}: answered HTTP {response.status_code} ({response.reason}) to the query. "
+                f"{self._server}: answered HTTP {response.status_code} ({scrub(str(response.reason))}) to the query. "
                 "Check archive.server; try again later."
             )
         if response.content.lstrip()[:1] != b"{":
-            kind = response.headers.get("Content-Type", "no content type")
+            kind = scrub(response.headers.get("Content-Type", "no content type"))
             raise ServiceUnreachableError(
                 f"{self._server}: answered with a page ({kind}), expected JSON of the MAST portal. "
                 "Check archive.server; a proxy or a maintenance page may stand before the archive."
@@ -199,9 +200,10 @@ def ask(server: str, request: Callable[[], list[Any]]) -> list[dict[str, Any]]:
         for response in request():
             reply = response.json()
             if reply.get("status") != "COMPLETE":
-                said = str(reply.get("msg") or "")[:300]
+                said = scrub(str(reply.get("msg") or ""))[:300]
+                state = scrub(str(reply.get("status")))[:80]
                 raise ServiceUnreachableError(
-                    f"{server}: the portal says {reply.get('status')}: {said or 'no message'}. Try again later."
+                    f"{server}: the portal says {state}: {said or 'no message'}. Try again later."
                 )
             rows += [row for row in reply.get("data") or () if isinstance(row, dict)]
         return rows
@@ -220,5 +222,5 @@ def shown_cause(error: BaseException) -> str:
     seen: BaseException = error
     while isinstance(inner := getattr(seen, "reason", None) or seen.__cause__ or seen.__context__, BaseException):
         seen = inner
-    shown = f"{type(seen).__name__}: {seen}"
+    shown = scrub(f"{type(seen).__name__}: {seen}")
     return shown if len(shown) < 200 else shown[:197] + "..."

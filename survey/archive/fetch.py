@@ -20,6 +20,7 @@ from survey.archive.ledger import LEDGER, Ledger
 from survey.archive.raw import kept, publish
 from survey.archive.structure import DamagedFileError
 from survey.archive.transfer import Connection, FetchSettings, Part, TransferError, download
+from survey.credentials import scrub
 from survey.errors import (
     AccessRefusedError,
     ConfigError,
@@ -293,7 +294,7 @@ class _Downloads:
             if job.abandoned:
                 return
             self._active.remove(job)
-            job.cause = str(error)
+            job.cause = scrub(str(error), self._token or "")
             if error.failure == "refused":
                 self.refused[name] = job.cause
             elif error.failure == "final":

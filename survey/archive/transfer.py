@@ -15,11 +15,13 @@ from typing import Any, Literal
 from urllib.parse import quote, urljoin, urlsplit
 
 from survey.archive.client import is_loopback, shown_cause
+from survey.credentials import scrub
 from survey.models import Exposure
 
 DOWNLOAD_PATH = "/api/v0.1/Download/file"
 _READ_BYTES = 1 << 18
 _MAX_REDIRECTS = 5
+_FITS = b"SIMPLE  ="
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)", re.ASCII)
 
 Failure = Literal["server", "file", "refused", "final"]
@@ -138,6 +140,10 @@ class Connection:
                 break
         raise TransferError("redirected too often, or to no web address.", "final")
 
+    def is_told(self, text: str) -> bool:
+        """Whether a server's words hold the token that it was sent."""
+        return scrub(text, self._token or "") != text
+
     def close(self) -> None:
         self._session.close()
 
@@ -179,7 +185,8 @@ def download(
         if response.status_code == 416:
             _check_nothing_left(response, part, offset)
             return
-        offset, total = _body_extent(response, part, offset)
+        tag = _validator(response)
+        offset, total = _body_extent(response, part, offset, "" if connection.is_told(tag) else tag)
         if None not in (total, exposure.size) and total != exposure.size:
             part.discard()
             raise TransferError(f"the server sends {total} bytes, the archive's row says {exposure.size}.", "file")
@@ -231,11 +238,10 @@ def _check_nothing_left(response: Any, part: Part, offset: int) -> None:
     raise TransferError("the server could not resume; starting again.", "file")
 
 
-def _body_extent(response: Any, part: Part, offset: int) -> tuple[int, int | None]:
+def _body_extent(response: Any, part: Part, offset: int, tag: str) -> tuple[int, int | None]:
     """Where the body starts in the file, and the file's total size; anything but a matching 206 starts again."""
     length = response.headers.get("Content-Length", "")
     left = int(length) if length.isdecimal() else None
-    tag = _validator(response)
     if response.status_code == 206:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         known = match is not None and match[1] is not None
@@ -274,6 +280,8 @@ def _receive(
     wanted = settings.min_bytes_per_second * settings.stall_seconds
     with part.path.open("ab") as stream:
         for block in _blocks(response):
+            if not offset and not block.startswith(_FITS[: len(block)]):  # a page in disguise: not a byte is kept
+                raise TransferError("what came does not begin as a FITS file.", "file")
             stream.write(block)
             offset += len(block)
             if not on_bytes(offset, total):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from survey.credentials import without
 from survey.errors import AccessRefusedError, ReferencesError, ServiceUnreachableError
 from survey.references.record import References
 
@@ -48,7 +49,7 @@ def run_crds(
 ) -> dict[str, Any]:
     """One request to the crds library in a child process; its failures become this package's errors."""
     folder = cache or Path(os.devnull)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CRDS_")}
+    environment = {name: value for name, value in without(os.environ).items() if not name.startswith("CRDS_")}
     environment |= _environment(folder, server or NO_SERVER) | {"CRDS_READONLY_CACHE": "1"}
     environment["CRDS_CLIENT_TIMEOUT_SECONDS"] = str(max(1, int(limit_seconds)))
     if server is not None:
