@@ -52,6 +52,8 @@ LAYERS = (
     ("reduction",),
     ("inspection", "report"),
     ("__init__",),
+    ("console",),
+    ("hosting",),
     ("simulate", "cli"),
 )
 
