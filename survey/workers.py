@@ -97,21 +97,23 @@ class WorkerCheck(WorkerPlugin):
         self.appear_seconds = appear_seconds
         self.topic = topic
         self.closes = closes  # a worker of our own is ended; another's is only paused, until the run is over
-        self.paused: set[str] = set()
+        self.paused: dict[str, Any] = {}  # address -> the memory above which the worker pauses by itself
 
     async def setup(self, worker: Any) -> None:
         faults = await asyncio.to_thread(worker_faults, self.expected, self.appear_seconds)
         worker.log_event(self.topic, {"worker": worker.address, "name": str(worker.name), "faults": faults})
         if faults:
+            self.paused[worker.address] = worker.memory_manager.memory_pause_fraction
+            worker.memory_manager.memory_pause_fraction = False  # else it resumes as soon as it finds memory free
             worker.status = Status.paused
-            self.paused.add(worker.address)
             if self.closes:
                 asyncio.get_running_loop().call_later(
                     1.0, lambda: asyncio.ensure_future(worker.close(reason="survey-check"))
                 )
 
     def teardown(self, worker: Any) -> None:
-        if worker.address in self.paused and worker.status == Status.paused:
+        if worker.address in self.paused:
+            worker.memory_manager.memory_pause_fraction = self.paused.pop(worker.address)
             worker.status = Status.running
 
 
@@ -127,6 +129,7 @@ class Guard:
     refused: dict[str, list[str]] = field(default_factory=dict)  # 'name at address' -> faults
     addresses: set[str] = field(default_factory=set)  # of those
     looked: float = 0.0
+    error: SurveyError | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def heard(self, event: Any) -> None:
@@ -139,13 +142,14 @@ class Guard:
 
     def trouble(self) -> SurveyError | None:
         """Why no worker will do the tasks; None as long as there is hope."""
-        told: SurveyError | None = getattr(self.client.cluster, "trouble", lambda: None)()
-        if told is not None or not self.refused or time.monotonic() - self.looked < LOOK_SECONDS:
-            return told
-        self.looked = time.monotonic()
-        there = set(self.client.scheduler_info(n_workers=-1)["workers"])
-        with self.lock:
-            return None if there - self.addresses else refusal(self.refused)
+        self.error = self.error or getattr(self.client.cluster, "trouble", lambda: None)()
+        if self.error is None and self.refused and time.monotonic() - self.looked > LOOK_SECONDS:
+            self.looked = time.monotonic()
+            there = set(self.client.scheduler_info(n_workers=-1)["workers"])
+            with self.lock:
+                if not there - self.addresses:
+                    self.error = refusal(self.refused)
+        return self.error
 
 
 def refusal(refused: Mapping[str, Sequence[str]]) -> WorkersError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -10,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from slurm_service import wait_for
+from slurm_service import command, wait_for
 from stub_steps import ENVIRONMENT, TESTS, FakeReferences
 from test_graph import STEPS, Line
+from test_whole import assert_same_pixels
+from whole_run import survey
 
 from survey import tls
 from survey.cluster import connect
@@ -23,7 +27,16 @@ from survey.models import COMPLETE
 from survey.planning import Planner, plan
 from survey.records import read_records
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(240)]
+QUICK = [pytest.mark.slow, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slurm
+
+
+def quick(test):
+    """Of stub steps; a test that waits for processes, not for a processor."""
+    for mark in QUICK:
+        test = mark(test)
+    return test
+
 
 SMALL_GB, LARGE_GB = 1.0, 3.0
 
@@ -74,6 +87,7 @@ def job_of(client, key: str) -> str:
     return ""
 
 
+@quick
 def test_jobs_come_with_the_work_and_go_when_it_is_done(slurm, deploy, tmp_path):
     """Encrypted, from no job to two, and back to none; every record names the job that made it."""
     tls.make(tmp_path / "tls", hosts=["127.0.0.1"])
@@ -96,6 +110,7 @@ def test_jobs_come_with_the_work_and_go_when_it_is_done(slurm, deploy, tmp_path)
     assert all(record.job == records[key].job for key, record in stored.items())
 
 
+@quick
 def test_whatever_ends_a_job_is_made_good(slurm, deploy, tmp_path):
     """scancel, a worker's lifetime and Slurm's own time limit, each in the middle of a task."""
     site = deploy(
@@ -131,6 +146,7 @@ def test_whatever_ends_a_job_is_made_good(slurm, deploy, tmp_path):
     assert max(line.attempts().values()) == 2  # and nothing else ran twice
 
 
+@quick
 def test_a_queue_that_never_starts_ends_the_run(slurm, deploy, tmp_path):
     site = deploy(ordinary={"queue": "closed"}, start_timeout="00:00:06")
     line = Line(tmp_path / "ws")
@@ -148,6 +164,7 @@ def test_a_queue_that_never_starts_ends_the_run(slurm, deploy, tmp_path):
     assert slurm.jobs() == []
 
 
+@quick
 def test_jobs_that_end_at_once_end_the_run_with_their_last_words(slurm, deploy, tmp_path):
     site = deploy(prologue=["echo no such module >&2; exit 1"], ordinary={"maximum": 3})
     line = Line(tmp_path / "ws")
@@ -159,6 +176,7 @@ def test_jobs_that_end_at_once_end_the_run_with_their_last_words(slurm, deploy, 
     assert "no such module" in str(raised.value)
 
 
+@quick
 def test_a_job_that_slurm_refuses_ends_the_run_with_its_words(slurm, deploy, tmp_path):
     site = deploy(ordinary={"queue": "nosuch"})
     with (
@@ -166,3 +184,51 @@ def test_a_job_that_slurm_refuses_ends_the_run_with_its_words(slurm, deploy, tmp
         connect(str(site), log=tmp_path / "cluster.log") as client,
     ):
         run(Line(tmp_path / "ws"), client)
+
+
+@pytest.mark.whole
+@pytest.mark.xdist_group("whole")
+def test_a_whole_run_whose_client_is_a_job_itself(slurm, small, finished, deploy, tmp_path, monkeypatch):
+    """deploy/client.sbatch as it stands, real exposures, two jobs of one core: the same pixels as on this machine."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+    monkeypatch.setenv("MAST_API_TOKEN", "none-of-the-workers-business")
+    workspace = tmp_path / "ws"
+    config = small.config("slurm", workspace)
+    site = deploy(ordinary={"memory_gb": 5.0, "maximum": 2}, idle="00:05:00")
+    script = TESTS.parent / "deploy" / "client.sbatch"
+    log = tmp_path / "client.log"
+    began = time.monotonic()
+    client_job = command("sbatch", "--parsable", f"--output={log}", "--mem=1G", script, config, site).strip()
+    workers: set[str] = set()
+
+    def over() -> bool:
+        workers.update(job["id"] for job in slurm.jobs() if job["name"] == "survey")
+        return slurm.ended(client_job) not in ("PENDING", "RUNNING", "COMPLETING")
+
+    wait_for(over, 500, "the client's job")
+    print(f"whole run on Slurm: {time.monotonic() - began:.0f} s")
+    assert slurm.ended(client_job) == "COMPLETED", log.read_text()[-3000:]
+    wait_for(lambda: not slurm.jobs(), 30, "the end of the workers' jobs")
+    assert len(workers) == 2
+    records = small.records(workspace)
+    assert {record["status"] for record in records.values()} == {"complete"}
+    assert records.keys() == small.records().keys()
+    assert {record["job"] for record in records.values()} == workers
+    for name in sorted(path.relative_to(small.workspace) for path in small.workspace.glob("*/*.fits")):
+        if name.parts[0] in ("stage1", "stage2", "mosaics"):
+            assert_same_pixels(small.workspace / name, workspace / name)
+    said = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"none-of-the-workers-business" not in said
+
+
+@pytest.mark.whole
+@pytest.mark.xdist_group("whole")
+def test_the_command_ends_with_its_exit_code_when_no_job_starts(slurm, small, finished, deploy, tmp_path):
+    config, _ = finished
+    workspace = small.copy(tmp_path / "ws")
+    next((workspace / "records").glob("image2.*.json")).unlink()
+    site = deploy(ordinary={"memory_gb": 5.0, "queue": "closed"}, start_timeout="00:00:05")
+    done = survey("run", config, "--workspace", workspace, "--cluster", site, code=3)
+    assert "no worker was there for 00:00:05 while tasks waited" in done.stderr
+    assert slurm.jobs() == []
