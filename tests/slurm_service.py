@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 PACKAGES = ("slurm-wlm", "munge")
-COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "squeue")
+COMMANDS = ("setpriv", "munged", "slurmctld", "slurmd", "sbatch", "scancel", "squeue")
 CPUS = 8
 MEMORY_MB = 16000
 CONF = """\
@@ -113,7 +113,9 @@ class Slurm:
 
     def _run(self, *arguments: str) -> None:
         with open(self.folder / f"{arguments[0]}.out", "w") as out:
-            self._processes.append(subprocess.Popen(arguments, stdout=out, stderr=out, start_new_session=True))
+            # With this process it ends in any case, also when nobody calls `stop`.
+            bound = ["setpriv", "--pdeathsig", "TERM", *arguments]
+            self._processes.append(subprocess.Popen(bound, stdout=out, stderr=out, start_new_session=True))
 
     def stop(self) -> None:
         """End all jobs, then the daemons."""

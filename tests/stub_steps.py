@@ -19,7 +19,8 @@ from pathlib import Path
 import survey.steps
 from survey.digest import digest
 from survey.errors import TaskError
-from survey.models import Exposure
+from survey.execute import blank_record
+from survey.models import COMPLETE, Exposure
 from survey.steps.base import Job, Outcome, Step
 
 TESTS = Path(__file__).parent
@@ -94,6 +95,12 @@ FAULTS = {
     "hang": lambda: time.sleep(600),
     "wait": lambda: time.sleep(1),
 }
+
+
+def asleep(seconds: float, task, site, inputs=()):
+    """In place of `survey.execute.run_task`: the worker itself sleeps, and nothing is written."""
+    time.sleep(seconds)
+    return replace(blank_record(task), status=COMPLETE, seconds=seconds)
 
 
 # --- for the tests' own process ----------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def test_whatever_ends_a_job_is_made_good(slurm, deploy, tmp_path):
 
         def cancel() -> None:
             for key in (cancelled, left, timed_out):
-                wait_for(lambda key=key: (line.workspace.root / "attempts" / key.replace("/", ".")).exists(), 60, key)
+                wait_for(lambda key=key: (line.workspace.root / "attempts" / key.replace("/", ".")).exists(), 120, key)
                 first[key] = job_of(client, key.partition("/")[2])
             slurm.cancel(first[cancelled])
 
