@@ -17,20 +17,9 @@ PACKAGE = "survey"
 
 # A module imports from its own layer or from one above it in this list, never from one below.
 LAYERS = (
-    ("errors", "names", "digest", "credentials"),
-    (
-        "models",
-        "sections",
-        "config",
-        "deploy",
-        "pods",
-        "scaling",
-        "grid",
-        "pipeline_spec",
-        "workspace",
-        "records",
-        "tls",
-    ),
+    ("errors", "names", "digest", "credentials", "paths", "limits", "resident"),
+    ("documents", "replies", "models", "config", "grid", "pipeline_spec", "workspace", "records", "tls"),
+    ("deploy", "pods", "scaling"),
     (
         "archive",
         "references",
@@ -45,8 +34,8 @@ LAYERS = (
     ),
     ("steps",),
     ("stock", "tiled", "checks"),
-    ("children", "failures", "planning", "reads", "execute", "staleness"),
-    ("workers", "batch"),
+    ("children", "failures", "planning", "reads", "execute", "site", "staleness", "tidying", "disk", "outside"),
+    ("patience", "workers", "batch"),
     ("graph", "cluster", "progress"),
     ("inputs",),
     ("reduction",),

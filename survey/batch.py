@@ -23,6 +23,7 @@ from survey.scaling import Group, jobs_wanted
 log = logging.getLogger(__name__)
 
 JOB_NAME = "survey"
+GRACE_SECONDS = 60
 TICK_SECONDS = 2.0
 QUEUE_SECONDS = 10.0  # between questions to the batch system
 LOST_SECONDS = 6.0  # after which a job whose workers are all gone is given up; a nanny starts a worker anew in less
@@ -167,6 +168,7 @@ class BatchCluster(SpecCluster):
     def __init__(self, site: BatchSite, logs: Path, scheduler: dict[str, Any], security: Security | None = None):
         self.site = site
         self.capacity_gb = site.capacity_gb
+        self.patience_seconds = float(site.start_timeout + GRACE_SECONDS)  # with a size of workers that never comes
         self._logs = logs
         self._extra = _encryption(security)
         self._class = job_class(site.kind)

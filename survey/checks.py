@@ -23,7 +23,9 @@ def check(config: SurveyConfig) -> tuple[dict[str, dict[str, Any]], dict[str, An
     mosaic = config.mosaic
     given = {**mosaic.image3, "resample": {**_mapping(mosaic.image3.get("resample")), **mosaic.grid}}
     twice = sorted(set(_mapping(mosaic.image3.get("resample"))) & set(mosaic.grid))
-    faults += [f"mosaic.image3.resample: {name!r} is also given by mosaic's own grid; write it once." for name in twice]
+    faults += [
+        f"mosaic.image3.resample.{name}: {name!r} is also given by mosaic's own grid; write it once." for name in twice
+    ]
     image3, found = REGISTRY["image3"].settings(given if given["resample"] else mosaic.image3, "mosaic.image3")
     faults += found
     if mosaic.engine == "tiled":

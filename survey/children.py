@@ -14,6 +14,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from typing import Any
 
 from survey.credentials import without
 from survey.errors import TaskError
+from survey.resident import family, held_gb
 
 # Modules to import, and 'module:function' to call, before the first child.
 PRELOAD = ("jwst.pipeline", "jwst.associations", "survey.associations", "survey.mosaics", "survey.steps.warm:warm_up")
@@ -34,6 +36,7 @@ PRELOAD = ("jwst.pipeline", "jwst.associations", "survey.associations", "survey.
 PRELOAD_VARIABLE = "SURVEY_PRELOAD"
 START_SECONDS = 300.0  # importing the pipeline: 12 s on a small machine, minutes on a slow shared file system
 RESULT = "result.json"
+WATCH_SECONDS = 0.2  # between two looks at a child's memory; a look takes 0.1 ms
 _PR_SET_PDEATHSIG = 1
 _KB = 1024
 
@@ -46,6 +49,8 @@ class Usage:
     seconds: float
     cpu_seconds: float
     peak_gb: float
+    over_gb: float = 0.0  # what it held, with all that it had started, when it was ended for it; 0: it was not
+    limit_gb: float = 0.0  # what it was allowed to hold; 0: no limit
 
 
 class ChildServer:
@@ -64,8 +69,13 @@ class ChildServer:
         self._pid = 0
         self._answers = b""  # read and not yet taken
 
-    def run(self, function: str, folder: Path, log: Path, limit_seconds: float) -> Usage:
+    def run(self, function: str, folder: Path, log: Path, limit_seconds: float, limit_gb: float = 0.0) -> Usage:
         """Run 'module:function' in a child, with the job's folder as its only argument.
+
+        Parameters
+        ----------
+        limit_seconds : wall-clock limit
+        limit_gb : memory that the child and all that it starts may hold before they are ended; 0: any
 
         Raises
         ------
@@ -73,15 +83,18 @@ class ChildServer:
             Class 'again': the server is gone. Class 'never': the job ran longer than its limit and was killed.
         """
         started = time.monotonic()
-        self._send({"function": function, "folder": str(folder), "log": str(log)})
+        self._send({"function": function, "folder": str(folder), "log": str(log), "limit_gb": limit_gb})
         self._pid = int(self._receive(START_SECONDS + limit_seconds)["pid"])
         # The import counts towards the first job's seconds, not towards its limit.
         answer = self._receive(limit_seconds, on_timeout=self._kill_child)
         if answer.get("killed"):
-            raise TaskError(f"ran longer than its limit of {limit_seconds:.0f} s and was stopped.")
-        return Usage(
-            int(answer["status"]), time.monotonic() - started, float(answer["cpu_seconds"]), float(answer["peak_gb"])
-        )
+            raise TaskError(
+                f"ran longer than its limit of {limit_seconds:.0f} s and was stopped; {log.name} says how far it came. "
+                "limits.task_hours in the config allows more."
+            )
+        seconds = time.monotonic() - started
+        cpu, peak, over = (float(answer[name]) for name in ("cpu_seconds", "peak_gb", "over_gb"))
+        return Usage(int(answer["status"]), seconds, cpu, peak, over, limit_gb)
 
     def close(self) -> None:
         """End the server and its child."""
@@ -189,7 +202,7 @@ def serve() -> None:
         if pid == 0:
             _child(job)
         _reply(replies, {"pid": pid})
-        _reply(replies, _wait(pid))
+        _reply(replies, _wait(pid, float(job["limit_gb"])))
 
 
 def _lines() -> Any:
@@ -202,29 +215,53 @@ def _lines() -> Any:
             yield line
 
 
-def _wait(pid: int) -> dict[str, Any]:
-    """Wait for a child; when standard input closes meanwhile, end it and this process."""
+def _wait(pid: int, limit_gb: float) -> dict[str, Any]:
+    """Wait for a child, and end it when it holds more than its limit; when standard input closes meanwhile, end it and
+    this process.
+    """
     process = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    pause = WATCH_SECONDS if process is None or limit_gb else None
+    over_gb = most_gb = 0.0
     while True:
         watched = [0] if process is None else [0, process]
-        ready, _, _ = select.select(watched, [], [], 0.1 if process is None else None)
+        ready, _, _ = select.select(watched, [], [], pause)
         if 0 in ready:
             _kill(pid)
             os._exit(0)
         done, status, usage = os.wait4(pid, os.WNOHANG)
         if done:
             break
+        if limit_gb and not over_gb:
+            held, over = _look(pid, limit_gb)
+            most_gb = max(most_gb, held)
+            over_gb = held if over else 0.0
+    _kill(pid, whole=False)  # what it started and left behind
     if process is not None:
         os.close(process)
     # Linux counts ru_maxrss in kB. A fork starts with its parent's pages, which are the pipeline's import.
     peak = usage.ru_maxrss * (_KB if sys.platform != "darwin" else 1) / 1e9
     code = os.waitstatus_to_exitcode(status)
-    return {"status": code, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_gb": peak}
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return {"status": code, "cpu_seconds": cpu_seconds, "peak_gb": max(peak, most_gb), "over_gb": over_gb}
 
 
-def _kill(pid: int) -> None:
-    """End a child and whatever it started; its group may not exist yet."""
-    for end in (os.killpg, os.kill):
+def _look(pid: int, limit_gb: float) -> tuple[float, bool]:
+    """What a child and its descendants hold [GB], and whether that was too much: then they are ended."""
+    processes = family(pid)
+    held = held_gb(processes)
+    if held > limit_gb and len(processes) > 1:  # forks count shared pages twice
+        held = held_gb(processes, exact=True)
+    if held <= limit_gb:
+        return held, False
+    _kill(pid)
+    for process in processes[1:]:  # those that left the child's group
+        _kill(process)
+    return held, True
+
+
+def _kill(pid: int, whole: bool = True) -> None:
+    """End a child and whatever it started, or (not ``whole``) what is left of its group; that may not exist yet."""
+    for end in (os.killpg, os.kill) if whole else (os.killpg,):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             end(pid, signal.SIGKILL)
 
@@ -240,7 +277,8 @@ def _child(job: dict[str, Any]) -> None:
     try:
         os.setpgid(0, 0)
         _die_with_parent()
-        log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not fill the disk with gigabytes of its memory
+        log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         os.dup2(log, 1)
         os.dup2(log, 2)
         null = os.open(os.devnull, os.O_RDONLY)

@@ -19,8 +19,7 @@ from typing import Any, NoReturn
 import click
 
 from survey import __version__, hosting
-from survey.console import JSON, emit, say
-from survey.credentials import scrub
+from survey.console import JSON, emit, say, shown
 from survey.errors import ConfigError, DiskFullError, InterruptedRunError, SurveyError
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
@@ -66,7 +65,7 @@ class _Scrubbed(logging.Formatter):
     """Log lines and tracebacks without the archive's token, whichever library writes them."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return scrub(super().format(record))
+        return shown(super().format(record))
 
 
 @main.command()
@@ -142,12 +141,10 @@ def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
     Example: survey fetch configs/demo.yaml
     """
     from survey import inputs, reduction
-    from survey.config import load_config
     from survey.progress import DownloadProgress
     from survey.workspace import Workspace
 
-    loaded = load_config(config, workspace=workspace)
-    reduction.check_config(loaded)
+    loaded = reduction.load_config(config, workspace=workspace)
     with Workspace(loaded.workspace).lock():
         exposures = inputs.fetch(loaded, progress=DownloadProgress(say), say=say)
     files = {item.file: {"sha256": item.sha256, "size": item.size} for item in exposures}
@@ -166,23 +163,27 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
     Example: survey refs configs/demo.yaml
     """
     from survey import inputs, reduction
-    from survey.config import load_config
     from survey.workspace import Workspace
 
-    loaded = load_config(config, workspace=workspace)
-    reduction.check_config(loaded)
+    loaded = reduction.load_config(config, workspace=workspace)
     with Workspace(loaded.workspace).lock():
         exposures = inputs.held_exposures(loaded)
         if not exposures:
             raise SurveyError(f"{loaded.workspace}/raw: no verified raw files yet; run 'survey fetch {config}' first.")
         found = inputs.sync_references(loaded, exposures)
+    lacking = inputs.unreferenced(loaded, exposures, found)
     document = {
+        "lacking": lacking,
         "context": found.context,
         "cache": found.cache,
         "references": dict(found.files),
         "mappings": dict(found.mappings),
     }
     emit(document, as_json, lambda: f"{found.context}: {len(found.files)} reference files verified in {found.cache}")
+    for name, why in sorted(lacking.items()):
+        say(f"{name}: {why}")
+    if lacking:
+        sys.exit(1)
 
 
 @main.command()
@@ -194,20 +195,17 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
     Example: survey plan configs/ceers.yaml --context jwst_1600.pmap
     """
     from survey import inputs, inspection, reduction, report
-    from survey.config import load_config
 
-    loaded = load_config(config, workspace=workspace)
-    if context is not None:
-        loaded = inputs.with_context(loaded, context)
-    reduction.check_config(loaded)
+    loaded = reduction.load_config(config, workspace=workspace, context=context)
     if context is None:
         made = reduction.plan(loaded, inputs.find_exposures(loaded, say=say))
     else:
         held = inputs.held_exposures(loaded)
         made = reduction.plan(loaded, held, inputs.look_up(loaded, held))
     found = inspection.plan_states(loaded, made)
-    document = report.plan_document(made, found) if as_json else {}
-    emit(document, as_json, lambda: report.plan_text(loaded, made, found))
+    room = inspection.plan_room(loaded, made, found)
+    document = report.plan_document(made, found, room) if as_json else {}
+    emit(document, as_json, lambda: report.plan_text(loaded, made, found, room))
 
 
 @main.command()
@@ -220,10 +218,9 @@ def run(config: Path, workspace: Path | None, as_json: bool, until: str | None, 
     Example: survey run configs/demo.yaml --until image2
     """
     from survey import reduction
-    from survey.config import load_config
     from survey.progress import DownloadProgress, TaskProgress
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace, until=until, **place)
     with TaskProgress(say) as progress:
         done = reduction.run(
             loaded, **place, until=until, watch=progress.watch, progress=DownloadProgress(say), say=say
@@ -241,10 +238,9 @@ def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Pat
     Example: survey mosaic configs/demo.yaml --asn my_asn.json
     """
     from survey import reduction
-    from survey.config import load_config
     from survey.progress import TaskProgress
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace, **place)
     with TaskProgress(say) as progress:
         done = reduction.mosaic(loaded, association, **place, watch=progress.watch, say=say)
     _finish(loaded, done, as_json)
@@ -257,10 +253,9 @@ def status(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey status configs/demo.yaml --json
     """
-    from survey import inspection, report
-    from survey.config import load_config
+    from survey import inspection, reduction, report
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace)
     document = report.status_document(loaded, inspection.status(loaded))
     emit(document, as_json, lambda: report.status_text(document))
 
@@ -273,10 +268,9 @@ def explain(config: Path, workspace: Path | None, as_json: bool, product: str) -
 
     Example: survey explain configs/demo.yaml jw01345-a3001_t001_nircam_clear-f444w-sub320_i2d.fits
     """
-    from survey import inspection, report
-    from survey.config import load_config
+    from survey import inspection, reduction, report
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace)
     tree, stale = inspection.explain(loaded, product)
     emit(report.lineage_document(tree, stale), as_json, lambda: report.lineage_text(tree, stale))
 
@@ -288,10 +282,9 @@ def verify(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey verify configs/demo.yaml
     """
-    from survey import inspection
-    from survey.config import load_config
+    from survey import inspection, reduction
 
-    loaded = load_config(config, workspace=workspace)
+    loaded = reduction.load_config(config, workspace=workspace)
     faults = inspection.verify(loaded)
     for name, cause in sorted(faults.items()):
         say(f"{name}: {cause}")
@@ -310,8 +303,8 @@ def _finish(config: Any, done: Any, as_json: bool) -> None:
         say(f"{record.status} {record.key}: {record.error.splitlines()[0] if record.error else ''}")
     for name, cause in sorted(done.missing.items()):
         say(f"missing {name}: {cause}")
-    for record in done.incomplete_mosaics:
-        say(f"{record.subject}: made without {', '.join(record.missing)}")
+    for product, missing in document["incomplete"].items():
+        say(f"{product}: made without {', '.join(missing)}")
     if done.failed or done.missing:
         sys.exit(1)
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,7 +37,6 @@ RESERVE_GB = 1.5
 CONNECT_SECONDS = 30
 ENCRYPTED = ("tls", "wss")
 ROLES = ("scheduler", "worker", "client")
-GRACE_SECONDS = 60
 LOST_WORKERS = 20  # that one task may see
 # The children do the work and are accounted for by the scheduler's resource; a worker itself stays small.
 _MEMORY = {f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause", "terminate")}
@@ -198,6 +198,8 @@ def security(tls: Path | None, roles: Iterable[str] = ("client",)) -> Security:
 @contextlib.contextmanager
 def _quiet(log: Path | None) -> Iterator[None]:
     """Keep dask's own words off the terminal: what became of a task is in its record, and said by the run."""
+    if log is not None and log.is_symlink():  # its lines go nowhere but into the workspace
+        log.unlink()
     handler = logging.NullHandler() if log is None else logging.FileHandler(log, delay=True, encoding="utf-8")
     handler.setLevel(logging.WARNING)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
@@ -232,9 +234,12 @@ def _local(site: LocalSite, small_gb: float, large_gb: float) -> Iterator[Client
     }
     environment = {"USER": os.environ.get("USER") or "survey"} | site.worker_environment
     options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "env": environment}
-    if site.scratch is not None:
-        options["local_directory"] = str(site.scratch)
     with dask.config.set(settings), contextlib.ExitStack() as stack:
+        # dask's own place has the same name for everybody, below /tmp, and workers import from it.
+        scratch = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="survey-", dir=site.scratch, ignore_cleanup_errors=True)
+        )
+        options["local_directory"] = scratch
         workers = {
             number: {"cls": Nanny, "options": {**options, "resources": {RESOURCE: size}}}
             for number, size in enumerate(sizes)
@@ -253,7 +258,7 @@ def _local(site: LocalSite, small_gb: float, large_gb: float) -> Iterator[Client
 
 @contextlib.contextmanager
 def _batch(site: BatchSite, logs: Path, guard: Security) -> Iterator[Client]:
-    from survey.batch import BatchCluster
+    from survey.batch import GRACE_SECONDS, BatchCluster
 
     encrypted = guard.require_encryption
     settings = {

@@ -1,19 +1,33 @@
 """The survey's config: what to reduce, read from one YAML file, every fault at once.
 
 `load_config` reports unknown keys with the nearest known one, the line they stand in, and values of the wrong kind,
-before anything starts. The parameters of the pipeline's steps are checked by the step registry (`survey.steps`).
+before anything starts. What the installed pipeline has to say of it, `survey.reduction.load_config` adds.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from survey.pipeline_spec import nearest
-from survey.sections import ConfigPath, ExpandedText, Section, build, read_mapping
+from survey.credentials import TOKEN
+from survey.documents import MAX_FAULTS, Document, nearest, plain, read_document, shown
+from survey.errors import ConfigError
+from survey.limits import Limits
 
 SHORT_WAVE = (
     "F070W F090W F115W F140M F150W F150W2 F162M F164N F182M F187N F200W F210M F212N".split()
@@ -22,12 +36,72 @@ LONG_WAVE = (
     "F250M F277W F300M F322W2 F323N F335M F356W F360M F405N F410M F430M F444W F460M F466N F470N F480M".split()
 )  # fmt: skip
 
-Server = ExpandedText
-
 # Of a dask scheduler, as --cluster takes it: the port is optional, an IPv6 host stands in brackets.
 CLUSTER_ADDRESS = re.compile(
     r"(?P<protocol>tcp|tls|ws|wss|ucx)://(?:(?P<host>[^\s/:\[\]]+)|\[(?P<ipv6>[0-9a-fA-F:]+)\])(?::\d{1,5})?", re.ASCII
 )
+
+_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+
+
+def expand(text: str) -> str:
+    """Replace ``${NAME}`` by an environment variable, ``${NAME:-default}`` by it or, when unset or empty, the default.
+
+    Raises
+    ------
+    ValueError
+        A variable is not set and has no default, or is the archive's token.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match["name"] == TOKEN:  # it would end up in every record
+            raise ValueError(f"{TOKEN} is a secret: it is read from the environment, and stands in no config.")
+        found = os.environ.get(match["name"]) or match["default"]
+        if found is None:
+            raise ValueError(f"environment variable {match['name']} is not set; set it, or write the path itself.")
+        return found
+
+    return _VARIABLE.sub(value, text)
+
+
+def _expanded(value: Any) -> Any:
+    return expand(str(value)) if isinstance(value, (str, Path)) else value
+
+
+def _as_path(value: Any) -> Any:
+    if not isinstance(value, (str, Path)):
+        return value
+    text = expand(str(value))
+    if not text.strip():
+        raise ValueError("a path must not be empty.")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(f"{shown(text)}: no file system has such a path.") from None
+    if not text.isprintable():
+        raise ValueError(f"{shown(text)}: a path must not hold control characters.")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # '~name' of a user who does not exist
+        raise ValueError(f"{shown(text)}: {error}") from None
+
+
+def _known_filter(value: str) -> str:
+    known = [*SHORT_WAVE, *LONG_WAVE]
+    if value not in known:
+        raise ValueError(f"{shown(value)} is not a NIRCam filter{nearest(value, known)}")
+    return value
+
+
+ConfigPath = Annotated[Path, BeforeValidator(_as_path)]
+Server = Annotated[str, BeforeValidator(_expanded)]
+Filter = Annotated[str, AfterValidator(_known_filter)]
+
+
+class Section(BaseModel):
+    """A mapping of the config; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ArchiveConfig(Section):
@@ -77,7 +151,7 @@ class MosaicConfig(Section):
     tile: int = Field(2048, ge=64, description="side of a tile [pixels]")
     margin: int = Field(8, ge=2, le=4096, description="drizzled around a tile, at least, and trimmed [pixels]")
     alignment: ConfigPath | None = Field(None, description="a folder of aligned WCS (*_wcs.asdf) to take as they are")
-    align_to: str | None = Field(None, description="filter whose aligned sources are the reference for the others")
+    align_to: Filter | None = Field(None, description="filter whose aligned sources are the reference for the others")
     keep_intermediate: bool = Field(False, description="keep pixel maps, drizzled groups and medians")
     max_missing: int = Field(0, ge=0, description="members that may be missing from a mosaic")
     image3: dict[str, Any] = Field(default_factory=dict, description="parameters of the pipeline's Image3, by step")
@@ -110,14 +184,6 @@ class MosaicConfig(Section):
             raise ValueError(f"{value} has no pixels; expected x, y of at least 1.")
         return value
 
-    @field_validator("align_to")
-    @classmethod
-    def _is_a_filter(cls, value: str | None) -> str | None:
-        known = [*SHORT_WAVE, *LONG_WAVE]
-        if value is not None and value not in known:
-            raise ValueError(f"{value!r} is not a NIRCam filter{nearest(value, known)}")
-        return value
-
     @property
     def grid(self) -> dict[str, Any]:
         """The output grid and weighting as parameters of the pipeline's resample step; what is not given is left
@@ -146,6 +212,21 @@ class StepConfig(Section):
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        """``detector1``, ``{detector1: {...}}`` or ``{detector1: null}`` -> name and settings."""
+        if isinstance(value, dict) and isinstance(value.get("name"), str) and set(value) <= {"name", "settings"}:
+            return value
+        if isinstance(value, str):
+            return {"name": value}
+        if not isinstance(value, dict) or len(value) != 1:
+            raise ValueError(f"{shown(value)}: expected one step, such as 'image2: {{}}'.")
+        name, settings = next(iter(value.items()))
+        if settings is not None and not isinstance(settings, dict):
+            raise ValueError(f"{plain(name)}: expected a mapping of parameters, found {shown(settings)}.")
+        return {"name": str(name), "settings": {str(key): item for key, item in (settings or {}).items()}}
+
 
 class SurveyConfig(Section):
     """What to reduce. Python users get one from `survey.load_config`."""
@@ -154,14 +235,24 @@ class SurveyConfig(Section):
     program: int = Field(ge=1, le=99999, description="JWST program number")
     observations: tuple[int, ...] | None = Field(None, description="observation numbers; default: all")
     instrument: Literal["NIRCAM"] = "NIRCAM"
-    filters: tuple[str, ...] | None = Field(None, description="default: all")
+    filters: tuple[Filter, ...] | None = Field(None, description="default: all")
     archive: ArchiveConfig = Field(default_factory=lambda: ArchiveConfig())
     references: ReferencesConfig
     steps: tuple[StepConfig, ...] = Field(
         default=(StepConfig(name="detector1"), StepConfig(name="image2")), description="per exposure, in order"
     )
     mosaic: MosaicConfig = Field(default_factory=lambda: MosaicConfig())
+    limits: Limits = Field(default_factory=Limits, description="what a task may take before it is ended")
     workspace: ConfigPath = Field(description="folder of all products")
+    _document: Document | None = PrivateAttr(None)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it asks for the same; the file that it was read from does not count."""
+        return isinstance(other, SurveyConfig) and dict(self) == dict(other)
+
+    def located(self, faults: Sequence[str]) -> list[str]:
+        """Faults that start with a dotted place, with the file and line of it when the config was read from one."""
+        return list(faults) if self._document is None else [self._document.located(fault) for fault in faults]
 
     @field_validator("survey")
     @classmethod
@@ -179,35 +270,24 @@ class SurveyConfig(Section):
 
     @field_validator("filters", mode="before")
     @classmethod
-    def _are_filters(cls, value: Any) -> Any:
-        if value is None:
-            return None
-        if not isinstance(value, (list, tuple)) or not value:
-            raise ValueError(f"{value!r}: expected a list of filters, such as [F200W, F444W].")
-        known = [*SHORT_WAVE, *LONG_WAVE]
-        unknown = [name for name in value if name not in known]
-        if unknown:
-            raise ValueError(
-                "; ".join(f"{name!r} is not a NIRCam filter{nearest(str(name), known)}" for name in unknown)
-            )
-        if len(set(value)) != len(value):
+    def _is_a_list(cls, value: Any) -> Any:
+        if value is not None and (not isinstance(value, (list, tuple)) or not value):
+            raise ValueError(f"{shown(value)}: expected a list of filters, such as [F200W, F444W].")
+        return value
+
+    @field_validator("filters")
+    @classmethod
+    def _filters_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(set(value)) != len(value):
             raise ValueError(f"{list(value)}: a filter stands twice.")
-        return tuple(value)
+        return value
 
     @field_validator("steps", mode="before")
     @classmethod
-    def _read_steps(cls, value: Any) -> Any:
+    def _are_steps(cls, value: Any) -> Any:
         if not isinstance(value, (list, tuple)) or not value:
             raise ValueError("expected a list such as [detector1: {}, image2: {}].")
-        read, faults = [], []
-        for entry in value:
-            try:
-                read.append(_read_step(entry))
-            except ValueError as error:
-                faults.append(str(error))
-        if faults:
-            raise ValueError(" ".join(faults))
-        return tuple(read)
+        return value
 
     @field_validator("steps")
     @classmethod
@@ -219,23 +299,44 @@ class SurveyConfig(Section):
         return value
 
 
-def load_config(path: Path | str, *, workspace: Path | str | None = None) -> SurveyConfig:
+def load_config(
+    path: Path | str,
+    *,
+    workspace: Path | str | None = None,
+    check: Callable[[SurveyConfig], Sequence[str]] | None = None,
+) -> SurveyConfig:
     """Read a config file.
 
     Parameters
     ----------
     path : YAML file
     workspace : replaces the file's, as ``--workspace`` does
+    check : finds further faults of a config; when the file has some already, it looks at the sound rest
 
     Raises
     ------
     ConfigError
         The file cannot be read, is not a mapping, or holds faults; each fault names file, line and what is expected.
     """
-    data, lines = read_mapping(Path(path), "survey: egs-demo")
+    document = read_document(path)
+    data = dict(document.data)
     if workspace is not None:
         data["workspace"] = str(workspace)
-    return build(SurveyConfig, Path(path), data, lines)
+    faults = list(document.faults)
+    try:
+        config: SurveyConfig | None = SurveyConfig(**data)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)
+        faults += [document.fault(item, SurveyConfig) for item in wrong[:MAX_FAULTS]]
+        faults += ["" for _ in wrong[MAX_FAULTS:]]  # counted, not told
+        config = _sound_part(data, [tuple(item["loc"]) for item in wrong])
+    if config is not None:
+        config._document = document
+        faults += config.located(check(config) if check is not None else ())
+    if faults or config is None:
+        more = [f"{path}: and {len(faults) - MAX_FAULTS} faults more."] if len(faults) > MAX_FAULTS else []
+        raise ConfigError([*faults[:MAX_FAULTS], *more])
+    return config
 
 
 def resolved(config: SurveyConfig) -> dict[str, Any]:
@@ -249,15 +350,34 @@ def _http(value: str) -> str:
     return value.rstrip("/")
 
 
-def _read_step(entry: Any) -> Any:
-    """``detector1``, ``{detector1: {...}}`` or ``{detector1: null}`` -> name and settings."""
-    if isinstance(entry, StepConfig):
-        return entry
-    if isinstance(entry, str):
-        return {"name": entry}
-    if isinstance(entry, dict) and len(entry) == 1:
-        name, settings = next(iter(entry.items()))
-        if settings is not None and not isinstance(settings, dict):
-            raise ValueError(f"{name}: expected a mapping of parameters, found {settings!r}.")
-        return {"name": str(name), "settings": {str(key): value for key, value in (settings or {}).items()}}
-    raise ValueError(f"{entry!r}: expected one step, such as 'image2: {{}}'.")
+def _sound_part(data: dict[str, Any], places: list[tuple[Any, ...]]) -> SurveyConfig | None:
+    """The config that a file holds beside its faulty values; None when nothing sound is left of it."""
+    rest = {key: dict(value) if isinstance(value, dict) else value for key, value in data.items()}
+    for place in places:
+        if place[:1] == ("steps",):
+            rest["steps"] = _sound_steps(rest.get("steps"))
+        elif isinstance(rest.get(place[0]), dict) and len(place) > 1:
+            rest[place[0]].pop(place[1], None)
+        else:
+            rest.pop(place[0], None)
+    needed: dict[str, Any] = {"survey": "x", "program": 1, "workspace": ".", "references": {}}
+    filled = {**needed, **rest}
+    # Without a server: nobody is asked for the sake of a config that is refused already.
+    filled["references"] = {"context": "jwst_0001.pmap", "cache": ".", **filled["references"], "server": None}
+    try:
+        return SurveyConfig(**filled)
+    except (ValidationError, TypeError):
+        return None
+
+
+def _sound_steps(value: Any) -> list[StepConfig]:
+    """Every entry that names a step, once; with no settings where they are none."""
+    found: dict[str, StepConfig] = {}
+    for entry in value if isinstance(value, (list, tuple)) else ():
+        name = next(iter(entry)) if isinstance(entry, dict) and len(entry) == 1 else entry
+        if isinstance(entry, StepConfig):
+            found.setdefault(entry.name, entry)
+        elif isinstance(name, str):
+            given = entry[name] if isinstance(entry, dict) and isinstance(entry[name], dict) else {}
+            found.setdefault(name, StepConfig(name=name, settings={str(key): item for key, item in given.items()}))
+    return list(found.values()) or [StepConfig(name="detector1"), StepConfig(name="image2")]

@@ -9,13 +9,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from survey.config import CLUSTER_ADDRESS
+from survey.config import CLUSTER_ADDRESS, ConfigPath, Section
+from survey.config import Server as ExpandedText
 from survey.credentials import TOKEN
+from survey.documents import MAX_FAULTS, nearest, read_document
 from survey.errors import ConfigError
-from survey.pipeline_spec import nearest
-from survey.sections import ConfigPath, ExpandedText, Section, build, read_mapping
 
 # What workers declare, and tasks ask for, so that the scheduler places tasks by memory [GB].
 RESOURCE = "memory_gb"
@@ -269,14 +269,22 @@ def load_site(path: Path | str) -> SiteConfig:
     ConfigError
         The file cannot be read, is not a mapping, or holds faults; each fault names file, line and what is expected.
     """
-    data, lines = read_mapping(Path(path), "kind: slurm")
-    kind = data.get("kind")
+    document = read_document(path)
+    kind = document.data.get("kind")
     model = KINDS.get(kind) if isinstance(kind, str) else None
+    faults = list(document.faults)
     if model is None:
-        where = f"{path}:{lines[('kind',)]}" if ("kind",) in lines else f"{path}"
-        found = f"{kind!r} is none{nearest(str(kind), list(KINDS))}" if "kind" in data else "is required and missing."
-        raise ConfigError(f"{where}: kind: {found} Known: {', '.join(KINDS)}.")
-    return build(model, Path(path), data, lines)
+        found = (
+            f"{kind!r} is none{nearest(kind, list(KINDS))}" if "kind" in document.data else "is required and missing."
+        )
+        raise ConfigError([*faults, f"{document.locate(['kind'])}: kind: {found} Known: {', '.join(KINDS)}."])
+    try:
+        site = model(**document.data)
+    except ValidationError as error:
+        faults += [document.fault(item, model) for item in error.errors(include_url=False)[:MAX_FAULTS]]
+    if faults:
+        raise ConfigError(faults)
+    return site
 
 
 def site_of(where: str | None) -> SiteConfig:

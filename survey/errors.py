@@ -98,15 +98,16 @@ class TaskError(SurveyError):
     """A task failed.
 
     ``retry`` is the class of failure: 'again' (as it is: I/O, lost worker), 'memory' (once, with more memory) or
-    'never' (the data or the settings are wrong).
+    'never' (the data or the settings are wrong). ``used_gb`` is the memory that its process was seen to hold.
     """
 
-    def __init__(self, message: str, retry: str = "never"):
+    def __init__(self, message: str, retry: str = "never", used_gb: float = 0.0):
         super().__init__(message)
         self.retry = retry
+        self.used_gb = used_gb
 
     def __reduce__(self):
-        return type(self), (str(self), self.retry)
+        return type(self), (str(self), self.retry, self.used_gb)
 
 
 class VerifyError(SurveyError):

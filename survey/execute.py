@@ -14,19 +14,20 @@ import logging
 import os
 import shutil
 import socket
+import stat
+import tempfile
 import time
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from survey import __version__
+from survey import __version__, paths
 from survey.children import RESULT, Usage, child_server
-from survey.deploy import THREADS
 from survey.digest import file_sha256, tree_sha256
 from survey.errors import TaskError
 from survey.failures import cause_of_death, failure_class, is_full
@@ -34,40 +35,20 @@ from survey.models import COMPLETE, FAILED, SKIPPED, Product, Task, TaskRecord
 from survey.planning import installed_versions
 from survey.reads import verified_sources
 from survey.records import failure_path, read_record, record_path, write_record
+from survey.site import KEEP_MEMORY, ONE_THREAD, Site
 from survey.steps import REGISTRY
 from survey.steps.base import Job, Outcome
 from survey.store import uncommit
 from survey.workspace import Workspace
 
-ONE_THREAD = dict.fromkeys(THREADS, "1")
 BATCH_JOBS = ("SLURM_JOB_ID", "PBS_JOBID")
-# A child's memory goes back as it ends, and not before: giving it back and asking anew cost a sixth of a tile's time.
-# dask gives its workers the opposite, which they would hand on.
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(64 * 2**20)}
-MIN_LIMIT_SECONDS = 600.0
-LONG_TASK_FACTOR = 4.0
 RIVALS = {"assemble": ("image3", "mosaic"), "image3": ("assemble", "source_catalog")}
+BECAUSE = "not run, because "
 _LOCKS = 64
 _LOCK_SECONDS = 600.0  # hashing and renaming a large mosaic
 
 
-@dataclass(frozen=True)
-class Site:
-    """What every task of a run needs to know about where it runs."""
-
-    root: str  # of the workspace
-    survey: str
-    environment: Mapping[str, str] = field(default_factory=dict)  # for children: CRDS, threads
-    limit_seconds: float = 6 * 3600.0
-    expected_cpu_factor: float = 60.0  # a task may take this times its prediction, and never less than ten minutes
-
-    def limit(self, task: Task) -> float:
-        usual = min(self.limit_seconds, max(MIN_LIMIT_SECONDS, self.expected_cpu_factor * task.cpu_seconds))
-        # A mosaic of many exposures may be expected to take longer than the limit of an ordinary task.
-        return max(usual, LONG_TASK_FACTOR * task.cpu_seconds)
-
-
-def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = ()) -> TaskRecord:
+def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb: float | None = None) -> TaskRecord:
     """Run a task, or hand back the record of the same digest.
 
     Parameters
@@ -75,6 +56,7 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = ()) -> TaskR
     task : with its digest
     site : where it runs
     inputs : records of the tasks that it stands on, in the task's order
+    limit_gb : memory that its process may hold before it is ended; default: what the site allows for its prediction
 
     Returns
     -------
@@ -91,16 +73,17 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = ()) -> TaskR
     base = blank_record(task)
     bad = [record for record in inputs if record.status != COMPLETE]
     if bad:
-        cause = f"{bad[0].key} {bad[0].status}: {bad[0].error}".strip()
-        return replace(base, status=SKIPPED, error=f"not run, because {cause}")
+        return skipped_record(task, bad[0])
     done = reusable(task, workspace.root, stored_record(workspace, task.key))
     if done is not None:
         return done
     base = replace(base, attempts=_attempts(workspace, task) + 1)
     try:
         _check_versions(task)
-        return _run(task, site, workspace, base, inputs)
+        allowed = site.limits.memory_gb(task.memory_gb) if limit_gb is None else limit_gb
+        return _run(task, site, workspace, base, inputs, allowed)
     except TaskError as error:
+        base = replace(base, peak_memory_gb=round(error.used_gb, 4))
         record = _failed(workspace, base, str(error), error.retry)
         if error.retry == "again":
             raise
@@ -141,7 +124,7 @@ def _attempts(workspace: Workspace, task: Task) -> int:
 def _failed(workspace: Workspace, base: TaskRecord, error: str, error_class: str) -> TaskRecord:
     """The record of a failure, in place of that of an earlier attempt. A full disk must not hide the cause."""
     log = f"logs/{base.step}.{base.subject}.log"
-    record = replace(base, status=FAILED, error=error, error_class=error_class, log=log)
+    record = replace(base, status=FAILED, error=error.removeprefix(f"{base.key}: "), error_class=error_class, log=log)
     with contextlib.suppress(OSError):
         write_record(workspace.records, record)
     return record
@@ -176,6 +159,14 @@ def _batch_job() -> str:
     return next((os.environ[name] for name in BATCH_JOBS if os.environ.get(name)), "")
 
 
+def skipped_record(task: Task, lost: TaskRecord) -> TaskRecord:
+    """The record of a task that was not run, because one that it stands on is not complete; names the first cause."""
+    error = f"{BECAUSE}{lost.key} {lost.status}: {lost.error}"
+    if lost.status == SKIPPED and lost.error.startswith(BECAUSE):
+        error = lost.error
+    return replace(blank_record(task), status=SKIPPED, error=error)
+
+
 def stored_record(workspace: Workspace, key: str) -> TaskRecord | None:
     """The record of a key, or None: a torn or foreign file is no record."""
     try:
@@ -202,16 +193,18 @@ def recorded(task: Task, record: TaskRecord | None) -> TaskRecord | None:
 
 def in_place(root: Path, record: TaskRecord) -> bool:
     """Whether all products of a record are there in their size."""
-    return all(_in_place(root / product.path, product, record.digest) for product in record.products)
+    return all(_in_place(root, product, record.digest) for product in record.products)
 
 
-def _in_place(path: Path, product: Product, digest: str) -> bool:
+def _in_place(root: Path, product: Product, digest: str) -> bool:
     try:
-        if path.is_dir():  # a mosaic for xarray says whose it is
-            return _said_digest(path / "zarr.json") in ("", digest)
-        return path.stat().st_size == product.bytes
-    except OSError:
+        path = paths.inside(root, product.path)
+        found = path.lstat()
+    except (OSError, ValueError):
         return False
+    if stat.S_ISDIR(found.st_mode):  # a mosaic for xarray says whose it is
+        return _said_digest(path / "zarr.json") in ("", digest)
+    return stat.S_ISREG(found.st_mode) and found.st_size == product.bytes
 
 
 def _said_digest(metadata: Path) -> str:
@@ -221,7 +214,9 @@ def _said_digest(metadata: Path) -> str:
         return ""
 
 
-def _run(task: Task, site: Site, workspace: Workspace, base: TaskRecord, inputs: Sequence[TaskRecord]) -> TaskRecord:
+def _run(
+    task: Task, site: Site, workspace: Workspace, base: TaskRecord, inputs: Sequence[TaskRecord], limit_gb: float
+) -> TaskRecord:
     step = REGISTRY[task.step]
     sources = verified_sources(task, workspace, inputs)
     folder = workspace.folder(step.folder) / f".{task.step}.{task.subject}.{uuid.uuid4().hex[:8]}"
@@ -246,7 +241,8 @@ def _run(task: Task, site: Site, workspace: Workspace, base: TaskRecord, inputs:
         )
         (folder / "job.json").write_text(json.dumps(asdict(job)))
         with child_server({**ONE_THREAD, **KEEP_MEMORY, **site.environment}) as server:
-            usage = server.run("survey.execute:run_job", folder, log, site.limit(task))
+            seconds = site.limits.seconds(task.cpu_seconds)
+            usage = server.run("survey.execute:run_job", folder, log, seconds, limit_gb)
         outcome = _outcome(task, folder, log, usage)
         record = replace(
             base,
@@ -269,7 +265,7 @@ def run_job(folder: str) -> None:
     facts = json.loads((Path(folder) / "job.json").read_text())
     job = Job(**{**facts, "inputs": tuple(facts["inputs"]), "missing": tuple(facts["missing"])})
     step = REGISTRY[job.step]
-    os.environ["TMPDIR"] = folder
+    os.environ["TMPDIR"] = tempfile.tempdir = folder  # the server may have asked for the temporary folder already
     module_name, _, function_name = step.run.partition(":")
     result: dict[str, Any]
     try:
@@ -277,7 +273,8 @@ def run_job(folder: str) -> None:
         result = {"outcome": asdict(outcome)}
     except Exception as error:
         logging.getLogger(__name__).exception("%s failed", job.key)
-        result = {"error": f"{type(error).__name__}: {error}", "retry": failure_class(error)}
+        text = str(error) if isinstance(error, TaskError) else f"{type(error).__name__}: {error}"
+        result = {"error": text.removeprefix(f"{job.key}: "), "retry": failure_class(error)}
     path = Path(folder) / RESULT
     path.with_suffix(".part").write_text(json.dumps(result, default=str))
     path.with_suffix(".part").rename(path)
@@ -295,6 +292,8 @@ def publish(record: TaskRecord, task: Task, outcome: Outcome, folder: Path, work
     for path, _ in made:
         _flush(path)
     final = replace(record, products=products)
+    places = [_place(task, workspace.root, target) for _, target in made]
+    mark = _place(task, workspace.root, f"mosaics/mosaics.zarr/{task.settings.get('group', 'none')}/zarr.json")
     path = record_path(workspace.records, task.key)
     with _publication(workspace, task.key):
         first = reusable(task, workspace.root, stored_record(workspace, task.key))
@@ -306,23 +305,30 @@ def publish(record: TaskRecord, task: Task, outcome: Outcome, folder: Path, work
             record_path(workspace.records, f"{rival}/{task.subject}").unlink(missing_ok=True)
         if task.step == "drizzle" and (old is None or old.digest != task.digest):
             # Other pixels: the mosaic is none until it was assembled anew.
-            uncommit(workspace.root / "mosaics" / "mosaics.zarr" / str(task.settings["group"]))
+            uncommit(mark.parent)
         _drop_others(old, products, workspace)
-        for source, target in made:
-            _replace(source, workspace.root / target)
-        for target_folder in {(workspace.root / target).parent for _, target in made}:
+        for (source, _), place in zip(made, places, strict=True):
+            _replace(source, place)
+        for target_folder in {place.parent for place in places}:
             _flush_folder(target_folder)
         write_record(workspace.records, final)
     return final
+
+
+def _place(task: Task, root: Path, target: str) -> Path:
+    """Where a product goes; TaskError when a link on the way would lead out of the workspace."""
+    try:
+        return paths.inside(root, target)
+    except ValueError as error:
+        raise TaskError(f"{task.key}: {error}.") from error
 
 
 def _drop_others(old: TaskRecord | None, products: Sequence[Product], workspace: Workspace) -> None:
     """Remove files that an earlier run of the task made and this one does not: nobody would know them any more."""
     kept = {product.path for product in products}
     for product in old.products if old is not None and old.status == COMPLETE else ():
-        path = workspace.root / product.path
-        if product.path not in kept and path.is_file() and not path.is_symlink():
-            path.unlink(missing_ok=True)
+        if product.path not in kept:
+            paths.discard(workspace.root, product.path)
 
 
 @contextlib.contextmanager
@@ -340,9 +346,9 @@ def _outcome(task: Task, folder: Path, log: Path, usage: Usage) -> Outcome:
         result = json.loads((folder / RESULT).read_text())
     except (OSError, ValueError):
         cause, retry = cause_of_death(usage, log)
-        raise TaskError(f"{task.key}: {cause}", retry=retry) from None
+        raise TaskError(f"{task.key}: {cause}", retry, max(usage.over_gb, usage.peak_gb)) from None
     if "error" in result:
-        raise TaskError(f"{task.key}: {result['error']}", retry=result["retry"])
+        raise TaskError(f"{task.key}: {result['error']}", result["retry"], usage.peak_gb)
     outcome = result["outcome"]
     products = tuple((str(source), str(target)) for source, target in outcome["products"])
     return Outcome(products, outcome["resolved"], outcome["measurements"])
@@ -362,7 +368,10 @@ def _product(path: Path, target: str) -> Product:
 def _replace(source: Path, target: Path) -> None:
     """Rename into place; a folder's predecessor is moved aside first, since rename replaces files only."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir() and not source.is_symlink() and target.exists():
+    folder = source.is_dir() and not source.is_symlink()
+    if folder and target.is_symlink():
+        target.unlink()
+    if folder and target.exists():
         aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
         target.rename(aside)
         source.rename(target)

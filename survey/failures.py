@@ -47,6 +47,8 @@ def is_full(error: BaseException) -> bool:
 
 def cause_of_death(usage: Usage, log: Path) -> tuple[str, str]:
     """Words for, and class of, a child's end that left no result."""
+    if usage.over_gb:
+        return f"used {usage.over_gb:.1f} GB of memory, limit {usage.limit_gb:.1f} GB, and was ended.", "memory"
     tail = _tail(log)
     shown = "".join(f"\n    {line[:200]}" for line in tail)
     how = (

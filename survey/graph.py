@@ -7,7 +7,7 @@ the config's `max_missing` decides then whether, and of what, it is made.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,18 @@ from dask.distributed import Client, Future, as_completed
 
 from survey.deploy import RESOURCE
 from survey.errors import DiskFullError, InterruptedRunError, SurveyError
-from survey.execute import Site, blank_record, in_place, recorded, run_task
+from survey.execute import blank_record, in_place, recorded, run_task, skipped_record
 from survey.layouts import read_layout
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Plan, Task, TaskRecord
+from survey.patience import Patience, await_workers, workers_of
 from survey.planning import Planner, reference_of, steps_until
-from survey.records import record_path
+from survey.site import Site
 from survey.steps import REGISTRY
-from survey.workers import capacity
+from survey.tidying import tidy
+from survey.workers import capacity, promised_gb
 from survey.workspace import Workspace
 
-WAIT_SECONDS = 0.1
-MORE_MEMORY = 2.0  # a task that ran out of memory is tried once more with this much more
+WAIT_SECONDS = 0.1  # for the next task to end
 Watch = Callable[[TaskRecord, bool], None]  # called with each record as it is decided, and whether it was reused
 
 
@@ -53,9 +54,12 @@ class _Flow:
     stored: Mapping[str, TaskRecord]  # of earlier runs
     names: tuple[str, ...]  # steps to run
     capacity: float  # largest memory resource of any worker [GB]; 0: the workers declare none
+    trouble: Callable[[], SurveyError | None]  # why no worker will do the rest
     decided: dict[str, TaskRecord] = field(default_factory=dict)
     pending: dict[Future, Task] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)  # of a key; the scheduler remembers each by its name
+    asked: dict[str, float] = field(default_factory=dict)  # task key -> memory that it asks the workers for [GB]
+    given_up: dict[str, TaskRecord] = field(default_factory=dict)  # found no worker, and what stands behind it
     latest: dict[str, Future] = field(default_factory=dict)  # of a task that runs again, the one that counts
     fresh: list[Future] = field(default_factory=list)  # submitted since they were last counted
     tried_memory: set[str] = field(default_factory=set)
@@ -105,40 +109,66 @@ def run_plan(
     InterruptedRunError
         The user stopped the run.
     SurveyError
-        The scheduler is gone, or there is trouble.
+        The scheduler is gone, no worker came, or there is trouble.
     """
-    flow = _Flow(plan, planner, site, client, watch, stored, steps_until(plan, until), capacity(client))
+    limit = max(60.0 * site.limits.workers_minutes, getattr(client.cluster, "patience_seconds", 0.0))
+    if not promised_gb(client):
+        await_workers(client, limit)
+    flow = _Flow(plan, planner, site, client, watch, stored, steps_until(plan, until), capacity(client), trouble)
     _index(flow)
     try:
         _submit_exposures(flow)
         flow.fresh.clear()
         completed: Any = as_completed(list(flow.pending), loop=flow.client.loop, raise_errors=False)
-        for future in _finished(completed, trouble):
-            _decide(flow, future)
-            del future
-            while flow.fresh:
-                completed.add(flow.fresh.pop())
+        patience = Patience(limit, RESOURCE)
+        while not completed.is_empty():
+            if not completed.has_ready():
+                _wait(flow, completed, patience)
+                continue
+            for future in completed.next_batch():
+                _decide(flow, future)
+                while flow.fresh:
+                    completed.add(flow.fresh.pop())
+            del future  # its worker need not keep the result
     except KeyboardInterrupt as error:
         client.cancel(list(flow.pending), force=True)
         raise InterruptedRunError("stopped; everything that was complete stays. Run again to continue.") from error
     except BaseException:
         client.cancel(list(flow.pending), force=True)
         raise
-    _tidy(flow)
+    tidy(_root(flow), flow.decided, flow.chains, flow.stored, flow.planner.config.mosaic.keep_intermediate)
     return list(flow.decided.values())
 
 
-def _finished(completed: Any, trouble: Callable[[], SurveyError | None]) -> Iterator[Future]:
-    """Futures as they finish, until there are no more, or none will."""
-    while not completed.is_empty():
-        if completed.has_ready():
-            yield next(completed)
+def _wait(flow: _Flow, completed: Any, patience: Patience) -> None:
+    """Wait a moment for a task to end; now and then, see whether there are workers for those that could run."""
+    with completed.thread_condition:
+        completed.thread_condition.wait(WAIT_SECONDS)
+    trouble = flow.trouble()
+    if trouble is not None:
+        raise trouble
+    if not patience.is_due:
+        return
+    ready = [(task, flow.asked[task.key]) for task in flow.pending.values() if flow.decided.keys() >= set(task.inputs)]
+    for key, error in patience.look(ready, workers_of(flow.client, RESOURCE)).items():
+        _give_up(flow, key, error)
+
+
+def _give_up(flow: _Flow, key: str, error: str) -> None:
+    """Take a task that no worker can hold, and what stands on it, away from the scheduler."""
+    lost: dict[str, TaskRecord] = {}
+    futures = []
+    for future, task in list(flow.pending.items()):  # in the order of their submission: inputs come first
+        cause = next((lost[name] for name in task.inputs if name in lost), None)
+        if task.key == key:
+            lost[key] = replace(blank_record(task), error=error, error_class="again")
+        elif cause is not None:
+            lost[task.key] = skipped_record(task, cause)
+        else:
             continue
-        error = trouble()
-        if error is not None:
-            raise error
-        with completed.thread_condition:
-            completed.thread_condition.wait(WAIT_SECONDS)
+        futures.append(future)
+    flow.given_up |= lost
+    flow.client.cancel(futures, force=True)
 
 
 def too_large(task: Task, capacity_gb: float) -> str:
@@ -190,7 +220,7 @@ def _start(flow: _Flow, task: Task, inputs: list[Any], memory_gb: float | None =
         return _settle(flow, done, True)
     lost = next((item for item in inputs if isinstance(item, TaskRecord) and item.status != COMPLETE), None)
     if lost is not None:
-        return _settle(flow, _skipped(task, lost), False)
+        return _settle(flow, skipped_record(task, lost), False)
     if flow.capacity and task.memory_gb > flow.capacity:
         return _settle(
             flow, replace(blank_record(task), error=too_large(task, flow.capacity), error_class="never"), False
@@ -199,11 +229,13 @@ def _start(flow: _Flow, task: Task, inputs: list[Any], memory_gb: float | None =
     need = min(memory_gb or task.memory_gb, flow.capacity or float("inf"))
     flow.attempts[task.key] = flow.attempts.get(task.key, 0) + 1
     attempt = f"{flow.run}-{flow.attempts[task.key]}"
+    flow.asked[task.key] = need if flow.capacity else 0.0
     future = flow.client.submit(
         run_task,
         task,
         flow.site,
         inputs,
+        flow.site.limits.memory_gb(need, flow.capacity),
         key=(f"{task.step}-{task.filter}", f"{task.subject}-{attempt}-{task.digest[:16]}"),
         resources={RESOURCE: need} if flow.capacity else None,
         retries=task.retries,
@@ -251,39 +283,6 @@ def _settle(flow: _Flow, record: TaskRecord, reused: bool) -> TaskRecord:
     return record
 
 
-def _tidy(flow: _Flow) -> None:
-    """Behind a run: whole mosaics keep no transient products, and no records of tiles that they do not have.
-
-    Not sooner: beside a mosaic that stands, a lost crf file or tile may be made anew, and reads them.
-    """
-    for record in list(flow.decided.values()):
-        if record.step == "assemble" and record.status == COMPLETE:
-            _drop_transient(flow, record.subject)
-            _drop_strangers(flow, record.subject)
-
-
-def _drop_transient(flow: _Flow, product: str) -> None:
-    """Remove what only the mosaic's tasks read; they are made again should one of these run again."""
-    if flow.planner.config.mosaic.keep_intermediate:
-        return
-    for task in flow.chains[product]:
-        record = flow.decided.get(task.key)
-        if record is not None and REGISTRY[task.step].transient:
-            for item in record.products:
-                (_root(flow) / item.path).unlink(missing_ok=True)
-
-
-def _drop_strangers(flow: _Flow, product: str) -> None:
-    """Remove records of tiles and groups that this mosaic no longer has: their files went with the old grid."""
-    known = {task.key for task in flow.chains[product]}
-    for key, record in flow.stored.items():
-        of_tiles = record.step in ("outlier_i2d", "median", "drizzle") and record.subject.startswith(f"{product}_")
-        if of_tiles and key not in known:
-            for item in record.products:
-                (_root(flow) / item.path).unlink(missing_ok=True)
-            record_path(_root(flow) / "records", key).unlink(missing_ok=True)
-
-
 def _decide(flow: _Flow, future: Future) -> None:
     """Take a finished future's record; give a task that ran out of memory one more try."""
     task = flow.pending.pop(future)
@@ -295,7 +294,7 @@ def _decide(flow: _Flow, future: Future) -> None:
         raise DiskFullError(f"{task.key}: {cause}. Make room and run again; what was complete stays.")
     if record.error_class == "memory" and task.key not in flow.tried_memory:
         flow.tried_memory.add(task.key)
-        _restart(flow, task)
+        _restart(flow, task, record.peak_memory_gb)
         return
     _settle(flow, record, False)
 
@@ -306,27 +305,26 @@ def _record_of(flow: _Flow, task: Task, future: Future) -> TaskRecord:
         return future.result()  # type: ignore[no-any-return]
     lost = next((key for key in task.inputs if key in flow.decided and flow.decided[key].status != COMPLETE), None)
     if lost is not None:
-        return _skipped(task, flow.decided[lost])
+        return skipped_record(task, flow.decided[lost])
+    if task.key in flow.given_up:
+        return flow.given_up[task.key]
     if future.status == "cancelled":
         return replace(blank_record(task), error="its scheduler dropped it; run again.", error_class="again")
     error = future.exception()
     text = str(error) if isinstance(error, SurveyError) else f"{type(error).__name__}: {error}"
+    text = text.removeprefix(f"{task.key}: ")
     return replace(blank_record(task), status=FAILED, error=text, error_class="again", attempts=task.retries + 1)
 
 
-def _skipped(task: Task, lost: TaskRecord) -> TaskRecord:
-    error = f"not run, because {lost.key} {lost.status}: {lost.error}"
-    return replace(blank_record(task), status=SKIPPED, error=error)
-
-
-def _restart(flow: _Flow, task: Task) -> None:
+def _restart(flow: _Flow, task: Task, used_gb: float) -> None:
     """Run a task again with more memory, and behind it what stands on it in its exposure or mosaic."""
     name = next(name for name, chain in flow.chains.items() if task in chain)
     touched = {task.key}
     for item in flow.chains[name]:
         if item is task or touched.intersection(item.inputs):
             touched.add(item.key)
-            memory_gb = item.memory_gb * (MORE_MEMORY if item is task else 1.0)
+            more = flow.site.limits.more_memory(item.memory_gb, used_gb)
+            memory_gb = more if item is task else item.memory_gb
             _start(flow, item, _results(flow, item), memory_gb, forced=True)
 
 

@@ -143,21 +143,42 @@ def fetch(
 
 
 def sync_references(config: SurveyConfig, exposures: Sequence[Exposure]) -> References:
-    """Sync and verify the context and the references that these exposures need; see `survey.references.sync`."""
+    """Sync and verify the context and the references that these exposures need; see `survey.references.sync`.
+
+    Exposures that lack one stand in no one's way: see `unreferenced`.
+
+    Raises
+    ------
+    ReferencesError
+        Every exposure lacks one, so that nothing could be run, or the sync failed.
+    """
     workspace = Workspace(config.workspace)
-    found = crds_references.sync(raw_files(workspace, exposures), config.references, record=workspace.references)
+    try:
+        found = crds_references.sync(raw_files(workspace, exposures), config.references, record=workspace.references)
+    except ConfigError as error:
+        raise ConfigError(config.located(error.faults)) from error
+    faults = unreferenced(config, exposures, found)
+    if len(faults) == len(exposures):
+        raise ReferencesError("\n".join(f"{name}: {why}" for name, why in sorted(faults.items())[:MAX_SHOWN]))
+    return found
+
+
+def unreferenced(config: SurveyConfig, exposures: Sequence[Exposure], found: References) -> dict[str, str]:
+    """Exposures for which the context names no file of a type that one of the config's steps needs -> why."""
     chain = check(config)[0]
-    faults = set()
+    faults = {}
     for exposure in exposures:
-        if exposure.uri.endswith(CAL):
+        if exposure.uri.endswith(CAL) or exposure.name not in found.exposures:
             continue
         for name, settings in chain.items():
             spec = REGISTRY[name].spec
             types = () if spec is None else types_in_use(spec, settings)
-            faults |= {f"{exposure.name}: {why}" for why in found.not_found(exposure.name, types).values()}
-    if faults:
-        raise ReferencesError("\n".join(sorted(faults)[:MAX_SHOWN]))
-    return found
+            lacking = found.not_found(exposure.name, types)
+            if lacking:
+                kind = min(lacking)
+                faults[exposure.name] = f"step {name!r} needs a {kind} file, and {found.context} says {lacking[kind]}"
+                break
+    return faults
 
 
 def with_context(config: SurveyConfig, context: str) -> SurveyConfig:

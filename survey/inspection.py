@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from survey import paths
 from survey.archive import held as archive_held
 from survey.archive.ledger import LEDGER
 from survey.config import SurveyConfig
 from survey.digest import file_sha256, tree_sha256
+from survey.disk import Room, room
 from survey.errors import ConfigError
+from survey.execute import stored_record
 from survey.inputs import held_exposures
 from survey.models import COMPLETE, Plan, TaskRecord
 from survey.provenance import Lineage, lineage
@@ -97,11 +100,12 @@ def verify(config: SurveyConfig) -> dict[str, str]:
         if record.status != COMPLETE:
             continue
         for product in record.products:
-            path = workspace.root / product.path
-            if REGISTRY[record.step].transient and not path.exists():
-                continue
             try:
-                sha256 = tree_sha256(path)[0] if path.is_dir() else file_sha256(path)
+                path = paths.inside(workspace.root, product.path)
+                transient = record.step in REGISTRY and REGISTRY[record.step].transient
+                if transient and not os.path.lexists(path):
+                    continue
+                sha256 = _sha256_of(path)
             except (OSError, ValueError) as error:
                 faults[product.path] = f"cannot be read: {getattr(error, 'strerror', None) or error}"
                 continue
@@ -110,10 +114,34 @@ def verify(config: SurveyConfig) -> dict[str, str]:
     return faults | archive_held.verify(workspace.raw)
 
 
+def _sha256_of(path: Path) -> str:
+    """sha256 of a product.
+
+    Raises
+    ------
+    ValueError
+        It is neither a file nor a folder: a link, a pipe, a device.
+    """
+    if paths.is_folder(path):
+        return tree_sha256(path)[0]
+    if paths.is_file(path) or not os.path.lexists(path):
+        return file_sha256(path)
+    raise ValueError("a link or a device; expected a file")
+
+
 def plan_states(config: SurveyConfig, made: Plan) -> list[State]:
     """What a plan's tasks are, beside the workspace's records."""
     workspace = Workspace(config.workspace)
     return states(made, read_records(workspace.records).by_key, workspace.root)
+
+
+def plan_room(config: SurveyConfig, made: Plan, found: list[State]) -> Room:
+    """What the tasks of a plan that are not done will write, beside what is free."""
+    workspace = Workspace(config.workspace)
+    waiting = [item.task for item in found if item.state != DONE]
+    read = {task.key: stored_record(workspace, task.key) for task in waiting}
+    records = {key: record for key, record in read.items() if record is not None}
+    return room(workspace.root, made, waiting, records, fetches=config.archive.local is None)
 
 
 def _inside(product: str, workspace: Workspace) -> str:

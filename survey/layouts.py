@@ -7,13 +7,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from survey.grid import Layout
+from survey.paths import is_file
+
+MAX_LAYOUT_BYTES = 256 * 1024 * 1024  # 20,000 members are 40 MB
 
 
 def read_layout(root: Path, product: str) -> Layout | None:
     """The layout of a mosaic; None when there is none, or none that can be read."""
+    path = root / "stage3" / f"{product}_layout.json"
     try:
-        return Layout.from_json(json.loads((root / "stage3" / f"{product}_layout.json").read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
+        if not is_file(path) or path.stat().st_size > MAX_LAYOUT_BYTES:
+            return None
+        return Layout.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

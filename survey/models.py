@@ -36,7 +36,7 @@ class Exposure:
     size: int | None = None  # bytes, as the archive says
     footprint: tuple[tuple[float, float], ...] | None = None  # ICRS corners (ra, dec) [deg]
     sha256: str | None = None  # of the verified raw file, once it is there
-    fault: str = ""  # why its file cannot be read; its filter is not known then
+    fault: str = ""  # why it cannot be used: its file, or references that it lacks; its filter may not be known then
 
     @property
     def file(self) -> str:
@@ -177,5 +177,5 @@ def record_from_json(data: Mapping[str, Any]) -> TaskRecord:
         )
         values["missing"] = tuple(data.get("missing", ()))
         return TaskRecord(**values)
-    except (AttributeError, TypeError, KeyError) as error:
+    except (AttributeError, TypeError, KeyError, OverflowError) as error:
         raise ValueError(f"not a task record: {error}") from error

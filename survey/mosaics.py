@@ -83,9 +83,11 @@ def write_group(
 
 
 def ensure_store(store: Path) -> None:
-    """Make the store's root group, so that zarr can list the groups in it."""
+    """Make the store's root group, so that zarr can list the groups in it; ConfigError when a link is in its place."""
     import zarr
 
+    if store.is_symlink():
+        raise ConfigError(f"{store}: is a link; expected a folder of the workspace. Remove the link.")
     store.mkdir(parents=True, exist_ok=True)
     if not (store / "zarr.json").exists():
         zarr.open_group(store, mode="a", zarr_format=3)
@@ -105,7 +107,7 @@ def open_group(store: Path | str, group: str) -> xr.Dataset:
     if not _GROUP_NAME.fullmatch(group) or not (folder / "zarr.json").is_file():
         there = sorted(path.parent.name for path in Path(store).glob("[!.]*/zarr.json"))
         raise ConfigError(f"{store}: no mosaic {ascii(group)[:80]}; there are {', '.join(there) or 'none'}.")
-    dataset = xr.open_zarr(store, group=group, consolidated=False, chunks=None)
+    dataset = xr.open_zarr(store, group=group, consolidated=False, chunks=None, zarr_format=3)
     if dataset.attrs.get("complete") is not True:
         raise ConfigError(f"{folder}: was never finished; remove it and run again.")
     return dataset

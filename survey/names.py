@@ -30,10 +30,10 @@ _EXPOSURE = re.compile(
 )
 _MOSAIC = re.compile(
     r"jw(?P<program>\d{5})-(?P<acid>[oacr]\d{3,4})_t(?P<target>\d{3})_(?P<instrument>[a-z]{3,8})"
-    r"_(?P<elements>[a-z0-9]+-[a-z0-9]+)(?:-(?P<subarray>[a-z0-9]+))?",
+    r"_(?P<elements>[a-z0-9]{1,16}-[a-z0-9]{1,16})(?:-(?P<subarray>[a-z0-9]{1,24}))?",
     re.ASCII,
 )
-_SUFFIX = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*", re.ASCII)
+_SUFFIX = re.compile(r"(?=.{1,32}$)[a-z][a-z0-9]*(?:-[a-z0-9]+)*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

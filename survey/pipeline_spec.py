@@ -11,6 +11,7 @@ import ast
 import difflib
 import importlib.util
 import math
+import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -20,6 +21,9 @@ from typing import Any
 from configobj import ConfigObj
 from configobj.validate import ValidateError, Validator, VdtMissingValue
 
+from survey.documents import nearest, plain, shown
+from survey.paths import plain_name
+
 # Every Step descends from these two; they hold the parameters that all steps share.
 _ROOTS = ("stpipe.step:Step", "jwst.stpipe.core:JwstStep")
 # The pipeline gets its inputs and outputs from survey: a config that redirects them would hide products from the
@@ -28,6 +32,10 @@ RESERVED = frozenset(
     {"output_dir", "output_file", "output_ext", "output_use_model", "output_use_index", "search_output_file"}
     | {"input_dir", "suffix", "config_file", "class", "name", "pre_hooks", "post_hooks"}
 )
+
+
+# Parameters whose value becomes part of the name of a file that a step writes.
+OUTPUT_NAMES = frozenset({"catalog_format", "dark_output", "int_name", "opt_name", "save_persistence"})
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ def check_settings(
     ----------
     spec : what the installed class accepts
     settings : parameter -> value; step name -> {parameter: value} for a pipeline
-    where : words that a message starts with, such as "steps: detector1"
+    where : the place that a message starts with, such as "steps.detector1"
     inside : the settings are those of a step inside a pipeline
 
     Returns
@@ -114,18 +122,21 @@ def check_settings(
     for name, value in settings.items():
         if name in spec.steps:
             if not isinstance(value, Mapping):
-                faults.append(f"{where}: {name!r} is a step and takes a mapping of parameters, got {value!r}.")
+                got = shown(value)
+                faults.append(f"{where}.{name}: {name!r} is a step and takes a mapping of parameters, got {got}.")
                 continue
             clean[name], below = check_settings(spec.steps[name], value, f"{where}.{name}", inside=True)
             faults += below
             continue
         if name in RESERVED_ABOVE and not inside:
-            faults.append(f"{where}: {name!r} is set by survey itself; leave a step out of the config to skip it.")
+            faults.append(
+                f"{where}.{name}: {name!r} is set by survey itself; leave a step out of the config to skip it."
+            )
             continue
         try:
             clean[name] = _check_value(spec, name, value)
         except ValueError as error:
-            faults.append(f"{where}: {error}")
+            faults.append(f"{where}.{plain(name)}: {error}")
     return clean, faults
 
 
@@ -182,18 +193,12 @@ def override_files(settings: Mapping[str, Any]) -> list[str]:
     return sorted(set(found))
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """'; did you mean ...?' for a name that is not known, or ''."""
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known)[:12])}."
-
-
 def _check_value(spec: StepSpec, name: str, value: Any) -> Any:
     if name in RESERVED:
-        raise ValueError(f"{name!r} is set by survey itself and cannot be changed.")
+        raise ValueError(f"{name!r} is set by survey itself and cannot be changed; leave it out.")
     if name not in spec.parameters:
         known = [key for key in (*spec.parameters, *spec.steps) if key not in RESERVED]
-        raise ValueError(f"{spec.class_name} has no parameter {name!r}{nearest(name, known)}")
+        raise ValueError(f"{spec.class_name} has no parameter {shown(name)}{nearest(name, known)}")
     if value is None:
         return None
     check = spec.parameters[name]
@@ -201,9 +206,19 @@ def _check_value(spec: StepSpec, name: str, value: Any) -> Any:
         clean = _VALIDATOR.check(check, _as_configobj(value))
         if isinstance(clean, float) and not math.isfinite(clean):
             raise ValidateError("expected a finite number")
+        if name in OUTPUT_NAMES and clean and not plain_name(str(clean)):
+            raise ValidateError("it names a file that is written beside the other products: expected a plain file name")
         return clean
     except (ValidateError, VdtMissingValue, OverflowError, TypeError) as error:
-        raise ValueError(f"{name} = {value!r} does not fit {check}: {error}") from error
+        said = f"{name} = {shown(value)} does not fit {check[:300]}: {str(error)[:200]}"
+        raise ValueError(f"{said}{_close_option(check, value)}") from error
+
+
+def _close_option(check: str, value: Any) -> str:
+    """'; did you mean ...?' for a value that is none of a parameter's options."""
+    options = re.findall(r"""['"]([^'"]+)['"]""", check) if check.startswith("option(") else []
+    close = difflib.get_close_matches(str(value)[:80], options, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _as_configobj(value: Any) -> Any:

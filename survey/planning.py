@@ -326,12 +326,13 @@ def mosaics_of(config: SurveyConfig, exposures: Sequence[Exposure]) -> tuple[Ass
 
 
 def _lost(association: Association, faulty: Iterable[Exposure]) -> tuple[str, ...]:
-    """Exposures that cannot be read and would be members, as far as their names tell: by detector and observation."""
+    """Exposures that cannot be used and would be members: by their filter, or, where that is not known, detector."""
     return tuple(
         sorted(
             exposure.name
             for exposure in faulty
-            if sees(exposure.detector, association.filter)
+            if exposure.filter in ("", association.filter)
+            and sees(exposure.detector, association.filter)
             and exposure.program == association.program
             and association.field in ("all", f"o{exposure.observation:03d}")
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -68,6 +69,8 @@ def publish(workspace: Path, dataset: xr.Dataset) -> Path:
     is switched to it by an atomic rename. The snapshots before it are removed.
     """
     folder = workspace / SNAPSHOTS
+    if folder.is_symlink():  # what it leads to is not ours to write to, let alone to clear
+        folder.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     link = workspace / STORE
     snapshot = folder / f"{_next_number(folder):06d}-{uuid.uuid4().hex[:8]}.zarr"
@@ -83,7 +86,7 @@ def publish(workspace: Path, dataset: xr.Dataset) -> Path:
     os.symlink(os.path.join(SNAPSHOTS, snapshot.name), part, target_is_directory=True)
     os.replace(part, link)
     sync_folder(workspace)
-    for old in folder.iterdir():
+    for old in filter(_is_snapshot, folder.iterdir()):
         if old.is_symlink():
             old.unlink(missing_ok=True)
         elif old.name != snapshot.name:
@@ -263,6 +266,10 @@ def _text(values: Iterable[str]) -> Any:
 
 def _encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
     return {str(name): {"chunks": (CHUNK_ROWS,)} for name in dataset.variables}
+
+
+def _is_snapshot(path: Path) -> bool:
+    return re.fullmatch(r"\d{6,}-[0-9a-f]{8}\.zarr(\.link)?", path.name, re.ASCII) is not None
 
 
 def _next_number(folder: Path) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from survey import paths
 from survey.digest import file_sha256
 from survey.errors import TaskError
 from survey.models import Task, TaskRecord
@@ -32,10 +33,10 @@ def verified_sources(task: Task, workspace: Workspace, inputs: Sequence[TaskReco
         for record in inputs:
             if record.step == "drizzle":
                 _check_chunks(record, workspace)
-    paths = []
+    found = []
     for name, sha256, maker in wanted:
-        path = workspace.root / name
-        if not path.is_file():
+        path = _place(workspace, name) if maker else workspace.root / name
+        if not path or not (paths.is_file(path) if maker else path.is_file()):
             raise TaskError(f"{task.key}: input {name} is not there; run again to make it.", retry="again")
         if sha256 and _known_sha256(path) != sha256:
             if maker:
@@ -43,8 +44,16 @@ def verified_sources(task: Task, workspace: Workspace, inputs: Sequence[TaskReco
             elif name.startswith("raw/"):
                 path.unlink(missing_ok=True)
             raise TaskError(f"{task.key}: input {name} has changed since it was recorded; run again to replace it.")
-        paths.append(str(path))
-    return paths
+        found.append(str(path))
+    return found
+
+
+def _place(workspace: Workspace, product: str) -> Path | None:
+    """Where a product lies; None when its path leads out of the workspace."""
+    try:
+        return paths.inside(workspace.root, product)
+    except ValueError:
+        return None
 
 
 def _check_chunks(record: TaskRecord, workspace: Workspace) -> None:
@@ -56,8 +65,8 @@ def _check_chunks(record: TaskRecord, workspace: Workspace) -> None:
         Class 'never'; the chunk is named.
     """
     for product in record.products:
-        path = workspace.root / product.path
-        if not path.is_file() or _known_sha256(path) != product.sha256:
+        path = _place(workspace, product.path)
+        if not path or not paths.is_file(path) or _known_sha256(path) != product.sha256:
             record_path(workspace.records, record.key).unlink(missing_ok=True)
             raise TaskError(f"{record.key}: {product.path} is not what was recorded; run again to make it anew.")
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import stat
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from survey import paths
 from survey.models import COMPLETE, TaskRecord, record_from_json, to_json
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024  # a record is some kB; a larger file is something else
 
-_TEXT = "key step subject filter status digest host job started error error_class context".split()
-_NUMBERS = ("seconds", "cpu_seconds", "peak_memory_gb", "memory_gb")
+_TEXT = "key step subject filter status digest host job started error error_class context log".split()
+_NUMBERS = ("seconds", "cpu_seconds", "peak_memory_gb", "memory_gb", "estimate_gb")
+_TEXTS = ("inputs", "references", "sha1", "versions")  # name -> text
 _OBJECTS = ("inputs", "settings", "resolved", "references", "sha1", "versions", "measurements")
 
 
@@ -82,7 +86,10 @@ def read_record(path: Path) -> TaskRecord:
     OSError
         The file cannot be read.
     """
-    if path.stat().st_size > MAX_RECORD_BYTES:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path.name}: not a file.")
+    if found.st_size > MAX_RECORD_BYTES:
         raise ValueError(f"{path.name}: larger than {MAX_RECORD_BYTES} bytes, not a task record.")
     try:
         data = json.loads(path.read_bytes())
@@ -143,11 +150,25 @@ def _check_types(record: TaskRecord) -> None:
         value = getattr(record, name)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"not a task record: {name!r} is {type(value).__name__}, expected a number")
+        if not math.isfinite(value):
+            raise ValueError(f"not a task record: {name!r} is {value}, expected a finite number")
     if isinstance(record.attempts, bool) or not isinstance(record.attempts, int):
         raise ValueError(f"not a task record: 'attempts' is {record.attempts!r}, expected an integer")
+    for product in record.products:
+        if fault := paths.product_fault(product.path):
+            raise ValueError(f"not a task record: {fault}")
     for name in _OBJECTS:
         if not isinstance(getattr(record, name), dict):
             raise ValueError(f"not a task record: {name!r} is {type(getattr(record, name)).__name__}, expected object")
+    for name in _TEXTS:
+        for key, value in getattr(record, name).items():
+            if not isinstance(value, str):
+                raise ValueError(f"not a task record: {name!r} holds {value!r:.40} for {key!r:.80}, expected text")
+    for key, value in record.measurements.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
+            raise ValueError(f"not a task record: measurement {key!r:.80} is {value!r:.40}, expected a number")
+    if not all(isinstance(name, str) for name in record.missing):
+        raise ValueError("not a task record: 'missing' holds something else than names")
 
 
 def sync_folder(folder: Path) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from survey import __version__
 from survey import references as crds_references
 from survey.archive import held as archive_held
 from survey.associations import read_association
 from survey.checks import check, mosaics_follow
 from survey.config import SurveyConfig, resolved
+from survey.config import load_config as read_config
+from survey.disk import check_room, room
+from survey.documents import nearest
 from survey.errors import ConfigError, DownloadError, ReferencesError, SurveyError
-from survey.execute import Site
 from survey.inputs import (
     Progress,
     Say,
@@ -27,17 +28,20 @@ from survey.inputs import (
     raw_files,
     silent,
     sync_references,
+    unreferenced,
+    with_context,
 )
-from survey.layouts import read_layout, read_layouts
+from survey.layouts import read_layouts
 from survey.memory import learn
-from survey.models import COMPLETE, FAILED, SKIPPED, Association, Exposure, Plan, Task, TaskRecord
+from survey.models import COMPLETE, FAILED, SKIPPED, Exposure, Plan, Task, TaskRecord
 from survey.mosaics import ensure_store
-from survey.pipeline_spec import nearest
-from survey.planning import Planner, group_name, mosaics_of, steps_until
+from survey.outside import STORES, group_of, plan_of
+from survey.planning import Planner, mosaics_of, steps_until
 from survey.planning import plan as make_plan
 from survey.provenance import ProvenanceWriter
 from survey.records import failure_path, read_records, write_record
 from survey.references import References
+from survey.site import Site
 from survey.staleness import DONE, state_of
 from survey.steps import REGISTRY
 from survey.tiled import STEPS as TILED
@@ -46,9 +50,6 @@ from survey.workspace import Workspace
 if TYPE_CHECKING:
     from dask.distributed import Client
 
-    from survey.workers import Guard
-
-STORES = ("mosaic", "assemble")  # steps that commit a group of mosaics.zarr
 LEFTOVER_SECONDS = 24 * 3600.0
 
 Watch = Callable[[TaskRecord, bool], None]
@@ -103,6 +104,9 @@ def plan(config: SurveyConfig, exposures: Sequence[Exposure], references: Refere
             references = crds_references.recall(
                 raw_files(workspace, exposures), config.references, workspace.references
             )
+    if references is not None:
+        lacking = unreferenced(config, exposures, references)
+        exposures = [replace(item, fault=lacking.get(item.name, item.fault)) for item in exposures]
     products = [association.product for association in mosaics_of(config, exposures)]
     root = Workspace(config.workspace).root
     memory = learn(read_records(root / "records").by_key.values())
@@ -145,12 +149,13 @@ def run(
     with workspace.lock():
         workspace.create()
         _sweep(workspace, where)
-        exposures, missing = _fetch_what_can_be_had(config, progress, say)
+        exposures, missing = _fetch_what_can_be_had(config, progress, where)
         present = [exposure for exposure in exposures if exposure.sha256]
         if not present:
             raise SurveyError(f"{config.workspace}: none of {len(exposures)} raw files could be had.")
         references = sync_references(config, present)
         made = plan(config, exposures, references)
+        missing |= {item.name: item.fault for item in made.exposures if item.fault and item.sha256}
         return replace(_run_tasks(config, made, references, where), missing=missing)
 
 
@@ -184,9 +189,12 @@ def mosaic(
         _sweep(workspace, where)
         raw, given = members_of(config, wanted, association.parent)
         references = sync_references(config, [*raw, *given])
+        lacking = unreferenced(config, raw, references)
+        if lacking:
+            raise ReferencesError("\n".join(f"{name}: {why}" for name, why in sorted(lacking.items())))
         planner = Planner(config, references, override_digests(config))
-        chosen = replace(wanted, group=_group_of(wanted, read_records(workspace.records).by_key))
-        made = _only(plan(config, raw, references), chosen, planner, given)
+        chosen = replace(wanted, group=group_of(wanted, read_records(workspace.records).by_key))
+        made = plan_of(plan(config, raw, references), chosen, planner, given)
         return _run_tasks(config, made, references, where)
 
 
@@ -204,11 +212,17 @@ class _Where:
 
 
 def _fetch_what_can_be_had(
-    config: SurveyConfig, progress: Progress | None, say: Say
+    config: SurveyConfig, progress: Progress | None, where: _Where
 ) -> tuple[tuple[Exposure, ...], dict[str, str]]:
     """Fetch; single files that cannot be had are left to `mosaic.max_missing`."""
+    say = where.say
     found = find_exposures(config, say=say)
     say(f"{len(found)} exposures of program {config.program}")
+    if config.archive.local is None and any(not exposure.sha256 for exposure in found):
+        # Before hours of fetching: do the products fit as well?
+        made = plan(config, found)
+        stored = read_records(Workspace(config.workspace).records).by_key
+        _waiting(config, made, stored, where)
     try:
         return fetch(config, found, progress=progress, say=say), {}
     except DownloadError as error:
@@ -228,6 +242,7 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
     root = Workspace(config.workspace).root
     found = read_records(root / "records")
     stored = found.by_key
+    waiting = _waiting(config, made, stored, where)
     note = where.watch(made)
     reused: set[str] = set()
     with ProvenanceWriter(root, config.survey, resolved(config), found.latest.values()) as writer:
@@ -244,10 +259,8 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
                 failure_path(root / "records", record.key).unlink(missing_ok=True)
             note(record, was_reused)
 
-        wanted = steps_until(made, where.until)
-        tasks = [task for task in made if task.step in wanted]
-        if all(state_of(task, stored.get(task.key), root).state == DONE for task in tasks):
-            records = [stored[task.key] for task in tasks]
+        if not waiting:
+            records = [stored[task.key] for task in made if task.step in steps_until(made, where.until)]
             for record in records:
                 decided(record, True)
         else:
@@ -256,6 +269,14 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
     if any(record.step in STORES and record.status == COMPLETE for record in records):
         ensure_store(root / "mosaics" / "mosaics.zarr")
     return Run(tuple(records), frozenset(reused))
+
+
+def _waiting(config: SurveyConfig, made: Plan, stored: Mapping[str, TaskRecord], where: _Where) -> list[Task]:
+    """Tasks of a plan that are not done, up to the last step that was asked for; refused when they cannot fit."""
+    root, names = Workspace(config.workspace).root, steps_until(made, where.until)
+    waiting = [task for task in made if task.step in names and state_of(task, stored.get(task.key), root).state != DONE]
+    check_room(room(root, made, waiting, stored, config.archive.local is None), root, where.say)
+    return waiting
 
 
 def _on_cluster(
@@ -270,73 +291,60 @@ def _on_cluster(
     # dask takes half a second to import; a run that finds everything done does not need it.
     from survey.cluster import connect, dashboard
     from survey.graph import run_plan, too_large
-    from survey.workers import capacity
+    from survey.workers import capacity, workers_for
 
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
     environment = {**crds_references.worker_environment(references), "USER": os.environ.get("USER") or "survey"}
-    site = Site(str(root), planner.config.survey, environment)
+    site = Site(str(root), planner.config.survey, environment, planner.config.limits)
     small = [task.memory_gb for task in made if REGISTRY[task.step].scope == "exposure"]
+    tasks = [task for task in made if task.step in steps_until(made, where.until)]
     with contextlib.ExitStack() as stack:
         client = where.client
         if client is None:
-            large = max((task.memory_gb for task in made if task.step in steps_until(made, where.until)), default=1.0)
+            large = max((task.memory_gb for task in tasks), default=1.0)
             sizes, log = (max(small, default=1.0), large), root / "logs" / "cluster.log"
             client = stack.enter_context(connect(where.cluster, *sizes, log, tls=where.tls, insecure=where.insecure))
             where.say(f"dashboard: {dashboard(client)}")
-        tasks = [task for task in made if task.step in steps_until(made, where.until)]
-        guard = stack.enter_context(_checked_workers(client, tasks, root, references, where.client is None))
+        guard = stack.enter_context(workers_for(client, tasks, root, references, ours=where.client is None))
         largest = capacity(client)
         for task in tasks:
             if largest and task.memory_gb > largest:
                 where.say(f"{task.key} will not be run: {too_large(task, largest)}")
-        return run_plan(
-            made, planner, site, client, stored=stored, watch=decided, until=where.until, trouble=guard.trouble
-        )
+        until = where.until
+        return run_plan(made, planner, site, client, stored=stored, watch=decided, until=until, trouble=guard.trouble)
 
 
-@contextlib.contextmanager
-def _checked_workers(
-    client: Client, tasks: Sequence[Task], root: Path, references: References, ours: bool
-) -> Iterator[Guard]:
-    """Workers that have what these tasks need; those that come later are looked at before their first task."""
-    from survey.workers import checked, probes, refuse_small
+def load_config(
+    path: Path | str,
+    *,
+    workspace: Path | str | None = None,
+    context: str | None = None,
+    until: str | None = None,
+    cluster: str | None = None,
+    tls: Path | None = None,
+    insecure: bool = False,
+) -> SurveyConfig:
+    """Read a config file and check it, all of it at once: keys, values, steps, parameters, context.
 
-    small = [task.memory_gb for task in tasks if REGISTRY[task.step].scope == "exposure"]
-    refuse_small(client, small, max((task.memory_gb for task in tasks), default=0.0))
-    versions = {**next((dict(task.versions) for task in tasks), {}), "survey": __version__}
-    with (
-        probes(root, Path(references.cache), references.context) as files,
-        checked(client, versions, files, [str(root / "records")], closes=ours) as guard,
-    ):
-        yield guard
+    Parameters
+    ----------
+    path : YAML file
+    workspace, context : replace the file's, as ``--workspace`` and ``--context`` do
+    until, cluster, tls, insecure : of a run that is to follow
 
+    Raises
+    ------
+    ConfigError
+        Every fault, with file, line and the nearest name that is known.
+    """
 
-def _group_of(association: Association, records: Mapping[str, TaskRecord]) -> str:
-    """Zarr group for an association from outside: the first of filter, filter and id, and product that no other has."""
-    taken = {
-        str(item.settings.get("group"))
-        for item in records.values()
-        if item.step in STORES and item.subject != association.product
-    }
-    names = (association.filter, group_name(association))
-    return next((name for name in names if name not in taken), association.product)
+    def chosen(config: SurveyConfig) -> SurveyConfig:
+        return config if context is None else with_context(config, context)
 
+    def faults(config: SurveyConfig) -> list[str]:
+        return config_faults(chosen(config), until, cluster, tls, insecure)
 
-def _only(made: Plan, association: Association, planner: Planner, given: Sequence[Exposure]) -> Plan:
-    """The plan of one association: the chains of members with raw files, the given members, and the mosaic."""
-    by_name = {exposure.name: exposure for exposure in (*made.exposures, *given)}
-    names = set(association.members)
-    tasks = [task for task in made if REGISTRY[task.step].scope == "exposure" and task.subject in names]
-    for exposure in given:
-        tasks += planner.given_tasks(exposure)
-    chains: dict[str, list[Task]] = {}
-    for task in tasks:
-        chains.setdefault(task.subject, []).append(task)
-    layout = read_layout(Workspace(planner.config.workspace).root, association.product)
-    first, rest = planner.mosaic_tasks(association, chains, by_name, (), layout)
-    tasks += [*first, *rest]
-    exposures = tuple(by_name[name] for name in association.members)
-    return replace(made, tasks=tuple(tasks), exposures=exposures, associations=(association,))
+    return chosen(read_config(path, workspace=workspace, check=faults))
 
 
 def check_config(
@@ -354,6 +362,19 @@ def check_config(
     ConfigError
         Wrong steps, parameters, context, last step, cluster address or certificates; every fault is named.
     """
+    faults = config_faults(config, until, cluster, tls, insecure)
+    if faults:
+        raise ConfigError(config.located(faults))
+
+
+def config_faults(
+    config: SurveyConfig,
+    until: str | None = None,
+    cluster: str | None = None,
+    tls: Path | None = None,
+    insecure: bool = False,
+) -> list[str]:
+    """What is wrong with a config whose keys and values are those of the model."""
     chain, _, faults = check(config)
     behind = (
         ["sources", "association", *TILED] if config.mosaic.engine == "tiled" else ["association", "image3", "mosaic"]
@@ -369,8 +390,7 @@ def check_config(
         crds_references.pin(config.references.context, config.references.server)
     except ConfigError as error:
         faults += error.faults
-    if faults:
-        raise ConfigError(faults)
+    return faults
 
 
 def _nobody(_plan: Plan) -> Watch:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from survey.config import SurveyConfig
+from survey.disk import MOSAIC_BYTES, Room
 from survey.models import COMPLETE, FAILED, SKIPPED, Plan, TaskRecord
 from survey.planning import total_gb
 from survey.progress import clock
@@ -16,11 +18,9 @@ from survey.staleness import DONE, State, causes, summary
 from survey.workspace import Workspace
 
 SHOWN = 12
-# Of a mosaic's pixel in zarr, before compression: sci, err, wht, con and three variances.
-MOSAIC_BYTES = 28
 
 
-def plan_document(made: Plan, found: Sequence[State]) -> dict[str, Any]:
+def plan_document(made: Plan, found: Sequence[State], room: Room | None = None) -> dict[str, Any]:
     waiting = [item.task for item in found if item.state != DONE]
     associations = [
         {"product": item.product, "filter": item.filter, "members": list(item.members), **_tiles(made, item.product)}
@@ -36,6 +36,7 @@ def plan_document(made: Plan, found: Sequence[State]) -> dict[str, Any]:
                 "observation": item.observation,
                 "size": item.size,
                 "fetched": item.sha256 is not None,
+                "fault": item.fault,
                 "footprint": item.footprint,
             }
             for item in made.exposures
@@ -61,6 +62,7 @@ def plan_document(made: Plan, found: Sequence[State]) -> dict[str, Any]:
         "peak_gb": max((task.memory_gb for task in waiting), default=0.0),
         "raw_gb": round(sum(item.size or 0 for item in made.exposures) / 1e9, 3),
         "products_gb": round(total_gb(made.exposures) + sum(item.get("mosaic_gb", 0.0) for item in associations), 3),
+        "disk": {} if room is None else {key: round(value, 3) for key, value in asdict(room).items()},
     }
 
 
@@ -98,7 +100,7 @@ def _mosaic_text(item: Mapping[str, Any]) -> str:
     )
 
 
-def plan_text(config: SurveyConfig, made: Plan, found: Sequence[State]) -> str:
+def plan_text(config: SurveyConfig, made: Plan, found: Sequence[State], room: Room | None = None) -> str:
     document = plan_document(made, found)
     fetched = sum(item.sha256 is not None for item in made.exposures)
     lines = [
@@ -107,6 +109,7 @@ def plan_text(config: SurveyConfig, made: Plan, found: Sequence[State]) -> str:
         *(f"  {_counts(name, counts)}" for name, counts in document["summary"].items()),
         *(f"  mosaic {item['product']}: {_mosaic_text(item)}" for item in document["associations"]),
     ]
+    lines += [f"  left out {item.name}: {item.fault}" for item in made.exposures if item.fault]
     for reason, counts in list(document["causes"].items())[:SHOWN]:
         lines.append(f"  because {reason}: {', '.join(f'{count} {step}' for step, count in counts.items())}")
     if len(document["causes"]) > SHOWN:
@@ -115,6 +118,9 @@ def plan_text(config: SurveyConfig, made: Plan, found: Sequence[State]) -> str:
         f"{document['to_run']} of {len(found)} tasks to run: {document['cpu_hours']:.2f} CPU-hours, largest task "
         f"{document['peak_gb']:.1f} GB of memory, about {document['products_gb']:.1f} GB of products"
     )
+    if room is not None:
+        short = "; this will not fit" if room.is_too_small else "; this may not fit" if room.is_tight else ""
+        lines.append(f"disk: {room}{short}")
     return "\n".join(lines)
 
 

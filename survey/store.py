@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from survey.errors import TaskError
 from survey.grid import Box, Tile
 
 # array -> (dtype, fill value, power of the science unit)
@@ -85,7 +86,15 @@ def uncommit(group: Path) -> None:
 
 
 def drop_strangers(group: Path, names: Sequence[str], wanted: Sequence[Tile], planes: int) -> int:
-    """Remove chunks of tiles that the mosaic does not have, and arrays it does not have; returns how many files."""
+    """Remove chunks of tiles that the mosaic does not have, and arrays it does not have; returns how many files.
+
+    Raises
+    ------
+    TaskError
+        The group is a link: whatever it leads to is not ours to remove.
+    """
+    if group.is_symlink() or group.parent.is_symlink():
+        raise TaskError(f"{group}: it, or its store, is a link; expected a folder of the workspace. Remove the link.")
     keep = {file for tile in wanted for file in chunk_files(names, tile, range(planes))}
     keep |= {"zarr.json", *(f"{name}/zarr.json" for name in names)}
     removed = 0
@@ -94,7 +103,9 @@ def drop_strangers(group: Path, names: Sequence[str], wanted: Sequence[Tile], pl
             path.unlink()
             removed += 1
     for path in sorted(group.glob("*")):
-        if path.is_dir() and path.name not in names:
+        if path.is_symlink():
+            path.unlink()
+        elif path.is_dir() and path.name not in names:
             shutil.rmtree(path, ignore_errors=True)
     return removed
 

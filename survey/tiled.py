@@ -283,13 +283,13 @@ def faults(image3: Mapping[str, Any]) -> list[str]:
             value = image3.get(step, {}).get(name, allowed)
             if value != allowed:
                 found.append(
-                    f"mosaic.image3.{step}: {name} = {value!r}: {why}. Leave it out, or write 'engine: stock'."
+                    f"mosaic.image3.{step}.{name}: {name} = {value!r}: {why}. Leave it out, or write 'engine: stock'."
                 )
     sky = image3.get("skymatch", {})
     if sky.get("skymethod") == "global+match" and sky.get("subtract"):
         found.append(
-            "mosaic.image3.skymatch: 'global+match' with 'subtract' measures the sky of pixels that were changed in "
-            "between. Leave 'subtract' out (drizzling takes the sky off all the same), or write 'engine: stock'."
+            "mosaic.image3.skymatch.subtract: 'global+match' with 'subtract' measures the sky of pixels that were "
+            "changed in between. Leave it out (drizzling takes the sky off all the same), or write 'engine: stock'."
         )
     return found
 

@@ -17,8 +17,13 @@ from typing import Any
 import cloudpickle
 from dask.distributed import Client, Status, WorkerPlugin
 
+from survey import __version__
 from survey.deploy import RESOURCE
 from survey.errors import SurveyError, WorkersError
+from survey.models import Task
+from survey.patience import workers_of
+from survey.references import References
+from survey.steps import REGISTRY
 
 TOPIC = "survey-workers"
 PLUGIN = "survey-check"
@@ -245,9 +250,12 @@ def capacity(client: Client) -> float:
 
     0: nobody declares it.
     """
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    promised = float(getattr(client.cluster, "capacity_gb", 0.0))
-    return max([promised, *(float(worker.get("resources", {}).get(RESOURCE, 0.0)) for worker in workers)])
+    return max([promised_gb(client), *workers_of(client, RESOURCE).values()])
+
+
+def promised_gb(client: Client) -> float:
+    """The largest memory resource of workers that the cluster brings when tasks ask for them [GB]; 0: none."""
+    return float(getattr(client.cluster, "capacity_gb", 0.0))
 
 
 def refuse_small(client: Client, exposure_gb: Sequence[float], largest_gb: float) -> None:
@@ -308,3 +316,25 @@ def probes(root: Path, cache: Path, context: str) -> Iterator[dict[str, tuple[st
     finally:
         for path in written:
             path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def workers_for(
+    client: Client, tasks: Sequence[Task], root: Path, references: References, *, ours: bool
+) -> Iterator[Guard]:
+    """Workers that have what these tasks need; see `refuse_small`, `probes` and `checked`.
+
+    Parameters
+    ----------
+    tasks : that are to be run
+    root, references : workspace; which cache and context
+    ours : end workers that are refused
+    """
+    small = [task.memory_gb for task in tasks if REGISTRY[task.step].scope == "exposure"]
+    refuse_small(client, small, max((task.memory_gb for task in tasks), default=0.0))
+    versions = {**next((dict(task.versions) for task in tasks), {}), "survey": __version__}
+    with (
+        probes(root, Path(references.cache), references.context) as files,
+        checked(client, versions, files, [str(root / "records")], closes=ours) as guard,
+    ):
+        yield guard

@@ -56,7 +56,11 @@ class Workspace:
         """Folders of tasks that are under way or were killed: '.<step>.<subject>.<8 hexadecimal digits>'."""
         places = [self.root / name for name in ("stage1", "stage2", "stage3", "asn", "mosaics", "mosaics/mosaics.zarr")]
         return [
-            path for place in places for path in place.glob(".*") if _LEFTOVER.fullmatch(path.name) and path.is_dir()
+            path
+            for place in places
+            if not place.is_symlink() or place.parent == self.root
+            for path in place.glob(".*")
+            if _LEFTOVER.fullmatch(path.name) and path.is_dir()
         ]
 
     @property
@@ -118,7 +122,7 @@ class Workspace:
         """
         with self._refused():
             self.root.mkdir(parents=True, exist_ok=True)
-            (self.root / ".lock").touch()
+            os.close(os.open(self.root / ".lock", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666))
         holder = self.root / ".lock.json"
         lock = FileLock(self.root / ".lock", timeout=0)
         try:
@@ -129,6 +133,7 @@ class Workspace:
             ) from error
         try:
             now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            holder.unlink(missing_ok=True)  # of a dead run; or a link, through which nothing is written
             holder.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "start": now}))
             yield
         finally:

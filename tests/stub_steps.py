@@ -7,11 +7,13 @@ attempts fail; ``attempts/`` holds a line for each attempt.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +36,7 @@ def install(registry=survey.steps.REGISTRY) -> None:
 
 def run(job: Job, step: Step) -> Outcome:
     root = job.path.parents[1]
+    os.chdir(root)  # where some faults work
     fail(root, job.key)
     if step.scope == "mosaic" and step.produces == "zarr":
         group = job.settings["group"]
@@ -76,6 +79,21 @@ def fail(root: Path, key: str) -> None:
     FAULTS[fault]()
 
 
+def take_memory(step: int = 100_000_000) -> None:
+    """Hold more and more memory, for half a minute at most."""
+    held = []
+    for _ in range(300):
+        held.append(b"x" * step)
+        time.sleep(0.1)
+
+
+def fill_disk() -> None:
+    """Write into the workspace until nothing fits any more."""
+    with open("filler", "wb", buffering=0) as stream:
+        while True:
+            stream.write(b"x" * 4096)
+
+
 def _raise(error: BaseException) -> None:
     raise error
 
@@ -87,13 +105,18 @@ FAULTS = {
     "io": lambda: _raise(OSError(errno.EIO, "Input/output error")),
     "memory": lambda: _raise(MemoryError("no 9 GB")),
     "disk": lambda: _raise(OSError(errno.ENOSPC, "No space left on device")),
+    "fill_disk": fill_disk,
     "exit": lambda: sys.exit(0),
     "os_exit": lambda: os._exit(3),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "abort": os.abort,
+    "segfault": lambda: ctypes.string_at(0),
+    "memory_hog": take_memory,
+    "hold_lock": lambda: ctypes.PyDLL(None).sleep(60),  # a call that keeps the interpreter's lock
     "sleep": lambda: time.sleep(60),
     "hang": lambda: time.sleep(600),
     "wait": lambda: time.sleep(1),
+    "tell_temporary": lambda: _raise(ValueError(tempfile.gettempdir())),
 }
 
 
@@ -150,4 +173,5 @@ def exposure(number: int, detector: str = "NRCB1", filter_name: str = "F200W", s
 
 
 if "stub_steps" in os.environ.get("SURVEY_PRELOAD", "").split(","):
+    tempfile.gettempdir()  # as imports do: Python remembers the answer
     install()

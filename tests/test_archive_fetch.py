@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import numpy as np
 import pytest
@@ -163,6 +165,10 @@ def test_torn_ledger_line_is_ignored(server, observatory, tmp_path):
         {"kind": "wrong_length", "bytes": -100},
         {"kind": "corrupt", "bytes": 0},
         {"kind": "html"},
+        {"kind": "empty"},
+        {"kind": "unsized", "bytes": 5000},
+        {"kind": "bomb", "bytes": 1 << 26},
+        {"kind": "error", "status": 408},
     ],
     ids=lambda fault: " ".join(map(str, fault.values())),
 )
@@ -177,7 +183,8 @@ def test_fault_that_passes_is_retried(server, observatory, tmp_path, fault):
 @pytest.mark.parametrize(
     "fault",
     [{"kind": "reset", "bytes": 5000}, {"kind": "short", "bytes": 5000}, {"kind": "wrong_length", "bytes": 100},
-     {"kind": "wrong_length", "bytes": -100}, {"kind": "corrupt", "bytes": 0}],
+     {"kind": "wrong_length", "bytes": -100}, {"kind": "corrupt", "bytes": 0}, {"kind": "empty"},
+     {"kind": "unsized", "bytes": 5000}],
     ids=lambda fault: " ".join(map(str, fault.values())),
 )  # fmt: skip
 def test_fault_that_passes_is_seen_without_a_size_in_the_row(server, observatory, tmp_path, fault):
@@ -199,6 +206,10 @@ def test_fault_that_passes_is_seen_without_a_size_in_the_row(server, observatory
         {"kind": "wrong_length", "bytes": -100},
         {"kind": "corrupt", "bytes": 100},
         {"kind": "html"},
+        {"kind": "empty"},
+        {"kind": "unsized", "bytes": 0},
+        {"kind": "bomb", "bytes": 1 << 26},
+        {"kind": "error", "status": 429, "retry_after": "3600"},
     ],
     ids=lambda fault: " ".join(map(str, fault.values())),
 )
@@ -211,6 +222,64 @@ def test_file_that_cannot_be_had_is_named_and_the_others_kept(server, tmp_path, 
     assert set(report.missing) == {ONE} and isinstance(report.error, DownloadError) and ONE in str(report.error)
     assert [item.name for item in report.exposures] == [item.name for item in found if item.name != ONE]
     assert not (tmp_path / f"{ONE}_uncal.fits").exists()
+
+
+@pytest.mark.parametrize("size", ["of the row", None])
+def test_body_that_a_proxy_packed_is_unpacked(server, observatory, tmp_path, size):
+    found = rows(server) if size else rows(server, size=None)
+    server.faults.add(Fault(kind="gzip", match="GET "))
+    part = Part(tmp_path, found[0].file)
+    part.start("")
+    part.path.write_bytes(b"x" * 5000)  # a resume that is answered with a packed body starts again
+    assert_whole(fetch(found, tmp_path, server=server.url, settings=QUICK), found, tmp_path, observatory)
+
+
+def test_packed_body_is_unpacked_no_further_than_its_size(server, tmp_path):
+    """1 GB of zeros in 1 MB: no more than the row's size, or the largest file that there is, reaches the disk."""
+    server.faults.add(Fault(kind="bomb", bytes=1 << 30, match="GET "))
+    largest, one = 0, exposure(server.archive.exposures[ONE])
+
+    def watch(name, done, total):
+        nonlocal largest
+        largest = max(largest, done)
+
+    with pytest.raises(ServiceUnreachableError):
+        fetch([one], tmp_path, server=server.url, settings=HASTY, progress=watch)
+    assert largest <= one.size
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_retry_after_is_kept(server, observatory, tmp_path, form):
+    found = rows(server)
+    asked = "2" if form == "seconds" else format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)
+    server.faults.add(Fault(kind="error", status=429, retry_after=asked, match="GET ", times=1))
+    settings = FetchSettings(downloads=1, retries=1, timeout_seconds=10, backoff_seconds=0.01)
+    start = time.monotonic()
+    assert_whole(fetch(found, tmp_path, server=server.url, settings=settings), found, tmp_path, observatory)
+    assert time.monotonic() - start >= 1.9  # a date has whole seconds: at least 2 of 3
+
+
+def test_retry_after_is_kept_within_the_limit_alone(server, observatory, tmp_path):
+    """A server that asks for an hour is asked again at the limit: once it may have changed its mind, then never."""
+    found = rows(server)
+    server.faults.add(Fault(kind="error", status=429, retry_after="3600", match="GET ", times=2))
+    start = time.monotonic()
+    assert_whole(fetch(found, tmp_path / "a", server=server.url, settings=QUICK), found, tmp_path / "a", observatory)
+    assert 1.9 <= time.monotonic() - start < 6
+    server.faults.add(Fault(kind="error", status=429, retry_after="3600", match="GET "))
+    start = time.monotonic()
+    with pytest.raises(ServiceUnreachableError, match="HTTP 429"):
+        fetch(found, tmp_path / "b", server=server.url, settings=QUICK)
+    assert time.monotonic() - start < 6
+
+
+def test_everything_refused_is_named(server, tmp_path):
+    every = [exposure(row) for row in server.archive.exposures.values()]
+    server.faults.add(Fault(kind="error", status=404, match=f"GET .*{ONE}"))
+    report = fetch(every, tmp_path, server=server.url, settings=QUICK)
+    closed = [item.name for item in every if item.observation == 3]
+    assert all(name in str(report.error) for name in (*closed, ONE)) and report.error.exit_code == 3
 
 
 def test_wrong_size_in_the_row_is_named(server, tmp_path):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 from observatory import CORNERS, make_observatory
@@ -274,3 +278,64 @@ def test_program_of_13000_exposures(tmp_path):
         start = time.monotonic()
         assert len(find_exposures(1345, server=server.url)) == 13000
         assert time.monotonic() - start < 15  # with the server on the same two cores; measured 3 s
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "html"},
+        {"kind": "unsized", "bytes": 500},
+        {"kind": "portal_error"},
+        {"kind": "empty"},
+        {"kind": "error", "status": 429, "retry_after": "0"},
+        {"kind": "gzip"},
+    ],
+    ids=lambda fault: fault["kind"],
+)
+def test_reply_that_is_none_is_asked_for_again(server, fault):
+    """A page, JSON that ends in the middle without any length, the portal's ERROR, nothing at all, packed bytes."""
+    server.faults.add(Fault(match="Mast.Caom.Products", times=1, **fault))
+    assert len(find_exposures(1345, server=server.url)) == 27
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_query_comes_back_when_the_server_asks(server, form):
+    asked = "2" if form == "seconds" else format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)
+    server.faults.add(Fault(kind="error", status=429, retry_after=asked, match="Mast.Caom.Filtered", times=1))
+    start = time.monotonic()
+    assert len(find_exposures(1345, server=server.url)) == 27
+    assert time.monotonic() - start >= 1.9  # a date has whole seconds: at least 2 of 3
+
+
+def test_query_waits_no_longer_than_its_limit(server):
+    server.faults.add(Fault(kind="error", status=429, retry_after="3600", match="Mast.Caom.Filtered"))
+    start = time.monotonic()
+    with pytest.raises(ServiceUnreachableError, match="HTTP 429"):
+        find_exposures(1345, server=server.url, timeout_seconds=1.0)
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("kind", ["unsized", "empty"])
+def test_reply_that_never_comes_whole_is_given_up(server, kind):
+    server.faults.add(Fault(kind=kind, bytes=300, match="Mast.Caom.Products"))
+    with pytest.raises(ServiceUnreachableError, match=r"cut short|answered with a page"):
+        find_exposures(1345, server=server.url, timeout_seconds=5, retries=1)
+
+
+def test_packed_reply_is_unpacked_no_further_than_its_limit(server):
+    """4 MB of gzip that hold 4 GB, in a process that may not have them."""
+    server.faults.add(Fault(kind="bomb", bytes=4 << 30, match="Mast.Caom.Filtered"))
+    script = (
+        "import resource, sys\n"
+        "import astroquery.mast\n"
+        "from survey.archive.query import find_exposures\n"
+        "from survey.errors import ServiceUnreachableError\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n"
+        "    find_exposures(1345, server=sys.argv[1], retries=0)\n"
+        "except ServiceUnreachableError as error:\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, server.url], capture_output=True, text=True, timeout=120)
+    assert "holds more than 268435456 bytes" in done.stdout, done.stderr
+    assert int(done.stdout.split()[0]) < 600_000  # kB; the limit, once

@@ -14,6 +14,8 @@ import pytest
 from survey.children import ChildServer, child_server, close_idle
 from survey.errors import TaskError
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is watched through /proc")
+
 TESTS = Path(__file__).parent
 ENVIRONMENT = {"SURVEY_PRELOAD": "", "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
 
@@ -32,8 +34,8 @@ def own():
     server.close()
 
 
-def run(server: ChildServer, name: str, folder: Path, limit_seconds: float = 20.0):
-    return server.run(f"child_jobs:{name}", folder, folder / "log", limit_seconds)
+def run(server: ChildServer, name: str, folder: Path, limit_seconds: float = 20.0, limit_gb: float = 0.0):
+    return server.run(f"child_jobs:{name}", folder, folder / "log", limit_seconds, limit_gb)
 
 
 def is_alive(pid: int) -> bool:
@@ -94,6 +96,57 @@ def test_a_job_beyond_its_limit_is_killed_with_all_that_it_started(shared, tmp_p
     grandchild = read_when_there(tmp_path / "grandchild")
     assert wait_until(lambda: not is_alive(grandchild))
     assert run(shared, "write_result", tmp_path).status == 0
+
+
+def test_a_job_that_holds_the_interpreter_lock_is_killed_at_its_limit(shared, tmp_path):
+    began = time.monotonic()
+    with pytest.raises(TaskError, match=r"limit of 1 s"):
+        run(shared, "hold_the_interpreter_lock", tmp_path, limit_seconds=1.0)
+    assert time.monotonic() - began < 10
+    assert run(shared, "write_result", tmp_path).status == 0
+
+
+@linux
+def test_a_job_beyond_its_memory_is_ended(shared, tmp_path):
+    usage = run(shared, "take_more_and_more", tmp_path, limit_gb=0.3)
+    assert usage.status == -signal.SIGKILL
+    # It takes 0.1 GB between two looks; a busy machine may look later.
+    assert 0.3 < usage.over_gb < 3.0
+    assert usage.limit_gb == 0.3
+    assert run(shared, "write_result", tmp_path, limit_gb=0.3).over_gb == 0
+
+
+@linux
+def test_memory_of_what_a_job_starts_counts_and_goes_with_it(shared, tmp_path):
+    usage = run(shared, "let_a_child_take_more", tmp_path, limit_gb=0.3)
+    assert usage.over_gb > 0.3
+    grandchild = read_when_there(tmp_path / "grandchild")  # in a session of its own, where no group's signal reaches
+    assert wait_until(lambda: not is_alive(grandchild))
+
+
+@linux
+@pytest.mark.parametrize("name", ["share_memory_with_forks", "map_a_file"])
+def test_memory_that_is_shared_or_can_be_dropped_is_not_counted_again(shared, tmp_path, name):
+    usage = run(shared, name, tmp_path, limit_gb=0.35)
+    assert (usage.status, usage.over_gb) == (0, 0.0)
+
+
+def test_what_a_job_leaves_behind_ends_with_it(shared, tmp_path):
+    assert run(shared, "leave_a_child_behind", tmp_path).status == 0
+    grandchild = read_when_there(tmp_path / "grandchild")
+    assert wait_until(lambda: not is_alive(grandchild))
+
+
+def test_a_crash_leaves_no_core_file(shared, tmp_path):
+    assert run(shared, "tell_core_limit", tmp_path).status == 0
+    assert (tmp_path / "core").read_text() == "0"
+
+
+def test_paths_with_spaces_and_letters_of_any_language(shared, tmp_path):
+    folder = tmp_path / "möbel und 星 'x'"
+    folder.mkdir()
+    assert run(shared, "write_result", folder).status == 0
+    assert "past python" in (folder / "log").read_text()
 
 
 def test_a_server_killed_in_a_job_is_worth_another_try(own, tmp_path):

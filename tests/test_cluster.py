@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import socket
+import stat
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
 import survey.cluster
@@ -70,6 +73,14 @@ def test_a_local_cluster_listens_on_loopback_alone():
         assert all(set(worker["resources"]) == {RESOURCE} for worker in workers)
         addresses = [client.scheduler.address, *(worker["nanny"] for worker in workers), dashboard(client)]
         assert all("//127.0.0.1:" in address for address in addresses)
+        me = psutil.Process()
+        ears = [ear for process in (me, *me.children(recursive=True)) for ear in process.net_connections("inet")]
+        listening = [ear.laddr for ear in ears if ear.status == psutil.CONN_LISTEN]
+        assert len(listening) >= 4 and {address.ip for address in listening} == {"127.0.0.1"}  # dashboards, nannies
+        places = {Path(place) for place in client.run(lambda dask_worker: dask_worker.local_directory).values()}
+        private = {place.parents[1] for place in places}  # dask-scratch-space in between
+        assert len(private) == 1 and stat.S_IMODE(private.pop().stat().st_mode) == 0o700
+    assert not any(place.exists() for place in places)
 
 
 FAILING = """

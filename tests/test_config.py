@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from survey.config import SurveyConfig, load_config, resolved
+from survey.config import SurveyConfig, expand, load_config, resolved
 from survey.errors import ConfigError
-from survey.sections import expand
+from survey.reduction import check_config
+from survey.reduction import load_config as load_checked
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SMALL = """\
@@ -130,7 +132,6 @@ mosaic:
         ("steps: [detector1, detector1]", "detector1 stands twice"),
         ("steps: [{detector1: 4}]", "expected a mapping of parameters, found 4"),
         ("steps: [{a: {}, b: {}}]", "expected one step"),
-        ("steps: [{detector1: 4}, {image2: 5}]", "expected a mapping of parameters, found 5"),
         ("mosaic: {crval_deg: [400, 0]}", "not on the sky"),
         ("mosaic: {shape: [0, 5]}", "has no pixels"),
         ("mosaic: {per: [filter, filter]}", "a mosaic holds one filter"),
@@ -153,13 +154,91 @@ def test_a_step_that_stands_twice_does_not_hide_behind_other_faults(tmp_path):
     assert [fault.split(": ")[1] for fault in found] == ["filters", "steps"]
 
 
+def test_each_entry_of_a_list_has_its_own_line(tmp_path):
+    text = SMALL + "filters:\n  - F200W\n  - F200X\n  - 4\nsteps:\n  - detector1: 4\n  - image2: 5\n"
+    found = [fault.removeprefix(f"{tmp_path}/config.yaml:") for fault in faults(tmp_path, text)]
+    assert [fault.split(": ")[:2] for fault in found] == [
+        ["7", "filters.1"], ["8", "filters.2"], ["10", "steps.0"], ["11", "steps.1"],
+    ]  # fmt: skip
+
+
+def test_a_value_out_of_a_list_has_the_nearest_one(tmp_path):
+    found = faults(tmp_path, SMALL + "mosaic: {kernel: squar, engine: 7}\n")
+    assert "found 'squar'; did you mean 'square'?" in found[1]
+    assert "expected 'stock' or 'tiled', found 7." in found[0]
+
+
+def test_keys_that_stand_twice_do_not_hide_other_faults(tmp_path):
+    found = faults(tmp_path, SMALL + "fliters: []\nmosaic:\n  tile: 512\n  tile: 9\nprogram: 2\n")
+    path = tmp_path / "config.yaml"
+    assert found[:2] == [
+        f"{path}:8: mosaic.tile: stands twice; first in line 7.",
+        f"{path}:9: program: stands twice; first in line 2.",
+    ]
+    assert len(found) == 4 and any(f"{path}:5: fliters" in fault for fault in found)
+
+
+def test_what_the_pipeline_says_is_told_at_once_with_the_rest(tmp_path):
+    """Step parameters are checked against the installed pipeline although other parts of the file are wrong."""
+    text = SMALL.replace("jwst_1584.pmap", "latest") + (
+        "archive: {sever: x}\n"
+        "steps:\n"
+        "  - detector1:\n"
+        "      jump:\n"
+        "        rejection_treshold: 4\n"
+        "  - imge2\n"
+        "  - {image2: {photom: 4}}\n"
+        "mosaic:\n"
+        "  engine: tild\n"
+        "  image3:\n"
+        "    resample:\n"
+        "      kernel: squre\n"
+    )
+    with pytest.raises(ConfigError) as raised:
+        load_checked(write(tmp_path, text), until="drizle")
+    found, path = raised.value.faults, tmp_path / "config.yaml"
+    for line, words in (
+        (5, "archive.sever: unknown key; did you mean 'server'?"),
+        (9, "no parameter 'rejection_treshold'; did you mean 'rejection_threshold'?"),
+        (10, "'imge2' is not a step of an exposure; did you mean 'image2'?"),
+        (11, "'photom' is a step and takes a mapping"),
+        (13, "did you mean 'tiled'?"),
+        (16, "did you mean 'square'?"),
+        (3, "references.context: 'latest'"),
+    ):
+        assert any(fault.startswith(f"{path}:{line}: ") and words in fault for fault in found), (words, found)
+    assert any(fault.startswith("--until drizle") for fault in found)
+    assert len(found) == 8
+
+
+def test_a_config_read_from_a_file_names_lines_later_too(tmp_path):
+    config = load_config(write(tmp_path, SMALL + "steps:\n- detector1: {jmp: {}}\n"))
+    with pytest.raises(ConfigError, match=r"config\.yaml:6: steps\.detector1\.jmp: .*did you mean 'jump'"):
+        check_config(config)
+    assert config == SurveyConfig(**config.model_dump())
+
+
+def test_thousands_of_faults_are_told_briefly(tmp_path):
+    start = time.monotonic()
+    found = faults(tmp_path, SMALL + "".join(f"k{number}: {'x' * 50}\n" for number in range(5_000)))
+    assert time.monotonic() - start < 30  # measured 1 s
+    assert len(found) == 101 and found[-1].endswith("and 4900 faults more.")
+
+
+def test_control_characters_of_a_file_reach_no_terminal(tmp_path):
+    found = faults(
+        tmp_path, SMALL + '"\\e[2J\\a": 1\nsteps: ["\\e[2Jx", {"\\e[2J": {}}]\narchive: {local: "a\\e[2J"}\n'
+    )
+    assert all(fault.isprintable() for fault in found)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"", "expected a mapping"),
         (b"- a\n- b\n", "found list"),
         (b"a: [1, 2\n", "not valid YAML"),
-        (b"a: 1\na: 2\n", "line 2: key 'a' stands twice"),
+        (b"a: 1\na: 2\n", "config.yaml:2: a: stands twice; first in line 1."),
         (b"a: &x [1]\nb: *x\n", "aliases (*name) are not accepted"),
         (b"a: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
         (b"\xff\xfe\x00", "cannot be read"),
@@ -168,6 +247,17 @@ def test_a_step_that_stands_twice_does_not_hide_behind_other_faults(tmp_path):
         (b"? [1, 2]\n: 3\n", "not valid YAML"),
         (b"1: 2\n", "unknown key"),
         (b"2022-01-01: x\n", "unknown key"),
+        (b"a: 1\nb: [1, 2\nc: 3\n", "config.yaml:3: not valid YAML"),
+        (b"a: 1\nb: !!python/name:os.system\n", "config.yaml:2: not valid YAML"),
+        (b"survey: a\nprogram: \xe9\n", "config.yaml:2: cannot be read: it is not UTF-8"),
+        (b"\x7fELF\x02\x01\x01\x00\x00" * 50, "config.yaml"),
+        (b"a: 1\0\n", "config.yaml"),
+        (b"a: &a [x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n", "config.yaml:2: not valid YAML here: aliases"),
+        (b"a: " + b"{a: " * 300 + b"1" + b"}" * 300, "more than 100 levels"),
+        (b"- [" + b"[" * 990_000, "more than 100 levels"),
+        (b"a: [" + b"1," * 300_000 + b"]", "more than 20000 values"),
+        (b"program: " + b"9" * 5000, "not valid YAML"),
+        (b'survey: "\\ud800"\nworkspace: "\\ud800"\n', "config.yaml"),
     ],
 )
 def test_files_that_are_no_config(tmp_path, content, words):
@@ -176,6 +266,13 @@ def test_files_that_are_no_config(tmp_path, content, words):
     with pytest.raises(ConfigError) as raised:
         load_config(path)
     assert words in str(raised.value)
+
+
+def test_a_file_without_end_is_read_no_further(tmp_path):
+    with pytest.raises(ConfigError, match="larger than"):
+        load_config("/dev/zero")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config("a\0b")
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -17,6 +17,7 @@ from survey.children import close_idle
 from survey.digest import digest, file_sha256
 from survey.errors import TaskError
 from survey.execute import Site, blank_record, failure_class, reusable, run_task, stored_record
+from survey.limits import Limits
 from survey.models import COMPLETE, FAILED, SKIPPED, Task, TaskRecord
 from survey.planning import installed_versions
 from survey.records import read_record, record_path, write_record
@@ -197,9 +198,15 @@ def test_what_may_pass_is_raised_for_dask_to_try_again(workspace, site, task, fa
 
 def test_a_task_beyond_its_limit_is_a_failure(workspace, site, task):
     give_fault(workspace, task.key, "sleep")
-    record = run_task(task, replace(site, limit_seconds=1.0))
+    record = run_task(task, replace(site, limits=Limits(task_hours=1 / 3600)))
     assert (record.status, record.error_class) == (FAILED, "never")
     assert "limit of 1 s" in record.error
+
+
+def test_temporary_files_go_into_the_tasks_own_folder(workspace, site, task):
+    give_fault(workspace, task.key, "tell_temporary")
+    error = run_task(task, site).error
+    assert error.startswith(f"ValueError: {workspace.root}/stage1/.detector1.{task.subject}.")
 
 
 def test_failure_classes_of_errors():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -11,9 +12,10 @@ from stub_steps import ENVIRONMENT, FakeReferences, exposure
 
 from survey.config import SurveyConfig
 from survey.digest import file_sha256
-from survey.errors import DiskFullError
+from survey.errors import DiskFullError, SurveyError
 from survey.execute import Site
-from survey.graph import capacity, run_plan
+from survey.graph import RESOURCE, capacity, run_plan
+from survey.limits import Limits
 from survey.models import COMPLETE, FAILED, SKIPPED
 from survey.planning import Planner, plan
 from survey.records import read_records
@@ -44,16 +46,17 @@ class Line:
         keys = {f"{step}/{self.name}": kinds for step, kinds in faults.items()}
         (self.workspace.root / "faults.json").write_text(json.dumps(keys))
 
-    def run(self, client, until=None, change=None):
+    def run(self, client, until=None, change=None, limits=None, watch=None):
         references = FakeReferences()
         made = plan(self.config, self.exposures, references)
         if change is not None:
             made = replace(made, tasks=tuple(map(change, made.tasks)))
         self.seen = []
+        site = Site(str(self.workspace.root), "t", ENVIRONMENT, limits or Limits())
         records = run_plan(
-            made, Planner(self.config, references), Site(str(self.workspace.root), "t", ENVIRONMENT), client,
+            made, Planner(self.config, references), site, client,
             stored=read_records(self.workspace.records).by_key, until=until,
-            watch=lambda record, reused: self.seen.append((record.key, record.status, reused)),
+            watch=watch or (lambda record, reused: self.seen.append((record.key, record.status, reused))),
         )  # fmt: skip
         assert sorted(item[0] for item in self.seen) == sorted(record.key for record in records)
         return {record.key: record for record in records}
@@ -152,6 +155,82 @@ def test_a_task_out_of_memory_gets_one_more_try_and_its_chain_goes_on(client, li
     assert statuses(records, COMPLETE) == set(records)
     assert line.attempts()[f"detector1.{line.name}"] == 2
     assert line.attempts()[f"image2.{line.name}"] == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is watched through /proc")
+def test_a_task_that_takes_more_memory_than_it_may_is_ended_and_tried_with_more(client, line):
+    """It asked for 0.1 GB and may have 0.3; the second try asks for more than the first was seen to hold."""
+    line.faults(detector1=["memory_hog", "memory_hog"])
+
+    def shrink(task):
+        return replace(task, memory_gb=0.1)
+
+    limits = Limits(memory_factor=3.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("survey.limits.MIN_MEMORY_GB", 0.0)
+        records = line.run(client, until="image2", change=shrink, limits=limits)
+    record = records[f"detector1/{line.name}"]
+    assert (record.status, record.error_class) == (FAILED, "memory")
+    used, limit = (float(part.split(" GB")[0]) for part in record.error.split("used ")[1].split("limit "))
+    assert used >= limit > 0.45  # 3 x 1.5 x the 0.3 GB that the first try was over
+    assert record.peak_memory_gb > used - 0.06  # told to one digit
+    assert line.attempts()[f"detector1.{line.name}"] == 2
+    assert records[f"image2/{line.name}"].status == SKIPPED
+    assert len(statuses(records, COMPLETE)) == 9  # the three other exposures
+
+
+@pytest.mark.parametrize("fault", ["hold_lock", "sleep", "segfault"])
+def test_a_task_that_hangs_or_crashes_takes_no_one_along(client, line, fault):
+    line.faults(detector1=[fault])
+
+    def expect_little(task):
+        return replace(task, cpu_seconds=0.1)
+
+    records = line.run(client, until="image2", change=expect_little, limits=Limits(task_hours=2 / 3600))
+    record = records[f"detector1/{line.name}"]
+    assert (record.status, record.error_class) == (FAILED, "never")
+    assert ("signal 11" if fault == "segfault" else "limit of 2 s") in record.error
+    assert len(statuses(records, COMPLETE)) == 9
+
+
+def test_tasks_do_not_wait_for_ever_for_a_worker_that_is_gone(line):
+    """The worker that could hold the large task goes while the first one runs; the others go on."""
+    line.faults(detector1=["wait"])
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, resources={RESOURCE: 4.0},
+                     dashboard_address="127.0.0.1:0", memory_limit=0) as cluster,
+        Client(cluster, set_as_default=False) as own,
+    ):  # fmt: skip
+        large = f"image2/{line.name}"
+        options = cluster.worker_spec[0]["options"]
+        cluster.worker_spec["large"] = {"cls": cluster.worker_spec[0]["cls"],
+                                        "options": {**options, "resources": {RESOURCE: 9.0}}}  # fmt: skip
+        cluster.sync(cluster._correct_state)
+        own.wait_for_workers(2, timeout=20)
+
+        def grow(task):
+            return replace(task, memory_gb=8.0) if task.key == large else task
+
+        def leave(record, _reused):
+            line.seen.append((record.key, record.status, _reused))
+            if record.key == f"detector1/{line.name}":
+                cluster.worker_spec.pop("large", None)
+                cluster.sync(cluster._correct_state)
+
+        records = line.run(own, until="image2", change=grow, limits=Limits(workers_minutes=2 / 60), watch=leave)
+    assert (records[large].status, records[large].error_class) == (FAILED, "again")
+    assert "no worker with resource memory_gb = 8.0 came within" in records[large].error
+    assert "the largest that is there has 4.0" in records[large].error
+    assert len(statuses(records, COMPLETE)) == 11
+
+
+def test_a_scheduler_without_workers_is_an_error_that_says_so(line):
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as own,
+        pytest.raises(SurveyError, match=r"there is no worker at all"),
+    ):
+        line.run(own, limits=Limits(workers_minutes=1 / 60))
 
 
 @pytest.mark.parametrize("step", ["association", "image3", "mosaic"])

@@ -65,3 +65,29 @@ def test_members_come_from_raw_files_or_lie_beside_the_association(config, tmp_p
     (folder / f"{other}_cal.fits").symlink_to(tmp_path / f"{other}_cal.fits")
     with pytest.raises(ConfigError, match="leads out of its folder"):
         members_of(config, association, folder)
+
+
+def test_an_exposure_without_a_reference_is_left_out_and_the_others_are_planned(tmp_path):
+    from stub_steps import exposure
+
+    from survey import reduction
+    from survey.config import SurveyConfig
+    from survey.inputs import unreferenced
+    from survey.references.record import References
+
+    config = SurveyConfig(survey="t", program=1345, workspace=tmp_path,
+                          references={"context": "jwst_0001.pmap", "cache": tmp_path})  # fmt: skip
+    made = [exposure(1), exposure(2), exposure(1, "NRCBLONG", "F444W")]
+    groups = ({"flat": "flat.fits"}, {"flat": "NOT FOUND 'FULL' is not in ['SUB320']"})
+    found = References(
+        context="jwst_0001.pmap", cache=str(tmp_path), groups=groups, files={"flat.fits": "0" * 40}, paths={},
+        mappings={}, exposures={made[0].name: 0, made[1].name: 1, made[2].name: 0},
+    )  # fmt: skip
+    lacking = unreferenced(config, made, found)
+    assert list(lacking) == [made[1].name]
+    assert "step 'image2' needs a flat file" in lacking[made[1].name]
+    assert "'FULL' is not in ['SUB320']" in lacking[made[1].name]
+    planned = reduction.plan(config, made, found)
+    assert not [task for task in planned if task.subject.startswith(made[1].name)]
+    lost = {item.filter: (item.members, item.lost) for item in planned.associations}
+    assert lost == {"F200W": ((made[0].name,), (made[1].name,)), "F444W": ((made[2].name,), ())}

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from survey.pipeline_spec import RESERVED, check_settings, nearest, override_files, read_spec, types_in_use
+from survey.documents import nearest
+from survey.pipeline_spec import RESERVED, check_settings, override_files, read_spec, types_in_use
 
 PIPELINES = {
     name: f"jwst.pipeline.calwebb_{name}:{name.capitalize()}Pipeline" for name in ("detector1", "image2", "image3")
@@ -55,7 +56,7 @@ def test_what_is_not_installed_is_an_error():
 
 def test_values_become_what_the_pipeline_will_see(detector1):
     given = {"jump": {"rejection_threshold": "5", "skip": "False"}, "save_calibrated_ramp": True}
-    clean, faults = check_settings(detector1, given, "steps: detector1")
+    clean, faults = check_settings(detector1, given, "steps.detector1")
     assert faults == []
     assert clean == {"jump": {"rejection_threshold": 5.0, "skip": False}, "save_calibrated_ramp": True}
     assert check_settings(detector1, {}, "x") == ({}, [])
@@ -77,9 +78,9 @@ def test_values_become_what_the_pipeline_will_see(detector1):
     ],
 )  # fmt: skip
 def test_faults_name_the_place_the_value_and_what_is_known(detector1, settings, words):
-    _, faults = check_settings(detector1, settings, "steps: detector1")
+    _, faults = check_settings(detector1, settings, "steps.detector1")
     assert len(faults) == 1
-    assert faults[0].startswith("steps: detector1")
+    assert faults[0].startswith("steps.detector1")
     assert words in faults[0]
 
 

@@ -223,7 +223,7 @@ def test_a_silent_server_is_given_up(server, raw, tmp_path):
     start = time.monotonic()
     with pytest.raises(ServiceUnreachableError):
         references.sync(raw, Settings(server.url, "jwst_0001.pmap", tmp_path / "cache", 2.0), types=TYPES)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60  # 2, and the import of crds on a busy machine
 
 
 @pytest.mark.slow
@@ -283,7 +283,7 @@ def test_a_server_that_stalls_is_given_up(server, tmp_path, wanted, fault):
 
 
 def test_a_full_disk_says_so(server, tmp_path, wanted, monkeypatch):
-    def full(self, url, part):
+    def full(self, url, part, listed):
         return OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Downloads, "_transfer", full)

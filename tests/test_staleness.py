@@ -22,8 +22,10 @@ TASK = Task(
 
 @pytest.fixture
 def record(tmp_path):
-    (tmp_path / "x_cal.fits").write_text("cal")
-    product = Product("x_cal.fits", file_sha256(tmp_path / "x_cal.fits"), 3)
+    path = tmp_path / "stage2" / "x_cal.fits"
+    path.parent.mkdir()
+    path.write_text("cal")
+    product = Product("stage2/x_cal.fits", file_sha256(path), 3)
     return replace(blank_record(TASK), status=COMPLETE, products=(product,))
 
 
@@ -34,8 +36,8 @@ def test_states(record, tmp_path):
     assert state_of(unknown, record, tmp_path).state == UNKNOWN
     assert state_of(unknown, None, tmp_path).reasons == ("raw/x is not there yet",)
     assert state_of(replace(TASK, digest="f" * 64), record, tmp_path).state == STALE
-    (tmp_path / "x_cal.fits").unlink()
-    assert state_of(TASK, record, tmp_path).reasons == ("x_cal.fits is missing or has another size",)
+    (tmp_path / "stage2" / "x_cal.fits").unlink()
+    assert state_of(TASK, record, tmp_path).reasons == ("stage2/x_cal.fits is missing or has another size",)
 
 
 @pytest.mark.parametrize("status", [FAILED, SKIPPED])

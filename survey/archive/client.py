@@ -6,20 +6,22 @@ client object with its own URLs and column cache, and a session whose requests a
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from survey.credentials import scrub
 from survey.errors import AccessRefusedError, ServiceUnreachableError, SurveyError
+from survey.replies import PACKED, PackedBodyError, packing, retry_after_seconds, unpacked
 
 T = TypeVar("T")
 
-MAX_REPLY_BYTES = 512 * 1024 * 1024  # a product list of 13,000 exposures is about 100 MB
+MAX_REPLY_BYTES = 256 * 1024 * 1024  # a product list of 13,000 exposures is about 100 MB
 MAX_PAGES = 2000  # of one query: a server that never reaches its last page is given up
 _CONNECT_SECONDS = 15.0
 _RETRY_STATUS = (429, 500, 502, 503, 504)
@@ -35,6 +37,7 @@ class Watch:
 
     limit_seconds: float
     last_progress: float = field(default_factory=time.monotonic)
+    cause: str = ""  # of the last failed attempt
     given_up: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -87,8 +90,10 @@ def bounded(server: str, seconds: float, work: Callable[[Watch], T]) -> T:
     finally:
         watch.given_up.set()
     if not outcome:
+        cause = f" (last: {watch.cause.rstrip('.')})" if watch.cause else ""
         raise ServiceUnreachableError(
-            f"{server}: no complete answer within {seconds:g} s. Try again later, or lengthen archive.timeout_seconds."
+            f"{server}: no complete answer within {seconds:g} s{cause}. "
+            "Try again later, or lengthen archive.timeout_seconds."
         )
     result, error = outcome[0]
     if error is not None:
@@ -114,7 +119,11 @@ def observations_client(server: str, watch: Watch, retries: int) -> Any:
 
 
 class _BoundedRequest:
-    """``session.request`` with timeouts, retries, a bounded body, and a pause between polls."""
+    """``session.request`` with timeouts, retries, a bounded body, and a pause between polls.
+
+    What may pass is tried again: no connection, 5xx, 429 (as late as Retry-After asks, within the watch's limit), a
+    body that is cut short, a page in place of JSON, and the portal's own status ERROR.
+    """
 
     def __init__(self, request: Callable[..., Any], server: str, watch: Watch, retries: int):
         self._request, self._server, self._watch, self._retries = request, server, watch, retries
@@ -127,7 +136,7 @@ class _BoundedRequest:
         if self._polls:
             self._watch.pause(min(2.0, 0.1 * 2 ** min(self._polls, 6)))
         for attempt in range(self._retries + 1):
-            last = attempt == self._retries
+            last, asked_seconds = attempt == self._retries, 0.0
             try:
                 response = self._once(method, url, options)
             except requests.RequestException as error:
@@ -135,49 +144,85 @@ class _BoundedRequest:
                     raise ServiceUnreachableError(
                         f"{self._server}: cannot be reached ({shown_cause(error)}). Check archive.server."
                     ) from error
+                self._watch.cause = shown_cause(error)
             else:
                 if response.status_code in (401, 403):
                     raise AccessRefusedError(f"{self._server}: refused the query (HTTP {response.status_code}).")
-                if response.status_code not in _RETRY_STATUS or last:
-                    return self._checked(response)
-            self._watch.pause(0.5 * 2**attempt * random.uniform(0.5, 1.0))
+                fault = self._fault(response)
+                if fault is None:
+                    return self._counted(response)
+                may_pass = response.status_code < 400 or response.status_code in _RETRY_STATUS
+                if last or not may_pass:
+                    raise ServiceUnreachableError(f"{self._server}: {fault}")
+                self._watch.cause = fault
+                asked_seconds = retry_after_seconds(response.headers.get("Retry-After"))
+            self._watch.pause(max(asked_seconds, 0.5 * 2**attempt * random.uniform(0.5, 1.0)))
         raise _GivenUpError  # not reached: the last attempt returns or raises
 
     def _once(self, method: str, url: str, options: dict[str, Any]) -> Any:
-        import requests
-
         if self._watch.given_up.is_set():
             raise _GivenUpError
         left = max(1.0, self._watch.left)
         options = options | {"timeout": (min(_CONNECT_SECONDS, left), left), "stream": True, "allow_redirects": True}
         response = self._request(method, url, **options)
-        parts, size = [], 0
-        for part in response.iter_content(1 << 18):
-            parts.append(part)
-            size += len(part)
-            if self._watch.given_up.is_set():
-                raise _GivenUpError
-            if size > MAX_REPLY_BYTES:
-                response.close()
-                raise requests.exceptions.ContentDecodingError(f"a reply of more than {MAX_REPLY_BYTES} bytes")
-        response._content, response._content_consumed = b"".join(parts), True
+        try:
+            content = b"".join(self._body(response))
+        finally:
+            response.close()
+        response._content, response._content_consumed = content, True
         return response
 
-    def _checked(self, response: Any) -> Any:
-        """The reply, when it is one of the portal."""
+    def _body(self, response: Any) -> Iterator[bytes]:
+        """The body in pieces, unpacked; a RequestException for one that is cut short, damaged or too large."""
+        import requests
+        import urllib3
+
+        encoding = packing(response.headers.get("Content-Encoding"))
+        blocks = response.raw.stream(1 << 18, decode_content=False)
+        size = 0
+        try:
+            for part in unpacked(blocks, encoding, MAX_REPLY_BYTES) if encoding in PACKED else blocks:
+                size += len(part)
+                if self._watch.given_up.is_set():
+                    raise _GivenUpError
+                if size > MAX_REPLY_BYTES:
+                    raise PackedBodyError(f"a reply of more than {MAX_REPLY_BYTES} bytes")
+                yield part
+        except PackedBodyError as error:
+            raise requests.exceptions.ContentDecodingError(str(error)) from None
+        except urllib3.exceptions.HTTPError as error:
+            raise requests.exceptions.ChunkedEncodingError(shown_cause(error)) from error
+
+    def _fault(self, response: Any) -> str | None:
+        """Why a reply is none of the portal's; None for one that is. Its JSON is read once, here."""
         if response.status_code >= 400:
-            raise ServiceUnreachableError(
-                f"{self._server}: answered HTTP {response.status_code} ({scrub(str(response.reason))}) to the query. "
+            return (
+                f"answered HTTP {response.status_code} ({scrub(str(response.reason))}) to the query. "
                 "Check archive.server; try again later."
             )
+        kind = response.headers.get("Content-Type", "no content type")
         if response.content.lstrip()[:1] != b"{":
-            kind = scrub(response.headers.get("Content-Type", "no content type"))
-            raise ServiceUnreachableError(
-                f"{self._server}: answered with a page ({kind}), expected JSON of the MAST portal. "
+            return (
+                f"answered with a page ({scrub(kind)}), expected JSON of the MAST portal. "
                 "Check archive.server; a proxy or a maintenance page may stand before the archive."
             )
-        if b'"EXECUTING"' in response.content[:4096]:
+        try:
+            value = json.loads(response.content)
+        except (ValueError, RecursionError) as error:
+            return (
+                f"answered with JSON that is cut short or damaged, {len(response.content)} bytes "
+                f"({str(error)[:100]}). Try again later."
+            )
+        response.json = lambda **_: value
+        if value.get("status") == "ERROR":
+            return f"the portal says ERROR: {str(value.get('msg') or 'no message')[:300]} Try again later."
+        return None
+
+    def _counted(self, response: Any) -> Any:
+        """A reply of the portal: one more poll, or one more page."""
+        if response.json().get("status") == "EXECUTING":
             self._polls += 1
+            self._watch.cause = "the portal says EXECUTING"
             return response
         self._polls = 0
         self._pages += 1

@@ -51,10 +51,10 @@ class FetchReport:
     def error(self) -> SurveyError | None:
         """What a command ends with when files are missing: refused ones first; None when all are there."""
         if self.refused:
-            first = min(self.refused)
-            others = [f"{len(self.missing)} more file(s) are missing."] if self.missing else []
-            lines = [f"{len(self.refused)} file(s) refused. {first}: {self.refused[first]}", *others]
-            return AccessRefusedError(" ".join(lines))
+            lines = [f"{len(self.refused)} file(s) refused; the others are kept:"]
+            lines += [f"{name}: {cause}" for name, cause in sorted(self.refused.items())]
+            others = str(DownloadError(self.missing)).splitlines() if self.missing else []
+            return AccessRefusedError("\n".join([*lines, *others]))
         return DownloadError(self.missing) if self.missing else None
 
 
@@ -155,6 +155,7 @@ class _Downloads:
         self._fatal: BaseException | None = None
         self._failures = 0  # of the server, one after another, over all files
         self._not_before = 0.0
+        self._asked_seconds = 0.0  # that the server asked us to wait since the last success
         self._last_progress = time.monotonic()
         self._unreachable: dict[str, str] = {}
         self._random = random.Random()
@@ -283,7 +284,7 @@ class _Downloads:
                 return
             self._active.remove(job)
             self.done[exposure.name] = exposure
-            self._failures = 0
+            self._failures, self._asked_seconds = 0, 0.0
             self._last_progress = time.monotonic()
             self._change.notify_all()
 
@@ -299,32 +300,43 @@ class _Downloads:
                 self.refused[name] = job.cause
             elif error.failure == "final":
                 self.missing[name] = job.cause
+            patient = True
             if error.failure != "server":
                 self._failures, self._last_progress = 0, now
             else:
                 self._failures += 1
                 job.silent_seconds += seconds
-                self._slow_down(error.wait_seconds, now)
+                patient = self._slow_down(error.wait_seconds, now)
             if error.failure in ("server", "file"):
-                if job.attempts > settings.retries or job.silent_seconds >= settings.timeout_seconds:
+                spent = job.silent_seconds >= settings.timeout_seconds or not patient
+                if job.attempts > settings.retries or spent:
                     self._give_up(job, error.failure == "server")
                 else:
                     pause = settings.backoff_seconds * 2 ** (job.attempts - 1) * self._random.uniform(0.5, 1.0)
-                    job.not_before = now + min(settings.max_wait_seconds, max(pause, error.wait_seconds))
+                    job.not_before = max(self._not_before, now + min(settings.max_wait_seconds, pause))
                     self._again.append(job)
             if self._failures > settings.downloads * (settings.retries + 1):
                 self._conclude()
             self._change.notify_all()
 
-    def _slow_down(self, asked_seconds: float, now: float) -> None:
-        """Hold all workers while the server asks for it, or while nothing but failures comes."""
+    def _slow_down(self, asked_seconds: float, now: float) -> bool:
+        """Hold all workers while the server asks for it, or while nothing but failures comes.
+
+        Retry-After is kept, as long as all that was asked for since the last success is within the time limit; what is
+        beyond is cut. False when the server goes on asking after the limit.
+        """
         settings = self._settings
         rounds = self._failures // settings.downloads
         pause = settings.backoff_seconds * 2 ** (rounds - 1) if rounds else 0.0
-        wait = min(settings.max_wait_seconds, max(pause, asked_seconds))
-        self._not_before = max(self._not_before, now + wait)
-        if asked_seconds:
-            self._last_progress = max(self._last_progress, now + wait)
+        held = max(self._not_before, now)
+        left = max(0.0, settings.timeout_seconds - self._asked_seconds)
+        more = min(left, max(0.0, now + asked_seconds - held))
+        waits_already = self._not_before > now  # for another file's answer of the same moment
+        self._not_before = max(held + more, now + min(settings.max_wait_seconds, pause))
+        if more:
+            self._asked_seconds += more
+            self._last_progress = max(self._last_progress, held + more)
+        return not asked_seconds or left > 0.01 or waits_already
 
     def _give_up(self, job: _Job, by_server: bool) -> None:
         self.missing[job.exposure.name] = f"{job.cause} ({job.attempts} attempts)"

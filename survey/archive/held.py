@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -63,8 +64,15 @@ def verify(directory: Path) -> dict[str, str]:
         entry = ledger.get(name)
         if entry is None or not entry.sha256:
             continue
+        path = directory / name
         try:
-            sha256 = file_sha256(directory / name)
+            split_file(name)
+            if path.exists() and not path.is_file():
+                raise OSError(errno.EINVAL, "not a file")
+            sha256 = file_sha256(path)
+        except ProductNameError:
+            faults[f"raw/{LEDGER}"] = f"names {ascii(name)[:80]}, which is no raw file's name"
+            continue
         except OSError as error:
             faults[f"raw/{name}"] = f"cannot be read: {error.strerror or error}"
             continue

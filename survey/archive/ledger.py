@@ -60,7 +60,9 @@ class Ledger:
         line = json.dumps(asdict(entry), separators=(",", ":")) + "\n"
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as stream:
+            # A link in its place would be followed to a file of somebody else's.
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            with os.fdopen(descriptor, "ab") as stream:
                 if not self._ends_whole:  # a torn line stays alone
                     stream.write(b"\n")
                 stream.write(line.encode("utf-8"))
@@ -95,5 +97,5 @@ def _parsed(line: bytes) -> Entry | None:
             (size, mtime, ctime, inode),
             facts if isinstance(facts, dict) else {},
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

@@ -70,6 +70,8 @@ def find_exposures(
                 observations and name.observation not in observations
             ):
                 continue
+            if path.exists() and not path.is_file():  # a pipe or a device would be read for ever
+                raise DamagedFileError("is not a file.")
             exposure = _cached(path, cache)
         except (DamagedFileError, ProductNameError, OSError) as error:
             faults[path.name] = str(error).removeprefix(f"{path.name}: ")

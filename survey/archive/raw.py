@@ -6,6 +6,7 @@ otherwise its sha256 decides.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,7 +24,11 @@ def kept(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure | None
     path = directory / exposure.file
     try:
         stat = signature(path)
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return None
+        raise
+    if not path.is_file():  # a pipe or a device would be read for ever
         return None
     entry = ledger.get(exposure.file)
     if entry is None or not entry.sha256:

@@ -5,7 +5,9 @@ Needs nothing but numpy: headers are walked with bounded sizes, pixels are read 
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,9 @@ BLOCK = 2880  # bytes; every part of a FITS file is padded to it
 CARD = 80
 MAX_HEADER_BLOCKS = 4000  # 11.5 MB; the longest headers of JWST products have about 150 blocks
 MAX_HDUS = 1000
+MAX_TREE_BYTES = 256 * 1024 * 1024  # of an ASDF extension; the longest of JWST products has about 1 MB
 _MAX_AXES = 999
+_ASDF_BLOCK = b"\xd3BLK"
 _SUM_BYTES = 8 * 1024 * 1024
 _INTEGER = re.compile(rb"= +([+-]?\d{1,18}) *(?:/.*)?", re.DOTALL)
 _LOGICAL = re.compile(rb"= +([TF]) *(?:/.*)?", re.DOTALL)
@@ -93,10 +97,18 @@ def check_structure(path: Path | str) -> tuple[Hdu, ...]:
 
 
 def read_hdus(path: Path | str) -> tuple[Hdu, ...]:
-    """Walk the headers of a file, whose declared sizes must add up to its length; errors as in `check_structure`."""
+    """Walk the headers of a file, whose declared sizes must add up to its length; errors as in `check_structure`.
+
+    What unpacks to more than the file holds is refused: JWST products have no compressed images or trees.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise DamagedFileError("is no regular file.")  # a pipe would be waited for without end
     with open(path, "rb") as stream:
         size = stream.seek(0, 2)
-        return tuple(_walk(stream, size))
+        hdus = tuple(_walk(stream, size))
+        for number, hdu in enumerate(hdus):
+            _check_unpacked(stream, hdu, number)
+        return hdus
 
 
 def _walk(stream: BinaryIO, size: int) -> Iterator[Hdu]:
@@ -153,6 +165,24 @@ def _declared_bytes(hdu: Hdu, number: int) -> int:
     if extra < 0 or (groups is not None and groups < 0):
         raise DamagedFileError(f"HDU {number} says PCOUNT = {extra}, GCOUNT = {groups}, which no FITS file may.")
     return abs(bitpix) // 8 * (1 if groups is None else groups) * (extra + elements)
+
+
+def _check_unpacked(stream: BinaryIO, hdu: Hdu, number: int) -> None:
+    """Refuse an HDU that a reader would unpack: its declared size is not bounded by the file's."""
+    if hdu._match("ZIMAGE", _LOGICAL) == b"T" or hdu._match("ZTABLE", _LOGICAL) == b"T":
+        raise DamagedFileError(f"HDU {number} is compressed (ZIMAGE or ZTABLE), which no JWST product is.")
+    if hdu.text("EXTNAME") != "ASDF":
+        return
+    if hdu.data_bytes > MAX_TREE_BYTES:
+        raise DamagedFileError(f"HDU {number} holds an ASDF tree of {hdu.data_bytes} bytes.")
+    stream.seek(hdu.data_start)
+    tree = stream.read(hdu.data_bytes)
+    at = tree.find(_ASDF_BLOCK)
+    while at >= 0:  # a block: magic, 2 bytes header size, 4 flags, 4 compression, 8 allocated, 8 used, 8 unpacked size
+        packing, used, unpacked = tree[at + 10 : at + 14], tree[at + 22 : at + 30], tree[at + 30 : at + 38]
+        if packing.strip(b"\0") or int.from_bytes(unpacked, "big") > len(tree) or used != unpacked:
+            raise DamagedFileError(f"HDU {number} holds an ASDF block that is compressed or larger than the tree.")
+        at = tree.find(_ASDF_BLOCK, at + len(_ASDF_BLOCK))
 
 
 def _check_sums(stream: BinaryIO, hdu: Hdu, number: int) -> None:

@@ -6,8 +6,9 @@ The next attempt, and whether there is one, is the fetcher's business (`survey.a
 from __future__ import annotations
 
 import re
+import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -17,11 +18,13 @@ from urllib.parse import quote, urljoin, urlsplit
 from survey.archive.client import is_loopback, shown_cause
 from survey.credentials import scrub
 from survey.models import Exposure
+from survey.replies import PACKED, PackedBodyError, packing, retry_after_seconds, unpacked
 
 DOWNLOAD_PATH = "/api/v0.1/Download/file"
 _READ_BYTES = 1 << 18
 _MAX_REDIRECTS = 5
 _FITS = b"SIMPLE  ="
+MAX_FILE_BYTES = 16 * 1000**3  # the archive cuts exposures into segments of about 2 GB
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)", re.ASCII)
 
 Failure = Literal["server", "file", "refused", "final"]
@@ -36,7 +39,7 @@ class FetchSettings:
     timeout_seconds: float = 60.0  # without progress, until a file or the server is given up
     min_bytes_per_second: float = 5000.0  # a body that is slower over a third of the timeout makes no progress
     backoff_seconds: float = 0.5  # before the second attempt; doubles
-    max_wait_seconds: float = 20.0  # longest pause between attempts, whatever Retry-After asks
+    max_wait_seconds: float = 20.0  # longest pause between attempts that the server did not ask for
 
     @property
     def stall_seconds(self) -> float:
@@ -67,9 +70,10 @@ class Part:
     @property
     def size(self) -> int:
         try:
-            return self.path.stat().st_size
+            found = self.path.lstat()
         except FileNotFoundError:
             return 0
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0  # never through a link
 
     @property
     def tag(self) -> str:
@@ -185,15 +189,26 @@ def download(
         if response.status_code == 416:
             _check_nothing_left(response, part, offset)
             return
-        tag = _validator(response)
-        offset, total = _body_extent(response, part, offset, "" if connection.is_told(tag) else tag)
+        encoding, tag = packing(response.headers.get("Content-Encoding")), _validator(response)
+        if encoding:
+            offset, total = _packed_extent(part, encoding)
+        else:
+            offset, total = _body_extent(response, part, offset, "" if connection.is_told(tag) else tag)
         if None not in (total, exposure.size) and total != exposure.size:
             part.discard()
             raise TransferError(f"the server sends {total} bytes, the archive's row says {exposure.size}.", "file")
-        received = _receive(response, part, offset, total, settings, on_bytes)
+        limit = exposure.size or MAX_FILE_BYTES
+        blocks = unpacked(_blocks(response), encoding, limit) if encoding else _blocks(response)
+        received = _receive(blocks, part, offset, total, settings, on_bytes)
+    except PackedBodyError as error:
+        part.discard()  # a packed body cannot be resumed
+        raise TransferError(f"the body came packed, and {error}", "file") from error
     finally:
         response.close()
     expected = total if total is not None else exposure.size
+    if expected is None and received > MAX_FILE_BYTES:
+        part.discard()
+        raise TransferError(f"more than {MAX_FILE_BYTES} bytes came; no exposure is so large.", "final")
     if expected is not None and received > expected:
         part.discard()
     if expected is not None and received != expected:
@@ -209,24 +224,15 @@ def _check_status(response: Any, exposure: Exposure) -> None:
             "refused",
         )
     if status == 429 or status == 408 or status >= 500:
-        raise TransferError(f"HTTP {status} {response.reason}", "server", _retry_after(response))
+        raise TransferError(f"HTTP {status} {response.reason}", "server", _asked(response))
     if status not in (200, 206, 416):
         raise TransferError(f"HTTP {status} {response.reason}", "final")
     if status != 416 and "html" in response.headers.get("Content-Type", "").lower():
         raise TransferError("an HTML page came in place of the file.", "server")
 
 
-def _retry_after(response: Any) -> float:
-    """Seconds that Retry-After asks for, as a number or a date; 0 when it says nothing readable."""
-    from email.utils import parsedate_to_datetime
-
-    value = response.headers.get("Retry-After", "").strip()
-    if value.isdecimal() and len(value) < 10:
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError, TypeError):
-        return 0.0
+def _asked(response: Any) -> float:
+    return retry_after_seconds(response.headers.get("Retry-After"))
 
 
 def _check_nothing_left(response: Any, part: Part, offset: int) -> None:
@@ -258,6 +264,15 @@ def _body_extent(response: Any, part: Part, offset: int, tag: str) -> tuple[int,
     return 0, left
 
 
+def _packed_extent(part: Part, encoding: str) -> tuple[int, None]:
+    """A proxy packed the body although that was not asked for: it starts at 0, and its length says nothing."""
+    part.discard()
+    if encoding not in PACKED:
+        raise TransferError(f"the body came packed as {ascii(encoding[:40])}, which nobody asked for.", "file")
+    part.start("")
+    return 0, None
+
+
 def _validator(response: Any) -> str:
     """What If-Range may hold: a strong ETag, or Last-Modified."""
     tag = str(response.headers.get("ETag", ""))
@@ -268,7 +283,7 @@ def _validator(response: Any) -> str:
 
 
 def _receive(
-    response: Any,
+    blocks: Iterator[bytes],
     part: Part,
     offset: int,
     total: int | None,
@@ -279,14 +294,14 @@ def _receive(
     mark_time, mark_bytes = time.monotonic(), offset
     wanted = settings.min_bytes_per_second * settings.stall_seconds
     with part.path.open("ab") as stream:
-        for block in _blocks(response):
+        for block in blocks:
             if not offset and not block.startswith(_FITS[: len(block)]):  # a page in disguise: not a byte is kept
                 raise TransferError("what came does not begin as a FITS file.", "file")
             stream.write(block)
             offset += len(block)
             if not on_bytes(offset, total):
                 raise TransferError("stopped.", "final")
-            if total is not None and offset > total:
+            if offset > (MAX_FILE_BYTES if total is None else total):
                 break
             now = time.monotonic()
             if offset - mark_bytes >= wanted:
@@ -298,7 +313,7 @@ def _receive(
     return offset
 
 
-def _blocks(response: Any) -> Any:
+def _blocks(response: Any) -> Iterator[bytes]:
     """Bytes of the body as they arrive: a read that waits for a full block would not see a drip."""
     import requests
     import urllib3

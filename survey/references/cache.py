@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -23,14 +22,21 @@ from filelock import FileLock, Timeout
 
 from survey.digest import file_sha1
 from survey.errors import ConfigError, DiskFullError, ReferencesError
-from survey.references.downloads import OUT_OF_SPACE, Downloads, Wanted, out_of_space, raise_for
+from survey.references.downloads import (
+    OUT_OF_SPACE,
+    Downloads,
+    Wanted,
+    mapping_is_whole,
+    out_of_space,
+    raise_for,
+)
 
 log = logging.getLogger(__name__)
 
 LEDGER = "survey-ledger.json"
 LOCK = "survey.lock"
 LOOPBACK = "loopback"
-_PLAIN_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
+_PLAIN_NAME = re.compile(r"\w[\w.+-]{0,199}", re.ASCII)
 
 Stat = list[int]
 
@@ -63,6 +69,11 @@ def plain_name(name: str) -> str:
     if not _PLAIN_NAME.fullmatch(name):
         raise ReferencesError(f"{ascii(name)}: not a plain file name; the CRDS server or rules that give it are bad.")
     return name
+
+
+def plain_path(path: str) -> str:
+    """The path below the cache, if each of its parts is a plain name; errors as in `plain_name`."""
+    return "/".join(plain_name(part) for part in path.split("/"))
 
 
 def server_identity(url: str | None) -> str | None:
@@ -111,7 +122,7 @@ class Cache:
         with out_of_space(self.folder):
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                lock = FileLock(self.folder / LOCK, mode=0o666)
+                lock = FileLock(self.folder / LOCK)
                 lock.acquire(timeout=0)
                 return lock
             except FileExistsError as error:
@@ -190,8 +201,12 @@ class Cache:
             self._publish(self.folder / LEDGER, json.dumps(content, indent=1, sort_keys=True).encode("ascii"))
             self.ledger, self.fresh = self._read_ledger(), {}
 
-    def fetch(self, files: Mapping[str, Wanted], silence_seconds: float) -> None:
+    def fetch(self, files: Mapping[str, Wanted], silence_seconds: float, held: int = 0) -> None:
         """Download files (URL -> file), verify them, and rename them into place.
+
+        Parameters
+        ----------
+        held : files of the same kind that the cache has: then those that cannot be had are single files, not a server
 
         Raises
         ------
@@ -208,10 +223,10 @@ class Cache:
             return
         log.info("fetching %d CRDS files into %s", len(files), self.folder)
         faults: dict[str, Exception] = {}
-        kept = 0
+        kept = held
         with Downloads(self.folder, files, silence_seconds) as downloads:
             for wanted, part, error in downloads.results():
-                if error is None and part is not None:
+                if error is None:
                     error = self._accept(wanted, part)
                 if error is None:
                     kept += 1
@@ -222,13 +237,10 @@ class Cache:
         raise_for(faults, kept, next(iter(files)))
 
     def _accept(self, wanted: Wanted, part: Path) -> Exception | None:
-        """Verify a part file and give it its name; the error if it is not what was wanted."""
-        size, found = part.stat().st_size, file_sha1(part)
-        if (wanted.size is not None and size != wanted.size) or (wanted.sha1 is not None and found != wanted.sha1):
-            part.unlink(missing_ok=True)
-            return ValueError(f"{size} bytes with SHA-1 {found}, the server lists {wanted.size} and {wanted.sha1}")
+        """Give a verified part file its name; the error if that fails."""
         path = self.folder / wanted.path
         try:
+            found = wanted.sha1 or file_sha1(part)
             path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(part, path)
             _sync_folder(path.parent)
@@ -269,17 +281,6 @@ class Cache:
             return None
         match = re.search(r"'server'\s*:\s*'([^']*)'", text)
         return server_identity(match.group(1)) if match else None
-
-
-def mapping_is_whole(path: Path) -> bool:
-    """Whether a mapping's own ``sha1sum`` is the SHA-1 of its text without the line that holds it."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except UnicodeDecodeError:
-        return False
-    rest = "".join(line for line in lines if "sha1sum" not in line)
-    listed = re.search(r"'sha1sum'\s*:\s*'([0-9a-f]{40})'", "".join(line for line in lines if "sha1sum" in line))
-    return listed is not None and hashlib.sha1(rest.encode("utf-8")).hexdigest() == listed.group(1)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from survey.credentials import without
 from survey.errors import AccessRefusedError, ReferencesError, ServiceUnreachableError
@@ -16,6 +19,8 @@ from survey.references.record import References
 
 # crds takes a URL with this word for "there is no server": it fails at once, without a socket, and reads its cache.
 NO_SERVER = "https://jwst-serverless.stsci.edu"
+
+START_SECONDS = 300.0  # to import crds: 2 s, or a minute when ten processes do so on two cores
 
 
 def worker_environment(references: References) -> dict[str, str]:
@@ -58,21 +63,66 @@ def run_crds(
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     where = server or f"the CRDS cache {folder}"
     command = [sys.executable, "-P", "-m", "survey.references.lookup"]
-    try:
-        done = subprocess.run(
-            command, input=json.dumps(request).encode(), env=environment, capture_output=True, timeout=limit_seconds
-        )
-    except subprocess.TimeoutExpired as error:
-        kind = ReferencesError if server is None else ServiceUnreachableError
-        raise kind(f"{where}: no answer within {limit_seconds:.0f} s. Run again later.") from error
-    try:
-        answer = json.loads(done.stdout)
-    except ValueError as error:
-        tail = done.stderr.decode(errors="replace")[-400:]
-        raise ReferencesError(f"{where}: the crds library ended with status {done.returncode}: {tail}") from error
+    with tempfile.TemporaryFile() as errors:
+        try:
+            status, told = _ask(command, json.dumps(request).encode(), environment, errors, limit_seconds)
+        except TimeoutError as error:
+            kind = ReferencesError if server is None else ServiceUnreachableError
+            raise kind(f"{where}: {error}. Run again later.") from error
+        try:
+            answer = json.loads(told)
+        except ValueError as error:
+            tail = errors.read().decode(errors="replace")[-400:] if errors.seek(0) == 0 else ""
+            raise ReferencesError(f"{where}: the crds library ended with status {status}: {tail}") from error
     if "error" in answer:
         _raise(answer, where)
     return answer
+
+
+def _ask(
+    command: Sequence[str], request: bytes, environment: Mapping[str, str], errors: IO[bytes], limit_seconds: float
+) -> tuple[int, bytes]:
+    """Exit status and standard output of a child. Its clock starts with its first byte: the time that the imports take
+    on a busy machine is no silence of a server.
+
+    Raises
+    ------
+    TimeoutError
+        It was not done in time, and was killed.
+    """
+    late: list[str] = []
+
+    def end(said: str) -> None:
+        late.append(said)
+        process.kill()
+
+    def timer(seconds: float, said: str) -> threading.Timer:
+        started = threading.Timer(seconds, end, [said])
+        started.daemon = True
+        started.start()
+        return started
+
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, env=dict(environment)) as process:
+        assert process.stdin is not None and process.stdout is not None
+        watch = timer(START_SECONDS, f"the crds library was not loaded within {START_SECONDS:.0f} s")
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(request)
+                process.stdin.close()
+            told = process.stdout.read(1)
+            watch.cancel()
+            watch = timer(limit_seconds, f"no answer within {limit_seconds:.0f} s")
+            told += process.stdout.read()
+            status = process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            watch.cancel()
+    if late and status != 0:
+        raise TimeoutError(late[0])
+    return status, told
 
 
 def _raise(answer: Mapping[str, str], where: str) -> None:

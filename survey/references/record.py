@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from survey.digest import digest
 from survey.errors import ReferencesError
-from survey.references.cache import stat_signature
+from survey.references.cache import plain_path, stat_signature
 from survey.references.downloads import out_of_space
 
 NOT_APPLICABLE = "N/A"
@@ -102,17 +103,19 @@ def read_record(record: Path | None, key: str, cache: Path) -> References | None
         if content.get("key") != key:
             return None
         references = References.from_json(content["references"])
+        if references.cache != str(cache) or not all(map(plain_path, references.paths.values())):
+            return None
         stats = _held_stats(references)
         stats.pop("config/jwst/server_config")
         held = all(stat is not None and content["stats"].get(path) == stat for path, stat in stats.items())
         return references if held and (cache / "config" / "jwst" / "server_config").exists() else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ReferencesError):
         return None  # none yet, or damaged: look up again
 
 
 def write_record(record: Path, key: str, references: References) -> None:
     content = {"key": key, "references": references.to_json(), "stats": _held_stats(references)}
-    part = record.with_name(f".{record.name}.{os.getpid()}")
+    part = record.with_name(f".{record.name}.{uuid.uuid4().hex}")  # of a name nobody can have put a link at
     with out_of_space(record.parent):
         try:
             record.parent.mkdir(parents=True, exist_ok=True)

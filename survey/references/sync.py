@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from survey.errors import ConfigError, ReferencesError, ServiceError, ServiceUnreachableError
-from survey.references.cache import Cache, plain_name
+from survey.references.cache import Cache, plain_name, plain_path
 from survey.references.child import run_crds
 from survey.references.downloads import Wanted
 from survey.references.record import NOT_FOUND, References, read_record, record_key, write_record
@@ -159,6 +159,9 @@ def _sync_mappings(cache: Cache, context: str, server: str | None, timeout: floa
     except ReferencesError as error:
         raise ConfigError(f"references.context: {context} is not to be had from {error}") from error
     names = [plain_name(name) for name in catalog["mappings"]]
+    odd = [url for url in catalog["urls"].values() if not str(url).startswith(("http://", "https://"))]
+    if odd:
+        raise ReferencesError(f"{server}: names {ascii(odd[0])[:120]} as the place of its files; expected http(s)://.")
     files = [Wanted(name, f"mappings/jwst/{name}", *_known(catalog, name)) for name in names]
     complete(cache, files, catalog["urls"], timeout)
     if cache.writable:
@@ -216,7 +219,10 @@ def _refuse_bad(names: list[str]) -> None:
 
 
 def _sync_references(cache: Cache, found: Mapping[str, Any], urls: Mapping[str, str] | None, timeout: float) -> None:
-    files = [Wanted(plain_name(name), path, *_known(found, name)) for name, path in sorted(found["paths"].items())]
+    files = [
+        Wanted(plain_name(name), plain_path(path), *_known(found, name))
+        for name, path in sorted(found["paths"].items())
+    ]
     complete(cache, files, urls, timeout)
     if not (cache.folder / "config" / "jwst" / "server_config").exists():
         raise ReferencesError(
@@ -240,7 +246,7 @@ def complete(cache: Cache, files: list[Wanted], urls: Mapping[str, str] | None, 
             if why != "missing":
                 log.warning("%s in %s is damaged (%s) and is fetched again", wanted.name, cache.folder, why)
             todo[f"{urls['mappings' if wanted.is_mapping else 'references']}/{wanted.name}"] = wanted
-        cache.fetch(todo, timeout)
+        cache.fetch(todo, timeout, held=len(files) - len(todo))
     cache.save_ledger(LOCK_WAIT_SECONDS)
 
 

@@ -31,6 +31,10 @@ Kind = Literal[
     "wrong_length",  # Content-Length says `bytes` more than there is (less when negative); the body ends there
     "ignore_range",  # 200 and the whole file to a Range request
     "wrong_range",  # 206 that starts `bytes` later than asked for
+    "empty",  # 200 and a body of no bytes
+    "unsized",  # no Content-Length; the connection is closed in order after `bytes` of the body
+    "gzip",  # a body packed with gzip, whatever was asked for
+    "bomb",  # a body packed with gzip that unpacks to `bytes` zeros
     "corrupt",  # a body of the right length with wrong bytes from offset `bytes` on
     "executing",  # portal requests: EXECUTING in place of the answer
     "portal_error",  # portal requests: status ERROR

@@ -6,9 +6,11 @@ bodies in blocks, and every way in which a connection can go wrong.
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import struct
+import zlib
 from collections.abc import Iterable
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -109,6 +111,10 @@ class Handler(BaseHTTPRequestHandler):
             self._json({"status": "EXECUTING", "msg": "", "data": [], "fields": []})
         elif fault.kind == "portal_error":
             self._json({"status": "ERROR", "msg": "A planted error.", "data": [], "fields": []})
+        elif fault.kind == "empty":
+            self._start(200, "application/octet-stream", 0, {})
+        elif fault.kind == "bomb":
+            self._bomb(fault.bytes)
         else:
             if fault.kind == "delay":
                 self.server.observatory.stopping.wait(fault.seconds)
@@ -186,11 +192,31 @@ class Handler(BaseHTTPRequestHandler):
         self._send(200, "application/json", json.dumps(value).encode())
 
     def _send(self, status: int, kind: str, body: bytes, headers: dict[str, str] | None = None) -> None:
+        if self._is("gzip"):
+            self._send_packed(kind, body)
+            return
         self._start(status, kind, len(body), headers or {})
         if self.command != "HEAD":
             self._write(iter((body,)), len(body))
 
+    def _bomb(self, size: int) -> None:
+        """A short gzip body that unpacks to many zeros."""
+        packer, zeros = zlib.compressobj(9, wbits=31), bytes(1 << 20)
+        first, other = (packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+        body = first + other * ((size >> 20) - 1)  # blocks that know nothing of each other; without the end's checksum
+        self._start(200, "application/json", len(body), {"Content-Encoding": "gzip"})
+        self.wfile.write(body)
+
+    def _send_packed(self, kind: str, body: bytes) -> None:
+        packed = gzip.compress(body, 1)
+        self._start(200, kind, len(packed), {"Content-Encoding": "gzip"})
+        if self.command != "HEAD":
+            self._write(iter((packed,)), len(packed))
+
     def _send_file(self, path: Path, kind: str, tag: str | None = None) -> None:
+        if self._is("gzip"):
+            self._send_packed(kind, path.read_bytes())
+            return
         size = path.stat().st_size
         start, end, status = 0, size, 200
         headers = {"Accept-Ranges": "bytes"} | ({"ETag": tag} if tag else {})
@@ -217,9 +243,11 @@ class Handler(BaseHTTPRequestHandler):
         if self._is("wrong_length") and self._fault is not None:
             length = max(0, length + self._fault.bytes)
             self.close_connection = True
+        self.close_connection = self.close_connection or self._is("unsized")
         self.server.observatory.record_status(self._number, status)
         self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": str(length), **headers}.items():
+        size = {} if self._is("unsized") else {"Content-Length": str(length)}
+        for name, value in {"Content-Type": kind, **size, **headers}.items():
             self.send_header(name, value)
         if self.close_connection:
             self.send_header("Connection", "close")
@@ -228,7 +256,7 @@ class Handler(BaseHTTPRequestHandler):
     def _write(self, blocks: Iterable[bytes], length: int) -> None:
         """Send a body block by block, as the fault of this request wants it."""
         fault, sent = self._fault, 0
-        stop = fault.bytes if fault is not None and fault.kind in ("reset", "short") else length
+        stop = fault.bytes if fault is not None and fault.kind in ("reset", "short", "unsized") else length
         if fault is not None and fault.kind == "wrong_length" and fault.bytes < 0:
             stop = max(0, length + fault.bytes)
         for block in blocks:
@@ -244,7 +272,7 @@ class Handler(BaseHTTPRequestHandler):
                 break
         if fault is not None and fault.kind == "reset":
             self._reset()
-        if fault is not None and fault.kind == "short":
+        if fault is not None and fault.kind in ("short", "unsized"):
             raise _DropConnection
 
     def _drip(self, block: bytes, size: int, seconds: float) -> None:

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from survey.config import StepConfig
-from survey.pipeline_spec import nearest
+from survey.documents import nearest, plain, shown
 from survey.steps.base import Step
 
 _IMAGE3 = "jwst.pipeline.calwebb_image3:Image3Pipeline"
@@ -169,14 +169,15 @@ def check_chain(chain: Sequence[StepConfig]) -> tuple[dict[str, dict[str, Any]],
     for entry in chain:
         step = REGISTRY.get(entry.name)
         if step is None or entry.name not in known:
-            faults.append(f"steps: {entry.name!r} is not a step of an exposure{nearest(entry.name, known)}")
+            hint = nearest(entry.name, known)
+            faults.append(f"steps.{plain(entry.name)}: {shown(entry.name)} is not a step of an exposure{hint}")
             continue
         if step.accepts != _kind(suffix):
             before = next((name for name in known if REGISTRY[name].produces == step.accepts), None)
             hint = f" Add {before!r} before it in steps." if before else ""
-            faults.append(f"steps: {step.name!r} accepts {step.accepts}, got {_kind(suffix)}.{hint}")
+            faults.append(f"steps.{step.name}: {step.name!r} accepts {step.accepts}, got {_kind(suffix)}.{hint}")
         suffix = step.produces
-        settings[step.name], found = step.settings(entry.settings, f"steps: {step.name}")
+        settings[step.name], found = step.settings(entry.settings, f"steps.{step.name}")
         faults += found
     return settings, faults
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from survey.config import expand
+from survey.documents import plain, shown
 from survey.models import Exposure
 from survey.pipeline_spec import StepSpec, check_settings, names_file, read_spec, types_in_use
-from survey.sections import expand
 
 # A process with the pipeline imported, before it opens a file; measured with jwst 3.0.0.
 PIPELINE_GB = 0.5
@@ -81,7 +82,7 @@ class Step:
     def settings(self, given: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
         """The settings that a task carries, and what is wrong with those given."""
         if self.spec is None:
-            faults = [f"{where}: {self.name} takes no parameters, got {name!r}." for name in given]
+            faults = [f"{where}.{plain(name)}: {self.name} takes no parameters, got {shown(name)}." for name in given]
             return {}, faults
         clean, faults = check_settings(self.spec, given, where)
         try:

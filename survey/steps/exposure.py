@@ -7,6 +7,7 @@ from pathlib import Path
 from survey.errors import TaskError
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.pipeline import call, check_references, is_simulated, link, stamp
+from survey.steps.sanity import check_image, check_ramp
 
 
 def run(job: Job, step: Step) -> Outcome:
@@ -19,23 +20,27 @@ def run(job: Job, step: Step) -> Outcome:
     ------
     TaskError
         The class ran and left no product of the suffix that the step promises, or used references that were not
-        planned.
+        planned; the input cannot be an exposure, or the product has no usable pixel.
     """
     if len(job.inputs) != 1:
         raise TaskError(f"{job.key}: expected one input, got {len(job.inputs)}.")
     source = link(job.inputs[0], job.path / "in", f"{job.subject}_{step.accepts}.fits")
+    if step.accepts == "uncal":
+        check_ramp(source, job.key)
     output = job.path / "products"
     output.mkdir()
     resolved = call(step.step_class, source, output, job.settings)
     main = f"{job.subject}_{step.produces}.fits"
     rename_product(output, job.subject, step, main)
     check_references(output / main, source, job)
+    usable = check_image(output / main, job.key)
     simulated = is_simulated(source)
     made = sorted(path for path in output.iterdir() if path.is_file() and not repeats(path))
     for path in made:
         if path.suffix == ".fits":
             stamp(path, job, simulated)
-    return Outcome(tuple((f"products/{path.name}", f"{step.folder}/{path.name}") for path in made), resolved)
+    products = tuple((f"products/{path.name}", f"{step.folder}/{path.name}") for path in made)
+    return Outcome(products, resolved, {"usable": round(usable, 4)})
 
 
 def repeats(path: Path) -> bool:

@@ -6,6 +6,7 @@ import shutil
 
 from survey.errors import TaskError
 from survey.steps.base import Job, Outcome, Step
+from survey.steps.sanity import check_image
 
 
 def run(job: Job, step: Step) -> Outcome:
@@ -14,4 +15,5 @@ def run(job: Job, step: Step) -> Outcome:
         raise TaskError(f"{job.key}: expected one file, got {len(job.inputs)}.")
     name = f"{job.subject}_{step.produces}.fits"
     shutil.copyfile(job.inputs[0], job.path / name)
-    return Outcome(((name, f"{step.folder}/{name}"),))
+    usable = check_image(job.path / name, job.key)
+    return Outcome(((name, f"{step.folder}/{name}"),), measurements={"usable": round(usable, 4)})

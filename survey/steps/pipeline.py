@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from survey.errors import TaskError
-from survey.pipeline_spec import StepSpec, override_files, read_spec
+from survey.paths import plain_name
+from survey.pipeline_spec import OUTPUT_NAMES, StepSpec, override_files, read_spec
 from survey.steps.base import Job
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def call(step_class: str, source: Path, output: Path, settings: Mapping[str, Any
     Raises
     ------
     TaskError
-        The class stopped with SystemExit, as crds does.
+        The class stopped with SystemExit, as crds does, or as `refuse_foreign_orders`.
     """
     module_name, _, class_name = step_class.partition(":")
     cls = getattr(importlib.import_module(module_name), class_name)
@@ -47,6 +48,7 @@ def call(step_class: str, source: Path, output: Path, settings: Mapping[str, Any
         )
         for key in ("class", "logcfg"):
             config.pop(key, None)
+        refuse_foreign_orders(config)
         name = config.pop("name", None)
         instance = cls.from_config_section(config, name=name, config_file=config_file)
         resolved = plain(
@@ -57,6 +59,26 @@ def call(step_class: str, source: Path, output: Path, settings: Mapping[str, Any
         raise TaskError(f"{class_name} ended the process with {error.code!r}; its log says why.") from error
     _close(result)
     return resolved
+
+
+def refuse_foreign_orders(config: Mapping[str, Any], inside: str = "") -> None:
+    """Refuse what a config of this project could not ask for, and only a parameter file from a CRDS server did.
+
+    Raises
+    ------
+    TaskError
+        Class 'never': hooks, which run code, or a place for products other than their own.
+    """
+    for name, value in config.items():
+        where = f"{inside}{name}"
+        if isinstance(value, Mapping):
+            refuse_foreign_orders(value, f"{where}.")
+        elif value and (
+            name in ("pre_hooks", "post_hooks")
+            or (name in OUTPUT_NAMES and not plain_name(str(value)))
+            or (name in ("output_dir", "output_file") and inside)
+        ):
+            raise TaskError(f"a parameter file of CRDS says {where} = {ascii(value)[:120]}, which it has no say in.")
 
 
 def split_settings(spec: StepSpec, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,0 +1,192 @@
+"""A YAML file that people wrote: its values, and the line of every key, read safely and in bounded time."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from survey.errors import ConfigError
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 100  # the deepest config has 6 levels
+MAX_NODES = 20_000  # of keys and values; ten times the longest lists that a config may hold
+MAX_FAULTS = 100  # of one file; more tell nothing new
+MAX_MESSAGE = 500  # characters of one fault
+MAX_SHOWN = 80  # characters of a foreign value in a message
+
+Place = tuple[str | int, ...]
+
+# The loader in C where PyYAML has it: the one in Python takes a minute for a megabyte.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A YAML mapping and where its parts stand."""
+
+    path: Path
+    data: Mapping[str, Any]
+    lines: Mapping[Place, int]  # 1-based, of every key and list entry
+    faults: tuple[str, ...] = ()  # keys that stand twice
+
+    def locate(self, place: Sequence[str | int]) -> str:
+        """``file:line`` of a place, or of the deepest part of it that the file has."""
+        whole = tuple(place)
+        for end in range(len(whole), 0, -1):
+            if whole[:end] in self.lines:
+                return f"{self.path}:{self.lines[whole[:end]]}"
+        return str(self.path)
+
+    def located(self, fault: str) -> str:
+        """A message that starts with a dotted place, ``mosaic.image3.resample: ...``, with file and line before it.
+
+        An entry of a list may stand in a place by its only key: ``steps.detector1.jump``.
+        """
+        place = fault.partition(": ")[0]
+        if place.startswith("--"):
+            return fault
+        return f"{self.locate(place.split('.'))}: {fault}"
+
+    def fault(self, item: Mapping[str, Any], model: Any) -> str:
+        """One of the errors that a pydantic model found in the file, as a message with file and line."""
+        place = tuple(item["loc"])
+        name = ".".join(map(plain, place))
+        message = str(item["msg"]).removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = f"unknown key{nearest(place[-1], _keys_of(model, place[:-1]))}"
+        elif item["type"] == "missing":
+            message = "is required and missing."
+        elif item["type"] == "literal_error":
+            expected = item["ctx"]["expected"]
+            close = difflib.get_close_matches(str(item["input"])[:MAX_SHOWN], re.findall("'([^']*)'", expected), 1, 0.5)
+            hint = f"; did you mean {close[0]!r}?" if close else "."
+            message = f"expected {expected}, found {shown(item['input'])}{hint}"
+        elif item["type"] != "value_error":
+            message = f"{message} (found {shown(item.get('input'))})"
+        return f"{self.locate(place)}: {name}: {message[:MAX_MESSAGE]}" if name else f"{self.path}: {message}"
+
+
+def nearest(name: object, known: Sequence[str]) -> str:
+    """'; did you mean ...?' for a name that is not known, or the first that are."""
+    close = difflib.get_close_matches(str(name)[:MAX_SHOWN], known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known)[:12])}."
+
+
+def read_document(path: Path | str) -> Document:
+    """Read a YAML file whose top is a mapping. Keys become text.
+
+    Aliases are refused (a few lines of them expand to gigabytes), as are tags that make anything but plain values.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, is too large or too deep, or is no YAML mapping; with file and line.
+    """
+    path = Path(path)
+    text = _read_text(path)
+    try:
+        _check_events(path, text)
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            data = None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
+        found: dict[Place, int] = {}
+        faults = [] if node is None else list(_walk(node, (), found))
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(f"{path}{_line_of(error)}: not valid YAML: {_said(error)}") from error
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError, AttributeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping such as 'survey: egs-demo', found {type(data).__name__}.")
+    plain = {str(key): value for key, value in data.items()}
+    return Document(path, plain, found, tuple(f"{path}:{line}: {said}" for line, said in faults))
+
+
+def shown(value: Any) -> str:
+    """A foreign value fit for a message: control characters escaped, bounded."""
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+
+
+def plain(name: Any) -> str:
+    """A key fit for a message, without quotes where it needs none."""
+    text = str(name)
+    return text if text.isprintable() and len(text) <= MAX_SHOWN else shown(text)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes; this is not a config.")
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: cannot be read: it is not UTF-8 text ({error.reason}).") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        cause = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read: {cause}.") from error
+
+
+def _check_events(path: Path, text: str) -> None:
+    """Refuse what would be costly to build, before anything is built."""
+    depth = 0
+    for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
+        line = event.start_mark.line + 1 if event.start_mark is not None else 1
+        if isinstance(event, yaml.AliasEvent):
+            raise ConfigError(f"{path}:{line}: not valid YAML here: aliases (*name) are not accepted; write it out.")
+        if isinstance(event, (yaml.CollectionStartEvent, yaml.CollectionEndEvent)):
+            depth += 1 if isinstance(event, yaml.CollectionStartEvent) else -1
+        if depth > MAX_DEPTH or number > MAX_NODES:
+            limit = f"{MAX_DEPTH} levels" if depth > MAX_DEPTH else f"{MAX_NODES} values"
+            raise ConfigError(f"{path}:{line}: not valid YAML for a config: more than {limit}.")
+
+
+def _walk(node: yaml.Node, path: Place, lines: dict[Place, int]) -> Iterator[tuple[int, str]]:
+    """Note the line of every key and list entry; yields keys that stand twice."""
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(getattr(key, "value", "")), key.start_mark.line + 1
+            if name in seen:
+                yield line, f"{'.'.join(map(plain, (*path, name)))}: stands twice; first in line {seen[name]}."
+            seen[name] = line
+            lines[(*path, name)] = line
+            yield from _walk(value, (*path, name), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*path, index)] = value.start_mark.line + 1
+            if isinstance(value, yaml.ScalarNode):
+                lines.setdefault((*path, str(value.value)), value.start_mark.line + 1)
+            elif isinstance(value, yaml.MappingNode) and len(value.value) == 1 and len(path) == 1:
+                for _ in _walk(value, path, lines):  # by its only key; what stands twice in it is told below
+                    pass
+            yield from _walk(value, (*path, index), lines)
+
+
+def _keys_of(model: Any, place: Place) -> list[str]:
+    """Known keys of the section at a place of a pydantic model."""
+    for part in place:
+        fields = getattr(model, "model_fields", {})
+        inside = fields[part].annotation if part in fields else model  # else: a name in a mapping of sections
+        model = next((item for item in (inside, *get_args(inside)) if hasattr(item, "model_fields")), inside)
+    return list(getattr(model, "model_fields", {}))
+
+
+def _line_of(error: yaml.MarkedYAMLError) -> str:
+    mark = error.problem_mark or error.context_mark
+    return f":{mark.line + 1}" if mark is not None else ""
+
+
+def _said(error: yaml.MarkedYAMLError) -> str:
+    said = ", ".join(part for part in (error.context, error.problem) if part)
+    return f"{' '.join(said.split())[:300]}."

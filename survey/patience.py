@@ -1,0 +1,89 @@
+"""Tasks that wait for a worker that can hold them: not for ever."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from survey.errors import SurveyError
+from survey.models import Task
+
+ADVICE = "Start one and run again, or allow more time by limits.workers_minutes."
+LOOK_SECONDS = 5.0  # between two looks at the workers
+
+
+def workers_of(client: Any, resource: str) -> dict[str, float]:
+    """Address of each worker of a dask client -> the memory resource that it declares [GB], 0 when it declares none."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    return {name: float(worker.get("resources", {}).get(resource, 0.0)) for name, worker in workers.items()}
+
+
+def await_workers(client: Any, limit_seconds: float) -> None:
+    """Wait for the first worker of a dask client: what the largest can hold decides how tasks are handed out.
+
+    Raises
+    ------
+    SurveyError
+        None came within the limit.
+    """
+    try:
+        client.wait_for_workers(1, timeout=limit_seconds)
+    except TimeoutError as error:
+        raise SurveyError(nobody(limit_seconds)) from error
+
+
+class Patience:
+    """Remembers since when each task has found no worker, and gives it up in the end.
+
+    Parameters
+    ----------
+    limit_seconds : how long a task may wait so
+    resource : what the workers' declared memory is called
+    """
+
+    def __init__(self, limit_seconds: float, resource: str):
+        self.limit_seconds = limit_seconds
+        self.resource = resource
+        self._since: dict[str, float] = {}
+        self._looked = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to look at the workers again."""
+        return time.monotonic() - self._looked >= min(LOOK_SECONDS, self.limit_seconds / 2)
+
+    def look(self, ready: Iterable[tuple[Task, float]], workers: Mapping[str, float]) -> dict[str, str]:
+        """Compare what could run now with the workers that are there.
+
+        Parameters
+        ----------
+        ready : tasks whose inputs are all there, and the memory that each asks for [GB]; 0: it asks for none
+        workers : address of each worker -> the memory that it declares [GB], 0 when it declares none
+
+        Returns
+        -------
+        given_up : task key -> what to say of it
+        """
+        now = self._looked = time.monotonic()
+        largest = max(workers.values(), default=0.0)
+        waiting = {task.key: asked for task, asked in ready if not workers or asked > largest}
+        self._since = {key: self._since.get(key, now) for key in waiting}
+        return {
+            key: self._said(waiting[key], largest, bool(workers))
+            for key, since in self._since.items()
+            if now - since >= self.limit_seconds
+        }
+
+    def _said(self, asked_gb: float, largest_gb: float, any_workers: bool) -> str:
+        if not any_workers:
+            return nobody(self.limit_seconds)
+        return (
+            f"no worker with resource {self.resource} = {asked_gb:.1f} came within {self.limit_seconds / 60:.1f} min; "
+            f"the largest that is there has {largest_gb:.1f}. {ADVICE}"
+        )
+
+
+def nobody(limit_seconds: float) -> str:
+    """What to say when there is no worker at all."""
+    return f"no worker came within {limit_seconds / 60:.1f} min; there is no worker at all. {ADVICE}"

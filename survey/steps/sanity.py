@@ -1,0 +1,98 @@
+"""Whether pixels can be an exposure's at all: looked at before the first step, and in what every step made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from survey.errors import TaskError
+
+DO_NOT_USE = 1
+RAMP_AXES = 4  # integrations, groups, y, x
+
+
+def check_ramp(path: Path, key: str) -> None:
+    """Refuse a raw ramp that holds no signal, or none that could be one.
+
+    The pipeline does not: jwst 3.0.0 makes an image of exact zeros, all of them good, from a ramp of NaN.
+
+    Raises
+    ------
+    TaskError
+        The ramp is not what its header declares, has no samples, has samples that are no finite numbers, or never
+        changes.
+    """
+    from astropy.io import fits
+
+    # Unsigned integers are stored with an offset, which matters to none of these questions.
+    with fits.open(path, memmap=True, do_not_scale_image_data=True) as hdus:
+        ramp = hdus["SCI"].data
+        fault = ramp_fault(ramp) or shape_fault(ramp.shape, hdus[0].header)
+        del ramp
+    if fault:
+        raise TaskError(f"{key}: {path.name} {fault} Leave the exposure out, or allow for it by mosaic.max_missing.")
+
+
+def ramp_fault(ramp: np.ndarray | None) -> str:
+    """What is wrong with a ramp (integrations, groups, y, x) as a whole; '' when it may be one."""
+    if ramp is None or ramp.ndim != RAMP_AXES or not ramp.size:
+        shape = "nothing" if ramp is None else f"an array of shape {ramp.shape}"
+        return f"holds {shape}, expected integrations x groups x rows x columns with at least one of each."
+    if ramp.dtype.kind == "f":
+        bad = int(ramp.size - np.count_nonzero(np.isfinite(ramp)))
+        if bad:
+            return f"has {bad} of {ramp.size} samples that are NaN or infinite; raw samples are counts."
+    first = ramp[:, :1] if ramp.shape[1] > 1 else ramp[:, :1, :1, :1]
+    if all(np.array_equal(ramp[:, group : group + 1], np.broadcast_to(first, ramp[:, :1].shape))
+           for group in range(ramp.shape[1])):  # fmt: skip
+        return f"never changes: its {ramp.shape[1]} group(s) hold the same counts throughout."
+    return ""
+
+
+def shape_fault(shape: tuple[int, ...], header: Mapping[str, Any]) -> str:
+    """How the shape of a ramp differs from what its primary header declares; '' when it does not.
+
+    A segment of an exposure holds some of its integrations.
+    """
+    integrations, *rest = shape
+    for keyword, found in zip(("NGROUPS", "SUBSIZE2", "SUBSIZE1"), rest, strict=True):
+        declared = header.get(keyword)
+        if isinstance(declared, int) and declared != found:
+            return f"declares {keyword} = {declared} and holds {found}."
+    declared = header.get("NINTS")
+    if isinstance(declared, int) and declared < integrations:
+        return f"declares NINTS = {declared} and holds {integrations}."
+    return ""
+
+
+def check_image(path: Path, key: str) -> float:
+    """Refuse a product without a pixel that a mosaic could use.
+
+    Returns
+    -------
+    usable : share of its pixels that are finite and not flagged DO_NOT_USE, 0 to 1
+
+    Raises
+    ------
+    TaskError
+        There is none, or all of them hold one value.
+    """
+    from astropy.io import fits
+
+    with fits.open(path, memmap=False) as hdus:
+        image = hdus["SCI"].data
+        flags = hdus["DQ"].data if "DQ" in hdus else None
+    if image is None or not image.size:
+        raise TaskError(f"{key}: {path.name} holds no pixels.")
+    usable = np.isfinite(image)
+    if flags is not None and flags.shape == image.shape:
+        usable &= (flags & DO_NOT_USE) == 0
+    good = image[usable]
+    if not good.size:
+        raise TaskError(f"{key}: no pixel of {path.name} is usable: each of {image.size} is NaN or flagged DO_NOT_USE.")
+    if good.size > 1 and good.min() == good.max():
+        raise TaskError(f"{key}: all {good.size} usable pixels of {path.name} hold {good[0]:g}; that is no image.")
+    return good.size / image.size
