@@ -18,8 +18,8 @@ PACKAGE = "survey"
 # A module imports from its own layer or from one above it in this list, never from one below.
 LAYERS = (
     ("errors", "names", "digest", "credentials", "paths", "limits", "resident"),
-    ("documents", "replies", "models", "config", "grid", "pipeline_spec", "workspace", "records", "tls"),
-    ("deploy", "pods", "scaling"),
+    ("documents", "replies", "models", "config", "grid", "pipeline_spec", "lock", "workspace", "records", "tls"),
+    ("deploy", "pods", "scaling", "outcome"),
     (
         "archive",
         "references",
@@ -34,9 +34,11 @@ LAYERS = (
     ),
     ("steps",),
     ("stock", "tiled", "checks"),
-    ("children", "failures", "planning", "reads", "execute", "site", "staleness", "tidying", "disk", "outside"),
+    ("children", "failures", "planning", "publication", "reads", "execute", "site", "staleness"),
+    ("tidying", "disk", "outside", "progress"),
+    ("dashboard",),
     ("patience", "workers", "batch"),
-    ("graph", "cluster", "progress"),
+    ("graph", "cluster"),
     ("inputs",),
     ("reduction",),
     ("inspection", "report"),

@@ -18,11 +18,13 @@ _PUBLIC = {
     "SurveyConfig": "survey.config",
     "load_config": "survey.reduction",
     "find_exposures": "survey.inputs",
+    "held_exposures": "survey.inputs",
     "fetch": "survey.inputs",
     "sync_references": "survey.inputs",
     "plan": "survey.reduction",
     "run": "survey.reduction",
     "mosaic": "survey.reduction",
+    "plan_states": "survey.inspection",
     "status": "survey.inspection",
     "explain": "survey.inspection",
     "verify": "survey.inspection",
@@ -42,10 +44,12 @@ __all__ = [
     "exposures_at",
     "fetch",
     "find_exposures",
+    "held_exposures",
     "load_config",
     "mosaic",
     "open_mosaic",
     "plan",
+    "plan_states",
     "read_wcs",
     "run",
     "status",
@@ -56,8 +60,8 @@ __all__ = [
 if TYPE_CHECKING:
     from survey.config import SurveyConfig
     from survey.errors import SurveyError
-    from survey.inputs import fetch, find_exposures, sync_references
-    from survey.inspection import explain, status, verify
+    from survey.inputs import fetch, find_exposures, held_exposures, sync_references
+    from survey.inspection import explain, plan_states, status, verify
     from survey.mosaics import cutout, exposures_at, open_mosaic, read_wcs
     from survey.reduction import load_config, mosaic, plan, run
 

@@ -212,10 +212,13 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
 @common
 @where
 @click.option("--until", metavar="STEP", help="Last step to run, such as image2.")
-def run(config: Path, workspace: Path | None, as_json: bool, until: str | None, **place: Any) -> None:
+@click.option(
+    "--report", is_flag=True, help="Keep the survey page and dask's performance report in reports/dashboard.html."
+)
+def run(config: Path, workspace: Path | None, as_json: bool, until: str | None, report: bool, **place: Any) -> None:
     """The main job: fetch, references, then every step that is not already done.
 
-    Example: survey run configs/demo.yaml --until image2
+    Example: survey run configs/demo.yaml --until image2 --report
     """
     from survey import reduction
     from survey.progress import DownloadProgress, TaskProgress
@@ -223,7 +226,7 @@ def run(config: Path, workspace: Path | None, as_json: bool, until: str | None, 
     loaded = reduction.load_config(config, workspace=workspace, until=until, **place)
     with TaskProgress(say) as progress:
         done = reduction.run(
-            loaded, **place, until=until, watch=progress.watch, progress=DownloadProgress(say), say=say
+            loaded, **place, until=until, watch=progress.watch, progress=DownloadProgress(say), say=say, report=report
         )
     _finish(loaded, done, as_json)
 

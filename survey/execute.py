@@ -1,8 +1,6 @@
 """Run one task: reuse it, or run it in a child process, publish its products atomically, and record it last.
 
-A product without its record does not exist: the old record goes first, the products are renamed into place, the new
-record comes last. Two runs of one task at once are harmless: the publication is locked, and the second finds the
-first's record.
+Two runs of one task at once are harmless: the publication is locked, and the second finds the first's record.
 """
 
 from __future__ import annotations
@@ -14,38 +12,30 @@ import logging
 import os
 import shutil
 import socket
-import stat
 import tempfile
 import time
 import uuid
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from survey import __version__, paths
+from survey import __version__
 from survey.children import RESULT, Usage, child_server
-from survey.digest import file_sha256, tree_sha256
 from survey.errors import TaskError
 from survey.failures import cause_of_death, failure_class, is_full
-from survey.models import COMPLETE, FAILED, SKIPPED, Product, Task, TaskRecord
+from survey.models import COMPLETE, FAILED, SKIPPED, Task, TaskRecord
 from survey.planning import installed_versions
+from survey.publication import publish, reusable, stored_record
 from survey.reads import verified_sources
 from survey.records import failure_path, read_record, record_path, write_record
 from survey.site import KEEP_MEMORY, ONE_THREAD, Site
 from survey.steps import REGISTRY
 from survey.steps.base import Job, Outcome
-from survey.store import uncommit
 from survey.workspace import Workspace
 
 BATCH_JOBS = ("SLURM_JOB_ID", "PBS_JOBID")
-RIVALS = {"assemble": ("image3", "mosaic"), "image3": ("assemble", "source_catalog")}
 BECAUSE = "not run, because "
-_LOCKS = 64
-_LOCK_SECONDS = 600.0  # hashing and renaming a large mosaic
 
 
 def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb: float | None = None) -> TaskRecord:
@@ -79,19 +69,20 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb
         return done
     base = replace(base, attempts=_attempts(workspace, task) + 1)
     try:
+        workspace.check_run(task.key, site.run)
         _check_versions(task)
         allowed = site.limits.memory_gb(task.memory_gb) if limit_gb is None else limit_gb
         return _run(task, site, workspace, base, inputs, allowed)
     except TaskError as error:
         base = replace(base, peak_memory_gb=round(error.used_gb, 4))
-        record = _failed(workspace, base, str(error), error.retry)
+        record = _failed(workspace, base, str(error), error.retry, site.run)
         if error.retry == "again":
             raise
         return record
     except OSError as error:
         if is_full(error):
             return replace(base, error=f"{workspace.root}: {error.strerror}", error_class="disk")
-        _failed(workspace, base, str(error), "again")
+        _failed(workspace, base, str(error), "again", site.run)
         raise TaskError(f"{task.key}: {error}", retry="again") from error
 
 
@@ -121,12 +112,13 @@ def _attempts(workspace: Workspace, task: Task) -> int:
     return 0
 
 
-def _failed(workspace: Workspace, base: TaskRecord, error: str, error_class: str) -> TaskRecord:
+def _failed(workspace: Workspace, base: TaskRecord, error: str, error_class: str, run: str) -> TaskRecord:
     """The record of a failure, in place of that of an earlier attempt. A full disk must not hide the cause."""
     log = f"logs/{base.step}.{base.subject}.log"
     record = replace(base, status=FAILED, error=error.removeprefix(f"{base.key}: "), error_class=error_class, log=log)
     with contextlib.suppress(OSError):
-        write_record(workspace.records, record)
+        if workspace.is_held_by(run):
+            write_record(workspace.records, record)
     return record
 
 
@@ -167,53 +159,6 @@ def skipped_record(task: Task, lost: TaskRecord) -> TaskRecord:
     return replace(blank_record(task), status=SKIPPED, error=error)
 
 
-def stored_record(workspace: Workspace, key: str) -> TaskRecord | None:
-    """The record of a key, or None: a torn or foreign file is no record."""
-    try:
-        return read_record(record_path(workspace.records, key))
-    except (OSError, ValueError):
-        return None
-
-
-def reusable(task: Task, root: Path, record: TaskRecord | None) -> TaskRecord | None:
-    """The given record, when it is complete, of the task's digest, and its products are there in their size.
-
-    Bytes are compared by `survey verify` and by the task that reads them; here the record, written last, is the proof.
-    """
-    done = recorded(task, record)
-    return done if done is not None and in_place(root, done) else None
-
-
-def recorded(task: Task, record: TaskRecord | None) -> TaskRecord | None:
-    """The given record, when it is complete and of the task's digest, wherever its products are."""
-    if record is None or record.status != COMPLETE or not task.digest or record.digest != task.digest:
-        return None
-    return record
-
-
-def in_place(root: Path, record: TaskRecord) -> bool:
-    """Whether all products of a record are there in their size."""
-    return all(_in_place(root, product, record.digest) for product in record.products)
-
-
-def _in_place(root: Path, product: Product, digest: str) -> bool:
-    try:
-        path = paths.inside(root, product.path)
-        found = path.lstat()
-    except (OSError, ValueError):
-        return False
-    if stat.S_ISDIR(found.st_mode):  # a mosaic for xarray says whose it is
-        return _said_digest(path / "zarr.json") in ("", digest)
-    return stat.S_ISREG(found.st_mode) and found.st_size == product.bytes
-
-
-def _said_digest(metadata: Path) -> str:
-    try:
-        return str(json.loads(metadata.read_text())["attributes"]["digest"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
 def _run(
     task: Task, site: Site, workspace: Workspace, base: TaskRecord, inputs: Sequence[TaskRecord], limit_gb: float
 ) -> TaskRecord:
@@ -238,6 +183,7 @@ def _run(
             context=task.context,
             missing=task.missing,
             root=str(workspace.root),
+            run=site.run,
         )
         (folder / "job.json").write_text(json.dumps(asdict(job)))
         with child_server({**ONE_THREAD, **KEEP_MEMORY, **site.environment}) as server:
@@ -254,7 +200,7 @@ def _run(
             cpu_seconds=round(usage.cpu_seconds, 3),
             peak_memory_gb=round(usage.peak_gb, 4),
         )
-        return publish(record, task, outcome, folder, workspace)
+        return publish(record, task, outcome, folder, workspace, site.run)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -280,66 +226,6 @@ def run_job(folder: str) -> None:
     path.with_suffix(".part").rename(path)
 
 
-def publish(record: TaskRecord, task: Task, outcome: Outcome, folder: Path, workspace: Workspace) -> TaskRecord:
-    """Move a task's products into place and write its record last.
-
-    Returns
-    -------
-    record : with its products; or that of another run of the same task that came first
-    """
-    made = [(folder / source, target) for source, target in outcome.products]
-    products = tuple(_product(path, target) for path, target in made if not path.is_symlink())
-    for path, _ in made:
-        _flush(path)
-    final = replace(record, products=products)
-    places = [_place(task, workspace.root, target) for _, target in made]
-    mark = _place(task, workspace.root, f"mosaics/mosaics.zarr/{task.settings.get('group', 'none')}/zarr.json")
-    path = record_path(workspace.records, task.key)
-    with _publication(workspace, task.key):
-        first = reusable(task, workspace.root, stored_record(workspace, task.key))
-        if first is not None:
-            return first
-        old = stored_record(workspace, task.key)
-        path.unlink(missing_ok=True)
-        for rival in RIVALS.get(task.step, ()):  # the other engine's records of the same files
-            record_path(workspace.records, f"{rival}/{task.subject}").unlink(missing_ok=True)
-        if task.step == "drizzle" and (old is None or old.digest != task.digest):
-            # Other pixels: the mosaic is none until it was assembled anew.
-            uncommit(mark.parent)
-        _drop_others(old, products, workspace)
-        for (source, _), place in zip(made, places, strict=True):
-            _replace(source, place)
-        for target_folder in {place.parent for place in places}:
-            _flush_folder(target_folder)
-        write_record(workspace.records, final)
-    return final
-
-
-def _place(task: Task, root: Path, target: str) -> Path:
-    """Where a product goes; TaskError when a link on the way would lead out of the workspace."""
-    try:
-        return paths.inside(root, target)
-    except ValueError as error:
-        raise TaskError(f"{task.key}: {error}.") from error
-
-
-def _drop_others(old: TaskRecord | None, products: Sequence[Product], workspace: Workspace) -> None:
-    """Remove files that an earlier run of the task made and this one does not: nobody would know them any more."""
-    kept = {product.path for product in products}
-    for product in old.products if old is not None and old.status == COMPLETE else ():
-        if product.path not in kept:
-            paths.discard(workspace.root, product.path)
-
-
-@contextlib.contextmanager
-def _publication(workspace: Workspace, key: str) -> Iterator[None]:
-    """One publication of a key at a time, over all processes. A few locks serve all keys."""
-    folder = workspace.records / ".locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{zlib.crc32(key.encode()) % _LOCKS}.lock", timeout=_LOCK_SECONDS):
-        yield
-
-
 def _outcome(task: Task, folder: Path, log: Path, usage: Usage) -> Outcome:
     """What the child left behind, or why it left nothing."""
     try:
@@ -356,45 +242,3 @@ def _outcome(task: Task, folder: Path, log: Path, usage: Usage) -> Outcome:
 
 def _log_name(task: Task) -> str:
     return f"logs/{task.step}.{task.subject}.log"
-
-
-def _product(path: Path, target: str) -> Product:
-    if path.is_dir():
-        sha256, size = tree_sha256(path)
-        return Product(target, sha256, size)
-    return Product(target, file_sha256(path), path.stat().st_size)
-
-
-def _replace(source: Path, target: Path) -> None:
-    """Rename into place; a folder's predecessor is moved aside first, since rename replaces files only."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = source.is_dir() and not source.is_symlink()
-    if folder and target.is_symlink():
-        target.unlink()
-    if folder and target.exists():
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-        target.rename(aside)
-        source.rename(target)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        source.replace(target)
-
-
-def _flush(path: Path) -> None:
-    if path.is_symlink():
-        return
-    files = [item for item in path.rglob("*") if item.is_file()] if path.is_dir() else [path]
-    for item in files:
-        descriptor = os.open(item, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

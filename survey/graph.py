@@ -7,7 +7,7 @@ the config's `max_missing` decides then whether, and of what, it is made.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,21 @@ from dask.distributed import Client, Future, as_completed
 
 from survey.deploy import RESOURCE
 from survey.errors import DiskFullError, InterruptedRunError, SurveyError
-from survey.execute import blank_record, in_place, recorded, run_task, skipped_record
+from survey.execute import blank_record, run_task, skipped_record
 from survey.layouts import read_layout
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Plan, Task, TaskRecord
 from survey.patience import Patience, await_workers, workers_of
 from survey.planning import Planner, reference_of, steps_until
+from survey.publication import in_place, recorded
 from survey.site import Site
 from survey.steps import REGISTRY
 from survey.tidying import tidy
-from survey.workers import capacity, promised_gb
+from survey.workers import capacity, promised_gb, too_large
 from survey.workspace import Workspace
 
 WAIT_SECONDS = 0.1  # for the next task to end
 Watch = Callable[[TaskRecord, bool], None]  # called with each record as it is decided, and whether it was reused
+LaidOut = Callable[[str, Sequence[Task]], None]  # called with a mosaic's product and tasks once its grids are known
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class _Flow:
     site: Site
     client: Client
     watch: Watch
+    laid_out: LaidOut
     stored: Mapping[str, TaskRecord]  # of earlier runs
     names: tuple[str, ...]  # steps to run
     capacity: float  # largest memory resource of any worker [GB]; 0: the workers declare none
@@ -85,6 +88,7 @@ def run_plan(
     watch: Watch,
     until: str | None = None,
     trouble: Callable[[], SurveyError | None] = lambda: None,
+    laid_out: LaidOut = lambda _product, _tasks: None,
 ) -> list[TaskRecord]:
     """Run every task of a plan that is not already done.
 
@@ -97,6 +101,7 @@ def run_plan(
     watch : called once per decided task
     until : last step to run
     trouble : asked while nothing is finished: why no worker will do the rest
+    laid_out : called with each mosaic's tasks once they are known, or known not to run
 
     Returns
     -------
@@ -114,7 +119,9 @@ def run_plan(
     limit = max(60.0 * site.limits.workers_minutes, getattr(client.cluster, "patience_seconds", 0.0))
     if not promised_gb(client):
         await_workers(client, limit)
-    flow = _Flow(plan, planner, site, client, watch, stored, steps_until(plan, until), capacity(client), trouble)
+    flow = _Flow(
+        plan, planner, site, client, watch, laid_out, stored, steps_until(plan, until), capacity(client), trouble
+    )
     _index(flow)
     try:
         _submit_exposures(flow)
@@ -169,14 +176,6 @@ def _give_up(flow: _Flow, key: str, error: str) -> None:
         futures.append(future)
     flow.given_up |= lost
     flow.client.cancel(futures, force=True)
-
-
-def too_large(task: Task, capacity_gb: float) -> str:
-    """What to say of a task that no worker can hold; it would wait for ever."""
-    advice = "Use a larger worker, a smaller mosaic or tile, or one mosaic per [filter, observation]."
-    if task.step == "source_catalog":
-        advice = "It holds the whole mosaic: leave it out with 'source_catalog: {skip: true}', or use a larger worker."
-    return f"needs resource {RESOURCE} = {task.memory_gb:.1f}, the largest worker has {capacity_gb:.1f}. {advice}"
 
 
 def _root(flow: _Flow) -> Path:
@@ -351,6 +350,7 @@ def _start_mosaic(flow: _Flow, association: Association) -> None:
         names = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
         total = len(keys) + len(association.lost)
         error = f"{len(lost)} of {total} members missing ({names}); mosaic.max_missing allows {allowed}."
+        flow.laid_out(association.product, [*first, *rest])
         _skip(flow, association, [*first, *rest], error)
         return
     if flow.planner.config.mosaic.engine == "tiled":
@@ -376,6 +376,7 @@ def _continue_mosaic(flow: _Flow, started: _Started, record: TaskRecord) -> None
     layout = read_layout(_root(flow), association.product) if record.status == COMPLETE else None
     _, rest = flow.planner.mosaic_tasks(association, started.chains, exposures, started.lost, layout, started.reference)
     flow.aligned[association.product] = align
+    flow.laid_out(association.product, rest)
     if record.status == COMPLETE:
         _submit_chain(flow, association.product, rest)
     else:

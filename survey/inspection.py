@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 from survey import paths
 from survey.archive import held as archive_held
-from survey.archive.ledger import LEDGER
+from survey.archive.ledger import LEDGER, Ledger
 from survey.config import SurveyConfig
 from survey.digest import file_sha256, tree_sha256
 from survey.disk import Room, room
 from survey.errors import ConfigError
-from survey.execute import stored_record
 from survey.inputs import held_exposures
 from survey.models import COMPLETE, Plan, TaskRecord
-from survey.provenance import Lineage, lineage
-from survey.records import read_records
+from survey.mosaics import ROOT_METADATA
+from survey.provenance import STORE, Lineage, lineage
+from survey.provenance import fault as provenance_fault
+from survey.publication import stored_record
+from survey.records import Records, read_records, seal_fault
 from survey.reduction import plan
 from survey.staleness import DONE, State, states
 from survey.steps import REGISTRY
@@ -80,7 +83,7 @@ def _why_unplanned(record: TaskRecord, held: set[str]) -> str:
 
 
 def verify(config: SurveyConfig) -> dict[str, str]:
-    """Compare every product with its record, and every raw file with the ledger.
+    """Compare every byte with what was recorded: products, records, mosaics in zarr, provenance, raw files.
 
     Returns
     -------
@@ -96,10 +99,13 @@ def verify(config: SurveyConfig) -> dict[str, str]:
     if not found.by_key and not found.faults and not (workspace.raw / LEDGER).exists():
         raise ConfigError(f"{workspace.root}: holds no records and no raw files; nothing was run there.")
     faults = {f"records/{name}": cause for name, cause in found.faults.items()}
+    faults |= _record_faults(workspace, found)
+    known: set[str] = set()
     for record in found.by_key.values():
         if record.status != COMPLETE:
             continue
         for product in record.products:
+            known.add(product.path)
             try:
                 path = paths.inside(workspace.root, product.path)
                 transient = record.step in REGISTRY and REGISTRY[record.step].transient
@@ -111,7 +117,53 @@ def verify(config: SurveyConfig) -> dict[str, str]:
                 continue
             if sha256 != product.sha256:
                 faults[product.path] = f"sha256 is {sha256[:12]}..., its record says {product.sha256[:12]}..."
-    return faults | archive_held.verify(workspace.raw)
+    faults |= _store_faults(workspace, known) | _raw_faults(workspace, found)
+    cause = provenance_fault(workspace.root)
+    return faults | ({STORE: cause} if cause else {})
+
+
+def _record_faults(workspace: Workspace, found: Records) -> dict[str, str]:
+    """Records that hold other bytes than were written."""
+    faults = {}
+    for path in sorted(workspace.records.glob("[!.]*.json")):
+        if path.name not in found.faults:
+            with contextlib.suppress(FileNotFoundError):  # replaced meanwhile
+                cause = seal_fault(path)
+                if cause:
+                    faults[f"records/{path.name}"] = cause
+    return faults
+
+
+def _store_faults(workspace: Workspace, known: set[str]) -> dict[str, str]:
+    """Files of committed mosaics that no record knows, and a root of the store that is none.
+
+    A group without its commit mark is no mosaic yet; a run that was killed may have left chunks there.
+    """
+    store = workspace.root / "mosaics" / "mosaics.zarr"
+    faults = {}
+    if (store / "zarr.json").exists() and (store / "zarr.json").read_bytes() != ROOT_METADATA:
+        faults["mosaics/mosaics.zarr/zarr.json"] = "was changed since it was written; run again to write it anew"
+    for mark in sorted(store.glob("[!.]*/zarr.json")):
+        group = mark.parent
+        if group.relative_to(workspace.root).as_posix() in known:  # one product: its sha256 is that of all its files
+            continue
+        for path in sorted(group.rglob("*")):
+            name = path.relative_to(workspace.root).as_posix()
+            if name not in known and (path.is_symlink() or not path.is_dir()):
+                faults[name] = "no record knows it"
+    return faults
+
+
+def _raw_faults(workspace: Workspace, found: Records) -> dict[str, str]:
+    """Raw files against the ledger; and those that tasks read and the ledger does not know any more."""
+    faults = archive_held.verify(workspace.raw)
+    known = set(Ledger(workspace.raw / LEDGER).names())
+    for record in found.by_key.values():
+        for name in record.inputs if record.status == COMPLETE else ():
+            file = name.removeprefix("raw/")
+            if file != name and file not in known and (workspace.root / name).exists():
+                faults[name] = f"{record.key} stands on it, and raw/{LEDGER} does not know it; run 'survey fetch'"
+    return faults
 
 
 def _sha256_of(path: Path) -> str:

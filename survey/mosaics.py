@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from astropy.io.fits import Header
     from astropy.wcs import WCS
 
+ROOT_METADATA = b'{\n  "attributes": {},\n  "zarr_format": 3,\n  "node_type": "group"\n}'
 CHUNK_PX = 2048  # 16 MB a float32 chunk
 SCHEMA = 1  # of the group's arrays and attributes
 # extension -> (must be there, power of the science unit)
@@ -83,14 +84,21 @@ def write_group(
 
 
 def ensure_store(store: Path) -> None:
-    """Make the store's root group, so that zarr can list the groups in it; ConfigError when a link is in its place."""
-    import zarr
+    """Make the store's root group, so that zarr can list the groups in it; one that was changed is made anew.
 
+    Raises
+    ------
+    ConfigError
+        A link is in its place.
+    """
     if store.is_symlink():
         raise ConfigError(f"{store}: is a link; expected a folder of the workspace. Remove the link.")
+    path = store / "zarr.json"
     store.mkdir(parents=True, exist_ok=True)
-    if not (store / "zarr.json").exists():
-        zarr.open_group(store, mode="a", zarr_format=3)
+    if not path.exists() or path.read_bytes() != ROOT_METADATA:
+        part = store / f".zarr.json.{uuid.uuid4().hex[:8]}.part"
+        part.write_bytes(ROOT_METADATA)
+        os.replace(part, path)
 
 
 def open_group(store: Path | str, group: str) -> xr.Dataset:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from survey.digest import digest
+from survey.digest import digest, tree_sha256
 from survey.models import TaskRecord, to_json
 from survey.records import Records, read_records, sync_folder
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 STORE = "provenance.zarr"
 SNAPSHOTS = ".provenance"
+NAMED_DIGITS = 32  # of its sha256, in the name of a snapshot
 IDENTITY = "records_digest"  # attribute of a snapshot
 # The same chunks whatever the number of tasks: who reads a snapshot while the next one takes its place still gets the
 # rows that were asked for, since rows keep their place.
@@ -73,18 +74,21 @@ def publish(workspace: Path, dataset: xr.Dataset) -> Path:
         folder.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     link = workspace / STORE
-    snapshot = folder / f"{_next_number(folder):06d}-{uuid.uuid4().hex[:8]}.zarr"
+    part = folder / f"{_next_number(folder):06d}-{uuid.uuid4().hex[:8]}.zarr"
     try:
-        dataset.to_zarr(snapshot, mode="w", zarr_format=3, consolidated=False, encoding=_encoding(dataset))
-        _sync_tree(snapshot)
+        dataset.to_zarr(part, mode="w", zarr_format=3, consolidated=False, encoding=_encoding(dataset))
+        _sync_tree(part)
+        snapshot = part.with_name(f"{part.stem.partition('-')[0]}-{tree_sha256(part)[0][:NAMED_DIGITS]}.zarr")
+        os.rename(part, snapshot)
+        sync_folder(folder)
     except BaseException:
-        shutil.rmtree(snapshot, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
         raise
     if link.is_dir() and not link.is_symlink():  # a copy that lost its link: make room
         shutil.rmtree(link)
-    part = folder / f"{snapshot.name}.link"  # its target is read from where it ends up
-    os.symlink(os.path.join(SNAPSHOTS, snapshot.name), part, target_is_directory=True)
-    os.replace(part, link)
+    made = folder / f"{snapshot.name}.link"  # its target is read from where it ends up
+    os.symlink(os.path.join(SNAPSHOTS, snapshot.name), made, target_is_directory=True)
+    os.replace(made, link)
     sync_folder(workspace)
     for old in filter(_is_snapshot, folder.iterdir()):
         if old.is_symlink():
@@ -92,6 +96,24 @@ def publish(workspace: Path, dataset: xr.Dataset) -> Path:
         elif old.name != snapshot.name:
             shutil.rmtree(old, ignore_errors=True)
     return link
+
+
+def fault(workspace: Path) -> str:
+    """Why ``provenance.zarr`` is not, byte by byte, as it was written; '' when it is, or there is none.
+
+    A snapshot bears the start of its sha256 in its name.
+    """
+    link = workspace / STORE
+    if not os.path.lexists(link):
+        return ""
+    try:
+        snapshot = link.resolve(strict=True)
+        said, found = snapshot.stem.rpartition("-")[2], tree_sha256(snapshot)[0]
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}; run again to write it anew"
+    if len(said) < NAMED_DIGITS or found.startswith(said):  # short: of an earlier version, or a copy under its own name
+        return ""
+    return "was changed since it was written; run again to write it anew"
 
 
 def rebuild(workspace: Path, attrs: Mapping[str, Any] | None = None) -> Records:
@@ -151,8 +173,8 @@ class ProvenanceWriter:
         self._changed = False
 
     def close(self) -> None:
-        """Publish what the last snapshot, of this run or an earlier one, does not hold yet."""
-        if self._changed and _stored_identity(self._workspace) != self._identity():
+        """Publish what the last snapshot, of this run or an earlier one, does not hold, or no longer."""
+        if self._changed and (_stored_identity(self._workspace) != self._identity() or fault(self._workspace)):
             self.snapshot()
 
     def _identity(self) -> str:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import stat
 import uuid
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from survey import paths
 from survey.models import COMPLETE, TaskRecord, record_from_json, to_json
 
+SEAL = "sha256"  # of a record's text without this field
 MAX_RECORD_BYTES = 16 * 1024 * 1024  # a record is some kB; a larger file is something else
 
 _TEXT = "key step subject filter status digest host job started error error_class context log".split()
@@ -64,8 +68,7 @@ def _write(path: Path, record: TaskRecord) -> Path:
     part = folder / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
     try:
         with open(part, "w", encoding="utf-8") as stream:
-            json.dump(to_json(record), stream, indent=1, sort_keys=True)
-            stream.write("\n")
+            stream.write(_sealed(to_json(record)))
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(part, path)
@@ -74,6 +77,36 @@ def _write(path: Path, record: TaskRecord) -> Path:
         raise
     sync_folder(folder)
     return path
+
+
+def _sealed(content: Mapping[str, Any]) -> str:
+    """The text of a record: its fields, and the sha256 of the text without it."""
+    return _text_of({**content, SEAL: hashlib.sha256(_text_of(content).encode()).hexdigest()})
+
+
+def _text_of(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"
+
+
+def seal_fault(path: Path) -> str:
+    """Why a record is not, byte by byte, as it was written; '' when it is.
+
+    Records of versions before the seal are held to their form alone. What a run asks of a record is not this, but its
+    digest and products.
+
+    Raises
+    ------
+    OSError, ValueError
+        It cannot be read, or is not JSON.
+    """
+    text = path.read_text(encoding="utf-8")
+    content = json.loads(text)
+    bare = {name: value for name, value in content.items() if name != SEAL}
+    strange = sorted(set(bare) - {item.name for item in fields(TaskRecord)})
+    if strange:
+        return f"holds {strange[0]!r}, which no record does: it was changed since it was written"
+    whole = _sealed(bare) if SEAL in content else _text_of(bare)
+    return "" if text == whole else "was changed since it was written: its sha256 is another"
 
 
 def read_record(path: Path) -> TaskRecord:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,9 @@ from survey.inputs import (
 )
 from survey.layouts import read_layouts
 from survey.memory import learn
-from survey.models import COMPLETE, FAILED, SKIPPED, Exposure, Plan, Task, TaskRecord
+from survey.models import COMPLETE, Exposure, Plan, Task, TaskRecord
 from survey.mosaics import ensure_store
+from survey.outcome import Run
 from survey.outside import STORES, group_of, plan_of
 from survey.planning import Planner, mosaics_of, steps_until
 from survey.planning import plan as make_plan
@@ -44,6 +45,7 @@ from survey.references import References
 from survey.site import Site
 from survey.staleness import DONE, state_of
 from survey.steps import REGISTRY
+from survey.tidying import tidy
 from survey.tiled import STEPS as TILED
 from survey.workspace import Workspace
 
@@ -51,37 +53,9 @@ if TYPE_CHECKING:
     from dask.distributed import Client
 
 LEFTOVER_SECONDS = 24 * 3600.0
+REPORT = "dashboard.html"  # of the last run, in reports/
 
 Watch = Callable[[TaskRecord, bool], None]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run ended with."""
-
-    records: tuple[TaskRecord, ...]
-    reused: frozenset[str] = frozenset()
-    missing: Mapping[str, str] = field(default_factory=dict)  # raw file -> why it could not be had
-
-    @property
-    def failed(self) -> tuple[TaskRecord, ...]:
-        return tuple(record for record in self.records if record.status in (FAILED, SKIPPED))
-
-    @property
-    def ran(self) -> tuple[TaskRecord, ...]:
-        """Records of the tasks that this run ran itself."""
-        return tuple(item for item in self.records if item.key not in self.reused and item.status == COMPLETE)
-
-    @property
-    def products(self) -> tuple[str, ...]:
-        return tuple(
-            product.path for record in self.records if record.status == COMPLETE for product in record.products
-        )
-
-    @property
-    def incomplete_mosaics(self) -> tuple[TaskRecord, ...]:
-        """Mosaics that were made without some of their members."""
-        return tuple(record for record in self.records if record.status == COMPLETE and record.missing)
 
 
 def plan(config: SurveyConfig, exposures: Sequence[Exposure], references: References | None = None) -> Plan:
@@ -124,6 +98,7 @@ def run(
     watch: Callable[[Plan], Watch] | None = None,
     progress: Progress | None = None,
     say: Say = silent,
+    report: bool = False,
 ) -> Run:
     """The main job: fetch, references, then every task that is not already done.
 
@@ -137,6 +112,7 @@ def run(
     until : last step to run
     watch : called with the plan; returns what is called with each decided record
     progress, say : where downloads and remarks are shown
+    report : keep the survey page and dask's performance report as ``reports/dashboard.html``
 
     Raises
     ------
@@ -144,9 +120,10 @@ def run(
         See `survey.errors`. Failures of single files and tasks do not raise: they are in the result.
     """
     check_config(config, until=until, cluster=cluster, tls=tls, insecure=insecure)
-    where = _Where(client, cluster, until, watch or _nobody, say, tls, insecure)
+    where = _Where(client, cluster, until, watch or _nobody, say, tls, insecure, report=report)
     workspace = Workspace(config.workspace)
-    with workspace.lock():
+    with workspace.lock() as name:
+        where = replace(where, run=name)
         workspace.create()
         _sweep(workspace, where)
         exposures, missing = _fetch_what_can_be_had(config, progress, where)
@@ -184,7 +161,8 @@ def mosaic(
     wanted = read_association(association)
     where = _Where(client, cluster, None, watch or _nobody, say, tls, insecure)
     workspace = Workspace(config.workspace)
-    with workspace.lock():
+    with workspace.lock() as name:
+        where = replace(where, run=name)
         workspace.create()
         _sweep(workspace, where)
         raw, given = members_of(config, wanted, association.parent)
@@ -209,6 +187,8 @@ class _Where:
     say: Say
     tls: Path | None = None
     insecure: bool = False
+    report: bool = False
+    run: str = ""  # its own name, once it holds the workspace
 
 
 def _fetch_what_can_be_had(
@@ -260,9 +240,13 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
             note(record, was_reused)
 
         if not waiting:
-            records = [stored[task.key] for task in made if task.step in steps_until(made, where.until)]
+            tasks = [task for task in made if task.step in steps_until(made, where.until)]
+            records = [stored[task.key] for task in tasks]
             for record in records:
                 decided(record, True)
+            # What a run that was killed at its very end did not.
+            whole = {task.subject: tasks for task in tasks if task.step == "assemble"}
+            tidy(root, {task.key: stored[task.key] for task in tasks}, whole, stored, config.mosaic.keep_intermediate)
         else:
             planner = Planner(config, references, override_digests(config), learn(stored.values()))
             records = _on_cluster(made, planner, root, references, where, stored, decided)
@@ -290,12 +274,13 @@ def _on_cluster(
 ) -> list[TaskRecord]:
     # dask takes half a second to import; a run that finds everything done does not need it.
     from survey.cluster import connect, dashboard
-    from survey.graph import run_plan, too_large
-    from survey.workers import capacity, workers_for
+    from survey.dashboard.feed import feed
+    from survey.graph import run_plan
+    from survey.workers import capacity, too_large, workers_for
 
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
     environment = {**crds_references.worker_environment(references), "USER": os.environ.get("USER") or "survey"}
-    site = Site(str(root), planner.config.survey, environment, planner.config.limits)
+    site = Site(str(root), planner.config.survey, environment, planner.config.limits, where.run)
     small = [task.memory_gb for task in made if REGISTRY[task.step].scope == "exposure"]
     tasks = [task for task in made if task.step in steps_until(made, where.until)]
     with contextlib.ExitStack() as stack:
@@ -310,8 +295,16 @@ def _on_cluster(
         for task in tasks:
             if largest and task.memory_gb > largest:
                 where.say(f"{task.key} will not be run: {too_large(task, largest)}")
-        until = where.until
-        return run_plan(made, planner, site, client, stored=stored, watch=decided, until=until, trouble=guard.trouble)
+        told = stack.enter_context(feed(client, planner.config, made, steps_until(made, where.until), where.say))
+        records = run_plan(
+            made, planner, site, client,
+            stored=stored, watch=told.watch(decided), until=where.until, laid_out=told.laid_out,
+            trouble=guard.trouble,
+        )  # fmt: skip
+        told.end("finished")
+        if where.report:
+            told.save(root / "reports" / REPORT)
+        return records
 
 
 def load_config(

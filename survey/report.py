@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from survey.config import SurveyConfig
+from survey.dashboard.journal import run_state
 from survey.disk import MOSAIC_BYTES, Room
 from survey.models import COMPLETE, FAILED, SKIPPED, Plan, TaskRecord
+from survey.outcome import Run
 from survey.planning import total_gb
 from survey.progress import clock
 from survey.provenance import Lineage
-from survey.reduction import Run
-from survey.staleness import DONE, State, causes, summary
+from survey.staleness import DONE, State, causes, reach, summary
 from survey.workspace import Workspace
 
 SHOWN = 12
@@ -57,6 +59,7 @@ def plan_document(made: Plan, found: Sequence[State], room: Room | None = None) 
         ],
         "summary": summary(found),
         "causes": causes(found),
+        "reach": reach(found),
         "to_run": len(waiting),
         "cpu_hours": round(sum(task.cpu_seconds for task in waiting) / 3600, 3),
         "peak_gb": max((task.memory_gb for task in waiting), default=0.0),
@@ -110,10 +113,10 @@ def plan_text(config: SurveyConfig, made: Plan, found: Sequence[State], room: Ro
         *(f"  mosaic {item['product']}: {_mosaic_text(item)}" for item in document["associations"]),
     ]
     lines += [f"  left out {item.name}: {item.fault}" for item in made.exposures if item.fault]
-    for reason, counts in list(document["causes"].items())[:SHOWN]:
-        lines.append(f"  because {reason}: {', '.join(f'{count} {step}' for step, count in counts.items())}")
-    if len(document["causes"]) > SHOWN:
-        lines.append(f"  ... and {len(document['causes']) - SHOWN} more causes; --json lists them all")
+    for reason, counts in list(document["reach"].items())[:SHOWN]:
+        lines.append(f"  {reason}: {_reached(counts)}")
+    if len(document["reach"]) > SHOWN:
+        lines.append(f"  ... and {len(document['reach']) - SHOWN} more causes; --json lists them all")
     lines.append(
         f"{document['to_run']} of {len(found)} tasks to run: {document['cpu_hours']:.2f} CPU-hours, largest task "
         f"{document['peak_gb']:.1f} GB of memory, about {document['products_gb']:.1f} GB of products"
@@ -122,6 +125,14 @@ def plan_text(config: SurveyConfig, made: Plan, found: Sequence[State], room: Ro
         short = "; this will not fit" if room.is_too_small else "; this may not fit" if room.is_tight else ""
         lines.append(f"disk: {room}{short}")
     return "\n".join(lines)
+
+
+def _reached(counts: Mapping[str, int]) -> str:
+    """What a cause makes run again: '16 exposures, 1 mosaic (70 tasks)'."""
+    named = [f"{counts[name]} {name.removesuffix('s') if counts[name] == 1 else name}"
+             for name in ("exposures", "mosaics") if counts[name]]  # fmt: skip
+    tasks = f"{counts['tasks']} task{'s' if counts['tasks'] != 1 else ''}"
+    return f"{', '.join(named)} ({tasks})" if named else tasks
 
 
 def run_document(config: SurveyConfig, done: Run) -> dict[str, Any]:
@@ -156,6 +167,7 @@ def status_document(config: SurveyConfig, records: Sequence[TaskRecord]) -> dict
         counts.setdefault(f"{record.step} {record.filter}", Counter())[word] += 1
     running = sorted(_running(config))
     return {
+        "run": _under_way(config, records),
         "steps": {name: dict(row) for name, row in sorted(counts.items())},
         "running": running,
         "failed": {record.key: record.error for record in records if record.status == FAILED},
@@ -164,8 +176,39 @@ def status_document(config: SurveyConfig, records: Sequence[TaskRecord]) -> dict
     }
 
 
+def _under_way(config: SurveyConfig, records: Sequence[TaskRecord]) -> dict[str, Any]:
+    """How far the run is that goes on, at which pace, and who runs it; nothing when nobody does."""
+    workspace = Workspace(config.workspace)
+    holder = workspace.holder
+    state = run_state(workspace.root, records) if holder else None
+    if state is None:
+        return {"holder": holder} if holder else {}
+    now = time.time()
+    return {
+        "holder": holder,
+        "tasks": sum(max(cell.total, cell.decided) for cell in state.cells.values()),
+        "left": sum(cell.left for cell in state.cells.values()),
+        "exposures_per_hour": round(state.exposures_per_hour(now), 1),
+        "elapsed_seconds": round(now - state.began, 1),
+        "seconds_left": state.seconds_left(now),
+        "not_laid_out": sorted(state.guessed),
+    }
+
+
+def _under_way_text(run: Mapping[str, Any]) -> str:
+    if "tasks" not in run:
+        return f"in use by {run['holder']}"
+    left = "-" if run["seconds_left"] is None else clock(run["seconds_left"])
+    least = " at least" if run["not_laid_out"] else ""
+    return (
+        f"run by {run['holder']}: {run['tasks'] - run['left']} of {run['tasks']} tasks, "
+        f"{run['exposures_per_hour']:.0f} exposures an hour, {left} left{least}"
+    )
+
+
 def status_text(document: Mapping[str, Any]) -> str:
-    lines = [_counts(name, row) for name, row in document["steps"].items()]
+    lines = [_under_way_text(document["run"])] if document["run"] else []
+    lines += [_counts(name, row) for name, row in document["steps"].items()]
     lines += [f"running {name}" for name in document["running"]]
     lines += [f"{word} {name}: {error}" for word in (FAILED, SKIPPED) for name, error in document[word].items()]
     lines += [f"{step}: {clock(seconds)} a task" for step, seconds in document["seconds"].items()]
@@ -249,7 +292,7 @@ def _counts(name: str, counts: Mapping[str, int]) -> str:
 def _running(config: SurveyConfig) -> list[str]:
     workspace = Workspace(config.workspace)
     found = []
-    for path in workspace.leftovers() if workspace.is_locked else ():
+    for path in workspace.leftovers() if workspace.holder else ():
         _, step, *subject, _ = path.name.split(".")
         if subject:
             found.append(f"{step}/{'.'.join(subject)}")

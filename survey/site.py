@@ -22,3 +22,4 @@ class Site:
     survey: str
     environment: Mapping[str, str] = field(default_factory=dict)  # for children: CRDS, threads
     limits: Limits = field(default_factory=Limits)
+    run: str = ""  # name of the run that holds the workspace; '' for none

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from survey.execute import recorded, reusable
 from survey.models import COMPLETE, Plan, Task, TaskRecord
+from survey.publication import recorded, reusable
 from survey.steps import REGISTRY
 
 DONE = "done"
@@ -17,6 +17,8 @@ NEW = "new"  # never run
 STALE = "stale"  # was run, and would make something else now
 FAILED = "failed"  # was tried and failed
 UNKNOWN = "unknown"  # stands on something that is not known yet
+
+WHOLE = ("association", "align", "assemble", "image3", "mosaic", "source_catalog")  # steps whose subject is a mosaic
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,42 @@ def causes(found: Iterable[State]) -> dict[str, dict[str, int]]:
     rows: dict[str, Counter[str]] = {}
     for item in found:
         for reason in item.reasons:
-            if item.state != DONE and not reason.endswith(" has changed"):
+            if item.state != DONE and not _is_handed_on(item.task, reason):
                 rows.setdefault(reason, Counter())[item.task.step] += 1
     return {reason: dict(counts) for reason, counts in rows.items()}
+
+
+def _is_handed_on(task: Task, reason: str) -> bool:
+    """Whether a cause says no more than that an input will be another."""
+    return reason.removesuffix(" has changed") in task.inputs
+
+
+def reach(found: Sequence[State]) -> dict[str, dict[str, int]]:
+    """Each first cause and what it reaches, the tasks behind it included: exposures, mosaics and tasks that run again.
+
+    A task that two causes reach counts for both. One whose inputs are not known yet is reached by what these wait for.
+    """
+    causes_of: dict[str, set[str]] = {}
+    rows: dict[str, tuple[set[str], set[str], set[str]]] = {}
+    for item in found:
+        if item.state == DONE:
+            continue
+        behind = set().union(*(causes_of.get(key, set()) for key in item.task.inputs))
+        own = {reason for reason in item.reasons if not _is_handed_on(item.task, reason)}
+        if behind and item.state in (UNKNOWN, NEW, FAILED):
+            own = set()  # it waits for its inputs, whatever it says
+        causes_of[item.task.key] = own | behind
+        for reason in sorted(own | behind):
+            exposures, mosaics, tasks = rows.setdefault(reason, (set(), set(), set()))
+            tasks.add(item.task.key)
+            if REGISTRY[item.task.step].scope != "mosaic":
+                exposures.add(item.task.subject)
+            elif item.task.step in WHOLE:
+                mosaics.add(item.task.subject)
+    return {
+        reason: {"exposures": len(exposures), "mosaics": len(mosaics), "tasks": len(tasks)}
+        for reason, (exposures, mosaics, tasks) in rows.items()
+    }
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[tuple[str, Any, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from survey.errors import TaskError
 from survey.grid import Box, Tile
+from survey.records import sync_folder
 
 # array -> (dtype, fill value, power of the science unit)
 ARRAYS: dict[str, tuple[str, Any, int]] = {
@@ -81,8 +82,10 @@ def chunk_files(names: Sequence[str], tile: Tile, planes: Iterable[int]) -> list
 
 
 def uncommit(group: Path) -> None:
-    """Take the commit mark off a group, before a tile of it is written anew."""
-    (group / "zarr.json").unlink(missing_ok=True)
+    """Take the commit mark off a group, and have that on the disk, before a tile of it is written anew."""
+    if (group / "zarr.json").exists():
+        (group / "zarr.json").unlink(missing_ok=True)
+        sync_folder(group)
 
 
 def drop_strangers(group: Path, names: Sequence[str], wanted: Sequence[Tile], planes: int) -> int:

@@ -53,6 +53,6 @@ def _drop_strangers(root: Path, product: str, known: set[str], stored: Mapping[s
     for key, record in stored.items():
         of_tiles = record.step in ("outlier_i2d", "median", "drizzle") and record.subject.startswith(f"{product}_")
         if of_tiles and key not in known:
+            record_path(root / "records", key).unlink(missing_ok=True)
             for item in record.products:
                 discard(root, item.path)
-            record_path(root / "records", key).unlink(missing_ok=True)

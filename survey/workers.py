@@ -258,6 +258,14 @@ def promised_gb(client: Client) -> float:
     return float(getattr(client.cluster, "capacity_gb", 0.0))
 
 
+def too_large(task: Task, capacity_gb: float) -> str:
+    """What to say of a task that no worker can hold; it would wait for ever."""
+    advice = "Use a larger worker, a smaller mosaic or tile, or one mosaic per [filter, observation]."
+    if task.step == "source_catalog":
+        advice = "It holds the whole mosaic: leave it out with 'source_catalog: {skip: true}', or use a larger worker."
+    return f"needs resource {RESOURCE} = {task.memory_gb:.1f}, the largest worker has {capacity_gb:.1f}. {advice}"
+
+
 def refuse_small(client: Client, exposure_gb: Sequence[float], largest_gb: float) -> None:
     """Refuse workers that hold no task of any exposure; what single tasks lack is said of each when its turn comes.
 

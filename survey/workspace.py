@@ -1,22 +1,19 @@
-"""The workspace: where every product lies, and the lock that keeps a second run out."""
+"""The workspace: where every product lies, and who may write there."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from survey.errors import ConfigError, DiskFullError, WorkspaceBusyError
+from survey.errors import ConfigError, DiskFullError, TaskError
+from survey.lock import LOCK, current_holder, hold, read_holder
 
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}", re.ASCII)
 FOLDERS = ("raw", "stage1", "stage2", "stage3", "asn", "mosaics", "records", "reports", "logs")
@@ -64,17 +61,28 @@ class Workspace:
         ]
 
     @property
-    def is_locked(self) -> bool:
-        """Whether a run holds the workspace now."""
-        if not (self.root / ".lock").exists():
-            return False
-        lock = FileLock(self.root / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except (Timeout, OSError):
-            return True
-        lock.release()
-        return False
+    def holder(self) -> str:
+        """Who runs in the workspace now, '' when nobody does. Looks, and takes no lock: a run may begin meanwhile."""
+        return str(current_holder(self.root) or "")
+
+    def is_held_by(self, run: str) -> bool:
+        """Whether the run of this name holds the workspace: tasks of a killed one must not write into the next one's.
+
+        '' stands for tasks of no run.
+        """
+        holder = read_holder(self.root) if run else None
+        return not run or (holder is not None and holder.run == run)
+
+    def check_run(self, key: str, run: str) -> None:
+        """Refuse a task of a run that was killed and left its worker behind.
+
+        Raises
+        ------
+        TaskError
+            Class 'again': where a network file system shows the note late, another try may see it.
+        """
+        if not self.is_held_by(run):
+            raise TaskError(f"{key}: its run no longer holds {self.root}; nothing is written there.", retry="again")
 
     @contextlib.contextmanager
     def _refused(self) -> Iterator[None]:
@@ -110,10 +118,8 @@ class Workspace:
         return self.root / "references.json"
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the workspace for one run.
-
-        The operating system drops the lock with its holder, so that a dead run leaves none.
+    def lock(self) -> Iterator[str]:
+        """Hold the workspace for one run; gives the run's own name. See `survey.lock`.
 
         Raises
         ------
@@ -122,28 +128,6 @@ class Workspace:
         """
         with self._refused():
             self.root.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(self.root / ".lock", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666))
-        holder = self.root / ".lock.json"
-        lock = FileLock(self.root / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise WorkspaceBusyError(
-                f"{self.root}: in use by {_holder(holder)}. Wait for it, or stop it, and run again."
-            ) from error
-        try:
-            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            holder.unlink(missing_ok=True)  # of a dead run; or a link, through which nothing is written
-            holder.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "start": now}))
-            yield
-        finally:
-            holder.unlink(missing_ok=True)
-            lock.release()
-
-
-def _holder(path: Path) -> str:
-    try:
-        facts = json.loads(path.read_text())
-        return f"process {int(facts['pid'])} on {facts['host']}, since {facts['start']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another run"
+            os.close(os.open(self.root / LOCK, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666))
+        with hold(self.root) as run:
+            yield run

@@ -75,7 +75,8 @@ def fail(root: Path, key: str) -> None:
     path = root / "faults.json"
     faults = json.loads(path.read_text()).get(key, []) if path.exists() else []
     fault = faults[number] if number < len(faults) else "none"
-    print(f"{key}: attempt {number}, fault {fault}")
+    print(f"{key}: attempt {number}, fault {fault}", flush=True)
+    time.sleep(float(os.environ.get("STUB_SECONDS", "0")))
     FAULTS[fault]()
 
 
@@ -135,8 +136,9 @@ class FakeReferences:
     context = "jwst_0001.pmap"
     types = ("dark", "flat", "gain", "ipc", "mask", "photom")
 
-    def __init__(self, changed: tuple[str, ...] = (), unknown: tuple[str, ...] = ()):
+    def __init__(self, changed: tuple[str, ...] = (), unknown: tuple[str, ...] = (), replaced=None):
         self.changed = changed  # files that hold other bytes
+        self.replaced = dict(replaced or {})  # file -> the one that another context has in its place
         self.unknown = unknown  # exposures that were not looked up
         self.asked: list[str] = []
 
@@ -147,7 +149,8 @@ class FakeReferences:
             raise ReferencesError(f"{exposure}: no references were looked up for it")
         self.asked += types
         detector = exposure.rpartition("_")[2]
-        return {kind: f"{detector}_{kind}.fits" for kind in types if kind in self.types}
+        names = {kind: f"{detector}_{kind}.fits" for kind in types if kind in self.types}
+        return {kind: self.replaced.get(name, name) for kind, name in names.items()}
 
     @property
     def files(self):

@@ -13,13 +13,15 @@ import pytest
 from stub_steps import ENVIRONMENT, exposure
 
 import survey.execute as execute
+import survey.publication as publication
 from survey.children import close_idle
 from survey.digest import digest, file_sha256
 from survey.errors import TaskError
-from survey.execute import Site, blank_record, failure_class, reusable, run_task, stored_record
+from survey.execute import Site, blank_record, failure_class, run_task
 from survey.limits import Limits
 from survey.models import COMPLETE, FAILED, SKIPPED, Task, TaskRecord
 from survey.planning import installed_versions
+from survey.publication import reusable, stored_record
 from survey.records import read_record, record_path, write_record
 from survey.steps.base import Outcome
 from survey.workspace import Workspace
@@ -237,11 +239,15 @@ def test_the_old_record_goes_first_and_the_new_one_comes_last(workspace, site, t
     run_task(task, site)
     record = record_path(workspace.records, task.key)
     seen = []
-    replace_, write = execute._replace, execute.write_record
-    monkeypatch.setattr(execute, "_replace", lambda *a: (seen.append(("product", record.exists())), replace_(*a)))
-    monkeypatch.setattr(execute, "write_record", lambda *a: (seen.append(("record", record.exists())), write(*a)))
+
+    def watched(name):
+        call = getattr(publication, name)
+        monkeypatch.setattr(publication, name, lambda *a: (seen.append((name, record.exists())), call(*a))[1])
+
+    watched("_replace")
+    watched("write_record")
     run_task(detector1(workspace, 1, settings={"a": 2}), site)
-    assert seen == [("product", False), ("record", False)]
+    assert seen == [("_replace", False), ("write_record", False)]
     assert record.exists()
 
 
@@ -249,7 +255,7 @@ def test_a_crash_between_product_and_record_leaves_no_record(workspace, site, ta
     run_task(task, site)
     other = detector1(workspace, 1, settings={"a": 2})
     with monkeypatch.context() as patch:
-        patch.setattr(execute, "write_record", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(publication, "write_record", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_task(other, site)
     assert stored_record(workspace, task.key) is None
@@ -278,7 +284,7 @@ def publish_alone(root: str, task: Task, barrier) -> None:
     outcome = Outcome((("x.fits", f"stage1/{task.subject}_rate.fits"),))
     for _ in range(5):
         (folder / "x.fits").write_text("x" * 1000)
-        execute.publish(
+        publication.publish(
             replace(blank_record(task), status=COMPLETE, seconds=os.getpid()), task, outcome, folder, workspace
         )
 

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pods
 import pytest
 import yaml
 
@@ -22,10 +21,16 @@ from survey.errors import ConfigError, DiskFullError, InterruptedRunError, Servi
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "deploy" / "kubernetes"
-_SPEC = importlib.util.spec_from_file_location("manifests", ROOT / "benchmarks" / "manifests.py")
-manifests = importlib.util.module_from_spec(_SPEC)
-sys.modules["manifests"] = manifests
-_SPEC.loader.exec_module(manifests)
+
+
+def _benchmark(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+manifests, pods = _benchmark("manifests"), _benchmark("pods")
 
 SCHEDULER = {"dask.org/cluster-name": "survey", "dask.org/component": "scheduler"}
 WORKER = {"dask.org/cluster-name": "survey", "dask.org/component": "worker"}
@@ -75,6 +80,17 @@ def test_documents_fit_their_schemas_and_pods_are_restricted(name, record_proper
     assert report.documents >= 16
     assert report.validations > 3 * report.documents - 9
     assert report.assertions >= 90
+
+
+def test_the_document_has_the_figures(builds):
+    text = " ".join((ROOT / "docs" / "deploy.md").read_text().split())
+    reports = [manifests.look_at(FOLDER / name) for name in manifests.BUILDS]
+    totals = {
+        name: sum(getattr(report, name) for report in reports) for name in ("documents", "validations", "assertions")
+    }
+    count = sum(len(list(manifests.pods(documents))) for documents in builds.values())
+    assert f"{totals['documents']} documents; {totals['validations']} validations" in text
+    assert f"{totals['assertions']} security assertions on {count} pods" in text
 
 
 @pytest.mark.parametrize(
@@ -304,7 +320,7 @@ def test_the_image_is_built_from_the_constraints_for_a_user_that_is_not_root(bui
     assert "ENTRYPOINT" not in {word for word, _ in steps}  # pods name the whole command
     environment = pods.image_environment()
     assert environment["USER"]
-    homes = {environment[name] for name in ("HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
+    homes = {environment[name] for name in ("HOME", "MPLCONFIGDIR")}
     assert all(path.startswith("/home/survey") for path in homes)
 
 
@@ -347,21 +363,8 @@ in_pods = pytest.mark.skipif(pods.why_not() != "", reason=f"no pod's conditions 
 @pytest.fixture(scope="module")
 def places(builds, tmp_path_factory):
     """Folders for the volumes that are not empty ones."""
-    from distributed import Security
-
     folder = tmp_path_factory.mktemp("pod")
-    made = {"dask": folder / "dask", "workspace": folder / "workspace", "crds": folder / "crds"}
-    for path in made.values():
-        path.mkdir()
-        path.chmod(0o777)
-    (made["dask"] / "dask.yaml").write_text(named(builds["base"], "ConfigMap", "survey-dask")["data"]["dask.yaml"])
-    secret = Security.temporary()
-    for role in ("scheduler", "worker", "client"):
-        made[role] = folder / f"tls-{role}"
-        made[role].mkdir()
-        (made[role] / "ca.pem").write_text(secret.tls_ca_file)
-        (made[role] / f"{role}.pem").write_text(getattr(secret, f"tls_{role}_cert"))
-        (made[role] / f"{role}-key.pem").write_text(getattr(secret, f"tls_{role}_key"))
+    made = pods.places(folder, builds["overlays/small-plain"])
     for path in [folder, *folder.parents]:
         if path != Path("/tmp") and path.is_relative_to("/tmp"):
             path.chmod(0o755)
@@ -371,8 +374,7 @@ def places(builds, tmp_path_factory):
 def started(builds, places, owner, role, arguments=None):
     """Command line of the first container of a pod of the small cluster without the operator."""
     pod = next(pod for name, pod, _ in manifests.pods(builds["overlays/small-plain"]) if name == owner)
-    folders = {name: places[name] for name in ("dask", "workspace", "crds")} | {"tls": places[role]}
-    return pods.command(pod, pod["containers"][0], folders, arguments)
+    return pods.command(pod, pod["containers"][0], {**places, "tls": places[f"tls-{role}"]}, arguments)
 
 
 def once(builds, places, *arguments):
@@ -431,7 +433,7 @@ def test_the_pipeline_starts_with_a_user_id_that_nobody_has(builds, places):
 
 JOIN = """
 import json, subprocess, sys, time, urllib.request
-sys.path[:0] = [{tests!r}]
+sys.path[:0] = [{folder!r}]
 import pods
 pods.in_a_network_of_its_own()
 lines = json.loads({lines!r})
@@ -442,10 +444,12 @@ try:
     target = json.load(urllib.request.urlopen("http://127.0.0.1:8787/api/v1/adaptive_target", timeout=20))
     print(json.dumps({{"health": health, "target": target}}))
 finally:
-    for process in started:
+    for process in reversed(started):  # a worker whose scheduler is gone first looks for it for a while
         process.terminate()
-    for process in started:
-        process.wait(30)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
 sys.exit(done.returncode)
 """
 CLIENT = """
@@ -476,7 +480,7 @@ def test_scheduler_worker_and_client_meet_over_tls(builds, places):
         "worker": started(builds, places, "survey-worker", "worker"),
         "client": started(builds, places, "survey-run", "client", ["python", "-c", CLIENT]),
     }
-    script = JOIN.format(tests=str(ROOT / "tests"), lines=json.dumps(lines))
+    script = JOIN.format(folder=str(ROOT / "benchmarks"), lines=json.dumps(lines))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     met, plain, served = map(json.loads, done.stdout.splitlines())
@@ -485,6 +489,6 @@ def test_scheduler_worker_and_client_meet_over_tls(builds, places):
     }  # fmt: skip
     assert met["scheduler"].startswith("tls://")
     assert re.fullmatch(r"tls://[\d.]+:8789", met["worker"])
-    assert "encryption required" in plain["plain"]
+    assert "not encrypted" in plain["plain"]
     assert served["health"] == "ok"
     assert "workers" in served["target"]  # what the operator's autoscaler asks for, without a certificate

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -90,12 +92,26 @@ def test_sweep_removes_what_killed_tasks_left_and_nothing_else(tmp_path):
     assert product.exists()
 
 
-def test_is_locked_while_a_run_holds_it(tmp_path):
+def test_the_holder_is_known_without_taking_the_lock(tmp_path):
     workspace = Workspace(tmp_path / "ws")
-    assert not workspace.is_locked
+    assert workspace.holder == ""
     with workspace.lock():
-        assert workspace.is_locked
-    assert not workspace.is_locked
+        assert f"process {os.getpid()} on {socket.gethostname()}" in workspace.holder
+    assert workspace.holder == ""
+
+
+def test_a_killed_run_holds_nothing(tmp_path):
+    workspace = Workspace(tmp_path / "ws")
+    workspace.root.mkdir()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    facts = {"host": socket.gethostname(), "pid": dead.pid, "start": "2026-01-01T00:00:00Z"}
+    (workspace.root / ".lock.json").write_text(json.dumps(facts))
+    assert workspace.holder == ""
+    (workspace.root / ".lock.json").write_text(json.dumps({**facts, "host": "elsewhere"}))
+    assert "on elsewhere, since 2026-01-01" in workspace.holder
+    (workspace.root / ".lock.json").write_text("{")
+    assert workspace.holder == ""
 
 
 def test_a_workspace_that_cannot_be_made_is_a_config_error(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from survey.digest import digest
+from survey.digest import digest, file_sha1
 from survey.errors import ReferencesError
 from survey.references.cache import plain_path, stat_signature
 from survey.references.downloads import out_of_space
@@ -19,6 +20,8 @@ from survey.references.downloads import out_of_space
 NOT_APPLICABLE = "N/A"
 NOT_FOUND = "NOT FOUND"
 _FORMAT = 1
+_BLOCK_BYTES = 2880  # of a FITS file
+_MAX_BLOCKS = 1000  # of a primary header; those of the archive have about 20
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,38 @@ def changed(before: References, after: References) -> dict[str, dict[str, tuple[
     return dict(sorted(answer.items()))
 
 
-def record_key(raw: Mapping[str, Path], context: str, cache: Path, types: tuple[str, ...] | None) -> str:
-    """Digest of all that an answer stands on, but the files in the cache."""
-    versions = {name: importlib.metadata.version(name) for name in ("crds", "jwst")}
-    seen = {name: [str(path), stat_signature(Path(path))] for name, path in raw.items()}
-    return digest([_FORMAT, context, str(cache), list(types or ()), versions, seen])
+@dataclass(frozen=True)
+class Question:
+    """All that an answer stands on, but the files in the cache."""
+
+    raw: Mapping[str, Path]  # exposure name -> raw file
+    context: str
+    cache: Path
+    types: tuple[str, ...] | None
+
+    def key(self, by_content: bool = False) -> str:
+        """Digest of the question: raw files by what the file system tells of them, or by their primary headers."""
+        versions = {name: importlib.metadata.version(name) for name in ("crds", "jwst")}
+        look = _header_sha1 if by_content else stat_signature
+        seen = {name: [str(path), look(Path(path))] for name, path in self.raw.items()}
+        return digest([_FORMAT, self.context, str(self.cache), list(self.types or ()), versions, seen])
+
+
+def _header_sha1(path: Path) -> str:
+    """SHA-1 of a FITS file's primary header, which is all that a lookup reads; '' when there is none."""
+    hasher = hashlib.sha1()
+    try:
+        with open(path, "rb") as stream:
+            for _ in range(_MAX_BLOCKS):
+                block = stream.read(_BLOCK_BYTES)
+                hasher.update(block)
+                if len(block) < _BLOCK_BYTES or any(
+                    block[at : at + 8] == b"END     " for at in range(0, _BLOCK_BYTES, 80)
+                ):
+                    return hasher.hexdigest()
+    except OSError:
+        pass
+    return ""
 
 
 def _held_stats(references: References) -> dict[str, list[int] | None]:
@@ -96,25 +126,35 @@ def _held_stats(references: References) -> dict[str, list[int] | None]:
     return {path: stat_signature(Path(references.cache) / path) for path in sorted(paths)}
 
 
-def read_record(record: Path | None, key: str, cache: Path) -> References | None:
-    """The remembered answer, if it was for the same question and no file of the cache changed since."""
+def read_record(record: Path | None, question: Question) -> References | None:
+    """The remembered answer, if it was for the same question and no file of the cache changed since.
+
+    Files whose times alone changed are read again, and count as what they hold.
+    """
     try:
         content = json.loads(Path(record).read_text(encoding="ascii")) if record is not None else {}
-        if content.get("key") != key:
+        if "references" not in content:
+            return None
+        if content.get("key") != question.key() and content.get("content_key") != question.key(by_content=True):
             return None
         references = References.from_json(content["references"])
-        if references.cache != str(cache) or not all(map(plain_path, references.paths.values())):
+        if references.cache != str(question.cache) or not all(map(plain_path, references.paths.values())):
             return None
         stats = _held_stats(references)
         stats.pop("config/jwst/server_config")
-        held = all(stat is not None and content["stats"].get(path) == stat for path, stat in stats.items())
-        return references if held and (cache / "config" / "jwst" / "server_config").exists() else None
+        sha1 = {references.paths[name]: value for name, value in references.files.items()}
+        sha1 |= {f"mappings/jwst/{name}": value for name, value in references.mappings.items()}
+        for path, stat in stats.items():
+            if stat is None or (content["stats"].get(path) != stat and file_sha1(question.cache / path) != sha1[path]):
+                return None
+        return references if (question.cache / "config" / "jwst" / "server_config").exists() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ReferencesError):
         return None  # none yet, or damaged: look up again
 
 
-def write_record(record: Path, key: str, references: References) -> None:
-    content = {"key": key, "references": references.to_json(), "stats": _held_stats(references)}
+def write_record(record: Path, question: Question, references: References) -> None:
+    keys = {"key": question.key(), "content_key": question.key(by_content=True)}
+    content: dict[str, Any] = {**keys, "references": references.to_json(), "stats": _held_stats(references)}
     part = record.with_name(f".{record.name}.{uuid.uuid4().hex}")  # of a name nobody can have put a link at
     with out_of_space(record.parent):
         try:

@@ -13,7 +13,7 @@ from survey.errors import ConfigError, ReferencesError, ServiceError, ServiceUnr
 from survey.references.cache import Cache, plain_name, plain_path
 from survey.references.child import run_crds
 from survey.references.downloads import Wanted
-from survey.references.record import NOT_FOUND, References, read_record, record_key, write_record
+from survey.references.record import NOT_FOUND, Question, References, read_record, write_record
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +105,8 @@ def sync(
     context = pin(settings.context, settings.server, min(ADVICE_SECONDS, timeout))
     cache = Cache(Path(settings.cache).expanduser().absolute())
     wanted = tuple(sorted(set(types))) if types is not None else None
-    key = record_key(raw, context, cache.folder, wanted)
-    remembered = read_record(record, key, cache.folder)
+    question = Question(raw, context, cache.folder, wanted)
+    remembered = read_record(record, question)
     if remembered is not None:
         return remembered
     wanted = reference_types() if wanted is None else wanted
@@ -116,14 +116,14 @@ def sync(
     cache.save_ledger(LOCK_WAIT_SECONDS)
     references = _references(cache, context, found)
     if record is not None:
-        write_record(record, key, references)
+        write_record(record, question, references)
     return references
 
 
 def recall(raw: Mapping[str, Path], settings: ReferencesSettings, record: Path) -> References | None:
     """What the last `sync` of the same raw files and context found, if no file changed since; else None."""
     cache = Path(settings.cache).expanduser().absolute()
-    return read_record(record, record_key(raw, settings.context, cache, None), cache)
+    return read_record(record, Question(raw, settings.context, cache, None))
 
 
 def best_references(

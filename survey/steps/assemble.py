@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from survey.errors import TaskError
-from survey.grid import Layout, tiles
+from survey.grid import Layout, Tile, tiles
 from survey.mosaics import group_attributes
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.drizzle import array_names, context_planes, fill_value
@@ -18,6 +18,7 @@ from survey.steps.pipeline import stamp_header
 from survey.steps.resampling import bare_resampler, resampler_parameters
 from survey.steps.wcs_files import read_trees
 from survey.store import ARRAYS, create, drop_strangers, empty_arrays, stream_fits
+from survey.workspace import Workspace
 
 EXTENSIONS = {"sci": "SCI", "err": "ERR", "con": "CON", "wht": "WHT", "dq": "DQ", "var_poisson": "VAR_POISSON",
               "var_rnoise": "VAR_RNOISE", "var_flat": "VAR_FLAT"}  # fmt: skip
@@ -56,7 +57,7 @@ def run(job: Job, step: Step) -> Outcome:
     store = Path(job.root) / step.folder / "mosaics.zarr"
     wanted = [tile for tile in tiles(layout.final_shape, side) if (tile.ix, tile.iy) in _touched(job)]
     planes, fill = context_planes(len(layout.members)), fill_value(resample)
-    drop_strangers(store / group, names, wanted, planes)
+    _drop_strangers(job, store / group, names, wanted, planes)
     made = create(job.path / "store", layout.final_shape, side, names, planes, fill)
     metadata = [path.relative_to(job.path / "store") for path in sorted((job.path / "store").rglob("zarr.json"))]
     view = create(job.path / "view", layout.final_shape, side, names, planes, fill)
@@ -101,6 +102,23 @@ def run(job: Job, step: Step) -> Outcome:
         "ny": layout.final_shape[0],
     }
     return Outcome(tuple(products), {"resample": parameters(resample)}, measured)
+
+
+def _drop_strangers(job: Job, group: Path, names: list[str], wanted: list[Tile], planes: int) -> None:
+    """Remove what earlier grids left in the group, the records of their tiles first.
+
+    Raises
+    ------
+    TaskError
+        The workspace is another run's by now.
+    """
+    workspace = Workspace(Path(job.root))
+    workspace.check_run(job.key, job.run)
+    known = {f"{job.subject}_{tile.name}" for tile in wanted}
+    for path in workspace.records.glob(f"drizzle.{job.subject}_x*.json"):
+        if path.name.removeprefix("drizzle.").removesuffix(".json").removesuffix(".failed") not in known:
+            path.unlink(missing_ok=True)
+    drop_strangers(group, names, wanted, planes)
 
 
 def _touched(job: Job) -> set[tuple[int, int]]:

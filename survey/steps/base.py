@@ -34,6 +34,7 @@ class Job:
     context: str = ""
     missing: tuple[str, ...] = ()
     root: str = ""  # of the workspace
+    run: str = ""  # name of the run that holds the workspace
 
     @property
     def path(self) -> Path:

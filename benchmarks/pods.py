@@ -1,5 +1,8 @@
-"""Containers of a manifest as plain processes: their arguments, environment and mounts, a root that cannot be written
-to, a user id that nobody has, no capabilities, a network of their own. Needs root, and nothing of a container runtime.
+"""Run a small survey by the commands of the Kubernetes manifests, without Kubernetes: ``python benchmarks/pods.py``.
+
+Containers become plain processes: their arguments, environment and mounts, a root that cannot be written to, a user id
+that nobody has, no capabilities, a network of their own. Needs root. ``tests/test_kubernetes.py`` stands on the same
+functions.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -114,3 +119,80 @@ def _mounted(pod: Mapping[str, Any], mount: Mapping[str, Any], folders: Mapping[
     if name not in folders:
         return [f"mkdir -p /mnt{target}", f"mount -t tmpfs -o uid={UID},mode=0700 none /mnt{target}"]
     return _bound(folders[name], target, mount.get("readOnly", False))
+
+
+# --- a whole run ------------------------------------------------------------------------------------------------
+
+SCENE = ROOT / "tests" / "whole_scene.yaml"  # two chips, two dithers: smaller than the demo's
+ROLES = ("scheduler", "worker", "client")
+
+
+def main() -> None:
+    if why_not():
+        sys.exit(f"benchmarks/pods.py: {why_not()}")
+    import manifests
+
+    documents = manifests.build(manifests.FOLDER / "overlays" / "small-plain")
+    in_a_network_of_its_own()
+    with tempfile.TemporaryDirectory() as name:
+        folders = places(Path(name), documents)
+        chosen = {owner: pod for owner, pod, _ in manifests.pods(documents)}
+
+        def line(owner: str, number: int, role: str, arguments: list[str] | None = None) -> list[str]:
+            box = manifests.containers(chosen[owner])[number]
+            return command(chosen[owner], box, {**folders, "tls": folders[f"tls-{role}"]}, arguments)
+
+        smaller = ["survey", "simulate", "/workspace/observatory", "--scene", str(SCENE)]
+        _timed("simulate", line("survey-fetch", 0, "client", smaller))
+        _timed("fetch", line("survey-fetch", 1, "client"))
+        _timed("refs", line("survey-fetch", 2, "client"))
+        with open(Path(name) / "log", "w") as log:
+            cluster = [subprocess.Popen(line(f"survey-{role}", 0, role), stderr=log) for role in ROLES[:2]]
+            try:
+                time.sleep(10)  # the run asks the workers that are there how much a task may take
+                _timed("run", line("survey-run", 0, "client"))
+                _timed("run again", line("survey-run", 0, "client"))
+            finally:
+                for process in reversed(cluster):  # a worker whose scheduler is gone first looks for it for a while
+                    process.terminate()
+                    try:
+                        process.wait(60)  # the grace that the manifests give
+                    except subprocess.TimeoutExpired:
+                        process.kill()
+
+
+def places(folder: Path, documents: list[dict[str, Any]]) -> dict[str, Path]:
+    """Volumes: ConfigMaps of the manifests, certificates by `survey tls`, each role's in a folder of its own."""
+    from survey import tls
+
+    folder.chmod(0o755)
+    names = ("dask", "config", "workspace", "crds", *(f"tls-{role}" for role in ROLES))
+    made = {name: folder / name for name in names}
+    for path in made.values():
+        path.mkdir()
+        path.chmod(0o777)
+    for item in documents:
+        if item["kind"] == "ConfigMap":
+            for name, text in item["data"].items():
+                (made[item["metadata"]["name"].removeprefix("survey-")] / name).write_text(text)
+    tls.make(folder / "certificates")
+    for role in ROLES:
+        for name in (tls.AUTHORITY, *tls.file_names(role)):
+            path = made[f"tls-{role}"] / name
+            shutil.copy(folder / "certificates" / name, path)
+            shutil.chown(path, 0, UID)
+            path.chmod(0o440)  # as a Secret is mounted
+    return made
+
+
+def _timed(name: str, line: list[str]) -> None:
+    start = time.monotonic()
+    done = subprocess.run(line, capture_output=True, text=True, timeout=1800)
+    seconds = time.monotonic() - start
+    print(f"{name:10s} {seconds:6.1f} s, exit code {done.returncode}: {done.stdout.strip()}", flush=True)
+    if done.returncode != 0:
+        sys.exit(done.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""What a run has to do, in a small file of the workspace: ``survey status`` reads it beside the records.
+
+Nobody needs the scheduler, or the lock, to see how far a run is. The file goes as the run ends; of a run that was
+killed it stays, and the workspace's lock tells that nobody holds it.
+"""
+
+from __future__ import annotations
+
+import calendar
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from survey.dashboard.state import REUSED, RunState, update_of
+from survey.models import TaskRecord
+
+WRITE_SECONDS = 5.0
+
+
+class Journal:
+    """Writes the file: at once when the work to do changes, now and then while finished work is found."""
+
+    def __init__(self, root: Path, facts: Mapping[str, Any]):
+        self._path = journal_path(root)
+        self._facts = dict(facts)
+        self._reused: dict[tuple[str, str], int] = {}
+        self._written = 0.0
+        self._write()
+
+    def reuse(self, record: TaskRecord) -> None:
+        place = record.step, record.filter
+        self._reused[place] = self._reused.get(place, 0) + 1
+        if time.monotonic() - self._written > WRITE_SECONDS:
+            self._write()
+
+    def lay_out(self, facts: Mapping[str, Any]) -> None:
+        self._facts["totals"] = [*self._facts["totals"], *facts["totals"]]
+        self._facts["products"] = [product for product in self._facts["products"] if product != facts["product"]]
+        self._write()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        reused = [[*place, count] for place, count in self._reused.items()]
+        part = self._path.with_suffix(".part")
+        with contextlib.suppress(OSError):  # a full disk ends the run elsewhere, and with better words
+            part.write_text(json.dumps({**self._facts, "reused": reused}))
+            os.replace(part, self._path)
+
+
+def journal_path(root: Path) -> Path:
+    return root / "logs" / "run.json"
+
+
+def run_state(root: Path, records: Iterable[TaskRecord]) -> RunState | None:
+    """The state of the run that goes on, from its journal and the records that it made; None without a journal."""
+    try:
+        facts = json.loads(journal_path(root).read_text())
+        state = RunState.begin(facts)
+        for step, name, count in facts["reused"]:
+            state.cells[step, name].counts[REUSED] = int(count)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    ended = sorted((_ended(record), record.key, record) for record in records)
+    for stop, _, record in ended:
+        if stop >= state.began and (record.step, record.filter) in state.cells:
+            state.update([update_of(record, False, stop)])
+    return state
+
+
+def _ended(record: TaskRecord) -> float:
+    """When a record's task ended [s]; 0 when the record does not tell."""
+    try:
+        # Whole seconds: the second is counted to its end, so that a task of the run's first second is one of its own.
+        return calendar.timegm(time.strptime(record.started, "%Y-%m-%dT%H:%M:%SZ")) + 1 + record.seconds
+    except ValueError:
+        return 0.0

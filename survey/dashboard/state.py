@@ -1,0 +1,370 @@
+"""What the survey page shows: the state of one run, built up from small updates. Plain data, bounded, without dask.
+
+However many tasks a run has, its state holds counts per step and filter, a bounded sample of the rest, and the tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from survey.models import COMPLETE, FAILED, SKIPPED, TaskRecord
+
+DONE, REUSED = "done", "reused"
+WORDS = (DONE, REUSED, FAILED, SKIPPED)  # what becomes of a task
+MAX_FAILURES = 200  # listed one by one; the others are counted
+MAX_CAUSES = 50  # for which tasks were skipped
+MAX_POINTS = 200  # of memory, per step
+MAX_BINS = 48  # of the exposures' rate
+MAX_TILES = 20_000  # of all mosaics; beyond, only their number is kept
+ERROR_CHARACTERS = 300
+_BECAUSE = "not run, because "
+
+Update = Sequence[Any]  # of `update_of`
+
+
+def update_of(record: TaskRecord, reused: bool, now: float) -> list[Any]:
+    """What the page wants of a record: a few short values."""
+    word = (REUSED if reused else DONE) if record.status == COMPLETE else record.status
+    # Subjects are long, and wanted only of failures and of tiles.
+    subject = record.subject if word in (FAILED, SKIPPED) or record.step == "drizzle" else ""
+    return [record.step, record.filter, subject, word, round(record.seconds, 2), round(record.peak_memory_gb, 3),
+            round(record.memory_gb, 3), first_line(record.error), record.error_class, round(now, 2)]  # fmt: skip
+
+
+def first_line(error: str) -> str:
+    """The first line of an error, cut to what a table holds."""
+    line = error.strip().splitlines()[0] if error.strip() else ""
+    return line if len(line) <= ERROR_CHARACTERS else f"{line[: ERROR_CHARACTERS - 3]}..."
+
+
+def root_cause(error: str) -> str:
+    """Why a task was skipped in the end: the cause at the bottom of a chain of skips."""
+    cause = error.rpartition(_BECAUSE)[2]
+    key, _, rest = cause.partition(" failed: ")
+    return rest if rest.startswith(f"{key}: ") else cause
+
+
+@dataclass
+class Cell:
+    """Tasks of one step and filter."""
+
+    total: int = 0
+    estimate_seconds: float = 0.0  # CPU time of all of them, as planned
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WORDS, 0))
+    seconds: float = 0.0  # of those that ran
+    start: float | None = None  # of the first that ran, and end of the last
+    stop: float | None = None
+
+    @property
+    def decided(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def left(self) -> int:
+        return max(self.total - self.decided, 0)
+
+
+@dataclass
+class Sample:
+    """Predicted and measured memory of a step's tasks [GB]: every n-th, evenly over the run, and the extremes."""
+
+    points: list[tuple[float, float]] = field(default_factory=list)
+    stride: int = 1
+    seen: int = 0
+    over: int = 0  # took more than predicted
+    measured_gb: float = 0.0  # the largest
+    predicted_gb: float = 0.0
+
+    def add(self, predicted: float, measured: float) -> None:
+        if self.seen % self.stride == 0:
+            self.points.append((predicted, measured))
+        self.seen += 1
+        self.over += measured > predicted
+        self.measured_gb = max(self.measured_gb, measured)
+        self.predicted_gb = max(self.predicted_gb, predicted)
+        if len(self.points) > MAX_POINTS:
+            self.points, self.stride = self.points[::2], 2 * self.stride
+
+
+@dataclass
+class Pace:
+    """How many exposures ended when: counts in bins that widen as the run goes on."""
+
+    width: float = 1.0  # of a bin [s]
+    bins: list[int] = field(default_factory=list)
+
+    def add(self, offset_seconds: float) -> None:
+        index = int(max(offset_seconds, 0.0) / self.width)
+        while index >= MAX_BINS:
+            self.width *= 2
+            self.bins = [sum(self.bins[at : at + 2]) for at in range(0, len(self.bins), 2)]
+            index //= 2
+        self.bins += [0] * (index + 1 - len(self.bins))
+        self.bins[index] += 1
+
+    def rates(self, until_seconds: float) -> tuple[list[float], list[float]]:
+        """Offsets of the bins' ends [s] and exposures per hour in each, the current bin by its share that is over."""
+        count = min(int(max(until_seconds, 0.0) / self.width) + 1, 2 * MAX_BINS)
+        counts = [*self.bins, *[0] * (count - len(self.bins))]
+        last = max(until_seconds - (len(counts) - 1) * self.width, 0.5 * self.width)
+        widths = [*[self.width] * (len(counts) - 1), min(last, self.width)]
+        ends = [self.width * number + width for number, width in enumerate(widths)]
+        return ends, [3600 * made / width for made, width in zip(counts, widths, strict=True)]
+
+
+@dataclass
+class Mosaic:
+    """A mosaic and what became of its tiles."""
+
+    filter: str
+    shape: tuple[int, int]  # (nx, ny) [pixels]
+    side: int
+    tiles: dict[tuple[int, int], str]  # (column, row) -> '' or one of WORDS; empty when there are too many to show
+    total: int
+    done: int = 0
+
+
+@dataclass
+class RunState:
+    """One run, as the scheduler knows it."""
+
+    run: str
+    survey: str
+    program: int
+    context: str
+    began: float  # as time.time() tells [s]
+    exposures: int  # in the plan
+    last_step: str  # of an exposure's chain: behind it, the exposure is calibrated
+    cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
+    failures: list[dict[str, str]] = field(default_factory=list)
+    unlisted: int = 0
+    causes: dict[str, int] = field(default_factory=dict)
+    memory: dict[str, Sample] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)
+    mosaics: dict[str, Mosaic] = field(default_factory=dict)
+    guessed: set[str] = field(default_factory=set)  # products whose tasks behind the alignment are not known yet
+    first: float | None = None  # start of the first task that ran
+    last_exposure: float | None = None
+    ended: float | None = None
+    outcome: str = ""
+
+    @classmethod
+    def begin(cls, facts: Mapping[str, Any]) -> RunState:
+        """From what a client says as it begins: see `survey.dashboard.feed`."""
+        state = cls(
+            run=str(facts["run"]),
+            survey=str(facts["survey"]),
+            program=int(facts["program"]),
+            context=str(facts["context"]),
+            began=float(facts["began"]),
+            exposures=int(facts["exposures"]),
+            last_step=str(facts["last_step"]),
+        )
+        state.add_totals(facts["totals"])
+        state.guessed = {str(product) for product in facts["products"]}
+        return state
+
+    def add_totals(self, rows: Iterable[Sequence[Any]]) -> None:
+        """More, or fewer, tasks than were planned: (step, filter, number, CPU seconds)."""
+        for step, name, count, seconds in rows:
+            cell = self.cells.setdefault((str(step), str(name)), Cell())
+            cell.total += int(count)
+            cell.estimate_seconds += float(seconds)
+
+    def lay_out(self, facts: Mapping[str, Any]) -> None:
+        """A mosaic's tiles are known."""
+        self.add_totals(facts["totals"])
+        self.guessed.discard(str(facts["product"]))
+        tiles = [(int(ix), int(iy)) for ix, iy in facts["tiles"]]
+        room = MAX_TILES - sum(len(mosaic.tiles) for mosaic in self.mosaics.values())
+        if tiles:
+            self.mosaics[str(facts["product"])] = Mosaic(
+                str(facts["filter"]), (int(facts["shape"][0]), int(facts["shape"][1])), int(facts["side"]),
+                dict.fromkeys(tiles, "") if len(tiles) <= room else {}, len(tiles),
+            )  # fmt: skip
+
+    def update(self, updates: Iterable[Update]) -> None:
+        """Take records that were decided: see `update_of`."""
+        for step, name, subject, word, seconds, peak, predicted, error, error_class, now in updates:
+            cell = self.cells.setdefault((step, name), Cell())
+            cell.counts[word] += 1
+            if word == DONE:
+                self._ran(cell, seconds, now)
+                if peak > 0:
+                    self.memory.setdefault(step, Sample()).add(predicted, peak)
+            elif word == FAILED:
+                self._fail(step, name, subject, error, error_class)
+            elif word == SKIPPED:
+                self._skip(root_cause(error))
+            if step == self.last_step and word == DONE:
+                self.last_exposure = now
+                self.pace.add(now - self.began)
+            if step == "drizzle":
+                self._fill(subject, word)
+
+    def end(self, now: float, outcome: str) -> None:
+        self.ended, self.outcome = now, outcome
+
+    def _ran(self, cell: Cell, seconds: float, now: float) -> None:
+        start = max(now - seconds, self.began)
+        cell.seconds += seconds
+        cell.start = start if cell.start is None else min(cell.start, start)
+        cell.stop = now if cell.stop is None else max(cell.stop, now)
+        self.first = start if self.first is None else min(self.first, start)
+
+    def _fail(self, step: str, name: str, subject: str, error: str, error_class: str) -> None:
+        if len(self.failures) >= MAX_FAILURES:
+            self.unlisted += 1
+            return
+        key = f"{step}/{subject}"
+        self.failures.append(
+            {"key": key, "step": step, "filter": name, "error": error.removeprefix(f"{key}: "), "class": error_class}
+        )
+
+    def _skip(self, cause: str) -> None:
+        known = cause in self.causes or len(self.causes) < MAX_CAUSES
+        self.causes[cause if known else "other causes"] = self.causes.get(cause if known else "other causes", 0) + 1
+
+    def _fill(self, subject: str, word: str) -> None:
+        product, place = place_of(subject)
+        mosaic = self.mosaics.get(product)
+        if mosaic is None or place is None:
+            return
+        mosaic.done += word in (DONE, REUSED)
+        if place in mosaic.tiles:
+            mosaic.tiles[place] = word
+
+    # --- what it amounts to ---------------------------------------------------------------------------------------
+
+    def seconds_left(self, now: float) -> float | None:
+        """Time that the rest will take, at the pace of what has run; None before anything has."""
+        if not any(cell.left for cell in self.cells.values()):
+            return 0.0
+        ran = sum(cell.seconds for cell in self.cells.values())
+        if self.first is None or ran <= 0 or self.ended is not None:
+            return None
+        return (now - self.first) * self._work_left() / ran
+
+    def _work_left(self) -> float:
+        """Seconds of all tasks that are left: by the mean of their step, else as planned and as others fared."""
+        steps: dict[str, list[float]] = {}
+        ran = planned = 0.0
+        for (step, _), cell in self.cells.items():
+            done = cell.counts[DONE]
+            row = steps.setdefault(step, [0.0, 0.0])
+            row[0], row[1] = row[0] + cell.seconds, row[1] + done
+            ran, planned = ran + cell.seconds, planned + done * cell.estimate_seconds / max(cell.total, 1)
+        factor = ran / planned if planned > 0 else 1.0
+        left = 0.0
+        for (step, _), cell in self.cells.items():
+            seconds, count = steps[step]
+            mean = seconds / count if count else factor * cell.estimate_seconds / max(cell.total, 1)
+            left += cell.left * mean
+        return left
+
+    def exposures_per_hour(self, now: float) -> float:
+        """Mean since the first task began, up to the last exposure once all are through."""
+        done = sum(cell.counts[DONE] for (step, _), cell in self.cells.items() if step == self.last_step)
+        if not done or self.first is None or self.last_exposure is None:
+            return 0.0
+        left = any(cell.left for (step, _), cell in self.cells.items() if step == self.last_step)
+        until = now if left and self.ended is None else self.last_exposure
+        return 3600 * done / max(until - self.first, 1e-3)
+
+    def document(self, now: float, running: Mapping[tuple[str, str], Sequence[str]]) -> dict[str, Any]:
+        """The whole state as JSON types.
+
+        Parameters
+        ----------
+        now : as time.time() tells [s]
+        running : step and filter -> subjects under way, as the scheduler knows them
+        """
+        now = self.ended or now
+        running = {key: subjects for key, subjects in running.items() if key in self.cells and not self.ended}
+        totals = {word: sum(cell.counts[word] for cell in self.cells.values()) for word in WORDS}
+        chain = [cell for (step, _), cell in self.cells.items() if step == self.last_step]
+        ends, rates = self.pace.rates((self.last_exposure or now) - self.began if self._through(chain) else
+                                      now - self.began)  # fmt: skip
+        return {
+            "run": self.run,
+            "survey": self.survey,
+            "program": self.program,
+            "context": self.context,
+            "began": self.began,
+            "now": now,
+            "ended": self.ended is not None,
+            "outcome": self.outcome,
+            "elapsed_seconds": round(now - self.began, 1),
+            "seconds_left": self.seconds_left(now),
+            "not_laid_out": sorted(self.guessed),
+            "tasks": {
+                "total": sum(max(cell.total, cell.decided) for cell in self.cells.values()),
+                **totals,
+                "running": sum(len(subjects) for subjects in running.values()),
+            },
+            "exposures": {
+                "total": self.exposures,
+                "done": sum(cell.counts[DONE] + cell.counts[REUSED] for cell in chain),
+                "lost": sum(cell.counts[FAILED] + cell.counts[SKIPPED] for cell in chain),
+                "per_hour": round(self.exposures_per_hour(now), 1),
+                "ends_seconds": [round(value, 2) for value in ends],
+                "rates_per_hour": [round(value, 2) for value in rates],
+            },
+            "steps": [
+                {
+                    "step": step,
+                    "filter": name,
+                    "total": max(cell.total, cell.decided),
+                    **cell.counts,
+                    "running": len(running.get((step, name), ())),
+                    "mean_seconds": round(cell.seconds / max(cell.counts[DONE], 1), 2),
+                    "start_seconds": None if cell.start is None else round(cell.start - self.began, 2),
+                    "stop_seconds": None if cell.stop is None else round(cell.stop - self.began, 2),
+                }
+                for (step, name), cell in self.cells.items()
+                if cell.total > 0 or cell.decided
+            ],
+            "failures": list(self.failures),
+            "failures_not_listed": self.unlisted,
+            "skipped_because": [{"cause": cause, "tasks": count} for cause, count in self.causes.items()],
+            "memory": {
+                step: {
+                    "tasks": sample.seen,
+                    "over": sample.over,
+                    "measured_gb": sample.measured_gb,
+                    "predicted_gb": sample.predicted_gb,
+                    "points_gb": [list(point) for point in sample.points],
+                }
+                for step, sample in self.memory.items()
+            },
+            "mosaics": [self._mosaic(product, mosaic, running) for product, mosaic in self.mosaics.items()],
+        }
+
+    def _through(self, chain: Sequence[Cell]) -> bool:
+        return bool(chain) and not any(cell.left for cell in chain)
+
+    def _mosaic(self, product: str, mosaic: Mosaic, running: Mapping[tuple[str, str], Sequence[str]]) -> dict[str, Any]:
+        under_way = {place_of(subject) for subject in running.get(("drizzle", mosaic.filter), ())}
+        return {
+            "product": product,
+            "filter": mosaic.filter,
+            "shape": list(mosaic.shape),
+            "side": mosaic.side,
+            "total": mosaic.total,
+            "done": mosaic.done,
+            "tiles": [
+                [ix, iy, word or ("running" if (product, (ix, iy)) in under_way else "waiting")]
+                for (ix, iy), word in mosaic.tiles.items()
+            ],
+        }
+
+
+def place_of(subject: str) -> tuple[str, tuple[int, int] | None]:
+    """Product, column and row of a tile's subject: '<product>_x003y012'."""
+    product, _, place = subject.rpartition("_")
+    column, _, row = place.removeprefix("x").partition("y")
+    if not (place.startswith("x") and column.isdecimal() and row.isdecimal()):
+        return product, None
+    return product, (int(column), int(row))

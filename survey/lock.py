@@ -1,0 +1,171 @@
+"""One run at a time: who holds a workspace, and how the hold of a dead process is taken over.
+
+Two files do it. ``.lock`` is locked by the operating system, which drops it with its holder. ``.lock.json`` says who
+holds it, and counts by itself where hosts do not share such locks, as on many network file systems: it is made by a
+creation that only one can do, and its holder touches it as a sign of life.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from survey.errors import WorkspaceBusyError
+
+log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+NOTE = ".lock.json"
+BEAT_SECONDS = 30.0
+WAIT_SECONDS = 0.5  # a run that ends lets go of it in a moment
+_SAME_START_SECONDS = 2.0  # two readings of when a process started
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a workspace."""
+
+    host: str
+    pid: int
+    start: str  # of the run, ISO 8601, UTC
+    run: str = ""  # its own name, by which its tasks know whether it still holds the workspace
+    born: float = 0.0  # start of the process [Unix time]: numbers of processes come again
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.start}"
+
+    @property
+    def is_here(self) -> bool:
+        return self.host == socket.gethostname()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process, of this host, still runs."""
+        import psutil
+
+        try:
+            born = psutil.Process(self.pid).create_time()
+        except psutil.Error:
+            return False
+        return self.pid != os.getpid() and (not self.born or abs(born - self.born) < _SAME_START_SECONDS)
+
+
+def read_holder(root: Path) -> Holder | None:
+    """Who holds a workspace, as the note says; None when there is none, or none that can be read."""
+    try:
+        facts = json.loads((root / NOTE).read_text())
+        rest = str(facts.get("run", "")), float(facts.get("born", 0.0))
+        return Holder(str(facts["host"]), int(facts["pid"]), str(facts["start"]), *rest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def current_holder(root: Path) -> Holder | None:
+    """Who holds a workspace now. Looks, and takes no lock: a run may begin meanwhile."""
+    found = read_holder(root)
+    if found is None or (found.is_here and found.pid != os.getpid() and not found.is_alive):
+        return None
+    return found
+
+
+@contextlib.contextmanager
+def hold(root: Path) -> Iterator[str]:
+    """Hold a workspace; gives the run's own name.
+
+    Raises
+    ------
+    WorkspaceBusyError
+        Another run holds it; the message says which host and process, since when, and what to do.
+    """
+    lock = FileLock(root / LOCK)
+    try:
+        lock.acquire(timeout=WAIT_SECONDS, poll_interval=0.05)
+    except Timeout as error:
+        who = read_holder(root) or "another run"
+        raise WorkspaceBusyError(f"{root}: in use by {who}. Wait for it, or stop it, and run again.") from error
+    except (OSError, NotImplementedError) as error:
+        if not (root / LOCK).exists():
+            raise
+        log.warning("%s: the file system has no locks (%s); %s alone keeps other runs out", root, error, NOTE)
+    try:
+        run = _write_note(root)
+        stop = threading.Event()
+        threading.Thread(target=_beat, args=(root, run, stop), daemon=True).start()
+        try:
+            yield run
+        finally:
+            stop.set()
+            _remove_note(root, run)
+    finally:
+        lock.release()
+
+
+def _write_note(root: Path) -> str:
+    """Say who holds the workspace; takes over from a process of this host that is dead."""
+    import psutil
+
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    run, born = uuid.uuid4().hex, psutil.Process().create_time()
+    content = json.dumps(asdict(Holder(socket.gethostname(), os.getpid(), now, run, born))).encode()
+    while not _create(root / NOTE, content):
+        found = read_holder(root)
+        if found is not None and not found.is_here:
+            raise WorkspaceBusyError(
+                f"{root}: in use by {found}; last sign of life {_silent_seconds(root):.0f} s ago (one comes every "
+                f"{BEAT_SECONDS:.0f} s). Wait for it, or stop it. If that process is dead, which cannot be seen from "
+                f"{socket.gethostname()}, remove {root / NOTE} and run again."
+            )
+        if found is not None and found.is_alive:
+            raise WorkspaceBusyError(f"{root}: in use by {found}. Wait for it, or stop it, and run again.")
+        who = f"{found}, which is dead" if found else "a run that left no readable note"
+        log.warning("%s: took over the lock of %s", root, who)
+        (root / NOTE).unlink(missing_ok=True)
+    return run
+
+
+def _create(path: Path, content: bytes) -> bool:
+    """Make a file that is not there; False when it is."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        os.write(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _remove_note(root: Path, run: str) -> None:
+    holder = read_holder(root)
+    if holder is not None and holder.run == run:
+        (root / NOTE).unlink(missing_ok=True)
+
+
+def _beat(root: Path, run: str, stop: threading.Event) -> None:
+    """Touch the note as long as it is this run's."""
+    while not stop.wait(BEAT_SECONDS):
+        holder = read_holder(root)
+        if holder is not None and holder.run == run:
+            with contextlib.suppress(OSError):
+                os.utime(root / NOTE)
+
+
+def _silent_seconds(root: Path) -> float:
+    """Time since the holder's last sign of life, by the clock of the file system alone."""
+    with contextlib.suppress(OSError):
+        (root / LOCK).touch()
+        return max(0.0, (root / LOCK).stat().st_mtime - (root / NOTE).stat().st_mtime)
+    return 0.0

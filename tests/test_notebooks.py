@@ -1,0 +1,86 @@
+"""The notebooks: committed with their pictures, and run once more on a small finished run."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import survey
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MAX_BYTES = 1_500_000
+PICTURES = {"1": 4, "2": 2, "3": 2, "4": 4}  # number in the name -> pictures that it draws
+
+
+def cells(notebook):
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def source(notebook):
+    return "\n".join("".join(cell["source"]) for cell in cells(notebook)).replace("%matplotlib", "# %matplotlib")
+
+
+def pictures(notebook):
+    found = [item.get("data", {}).get("image/png") for cell in cells(notebook) for item in cell["outputs"]]
+    return [base64.b64decode(text) for text in found if text]
+
+
+def test_there_are_four():
+    assert [path.name[:2] for path in NOTEBOOKS] == ["1-", "2-", "3-", "4-"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_committed_as_it_ran_once_from_top_to_bottom(path):
+    notebook = json.loads(path.read_text())
+    assert path.stat().st_size < MAX_BYTES
+    assert [cell["execution_count"] for cell in cells(notebook)] == list(range(1, len(cells(notebook)) + 1))
+    outputs = [item for cell in cells(notebook) for item in cell["outputs"]]
+    assert {item["output_type"] for item in outputs} <= {"stream", "display_data", "execute_result"}
+    assert [item for item in outputs if item.get("name") == "stderr"] == []
+    images = pictures(notebook)
+    assert len(images) == PICTURES[path.name[0]]
+    assert all(image.startswith(b"\x89PNG") and len(image) > 5_000 for image in images)
+    assert not re.search(r"/(?:home|root|tmp|work|Users)/", json.dumps(notebook))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_public_names_alone(path):
+    tree = ast.parse(source(json.loads(path.read_text())))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert not (node.module or "").startswith("survey")
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("survey.") for alias in node.names)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "survey":
+            assert node.attr in survey.__all__
+
+
+@pytest.mark.whole
+@pytest.mark.xdist_group("whole")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_runs_on_any_finished_run(path, finished, monkeypatch):
+    import nbformat
+    from nbclient import NotebookClient
+    from traitlets.config import Config
+
+    config, _ = finished
+    monkeypatch.setenv("SURVEY_CONFIG", str(config))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    private = Config()  # sockets in a folder of one's own, which nobody else can reach
+    private.KernelManager.transport = "ipc"
+    notebook = nbformat.read(path, as_version=4)
+    for cell in cells(notebook):
+        cell["outputs"] = []
+    resources = {"metadata": {"path": str(ROOT / "notebooks")}}
+    with tempfile.TemporaryDirectory() as folder:  # a short path: sockets take 107 bytes
+        private.KernelManager.ip = f"{folder}/kernel"
+        NotebookClient(notebook, config=private, timeout=300, kernel_name="python3", resources=resources).execute()
+    assert len(pictures(notebook)) == PICTURES[path.name[0]]
