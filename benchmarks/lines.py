@@ -19,6 +19,7 @@ PACKAGE = "survey"
 LAYERS = (
     ("errors", "names", "digest", "credentials", "paths", "limits", "resident"),
     ("documents", "replies", "models", "config", "grid", "pipeline_spec", "lock", "workspace", "records", "tls"),
+    ("deploy", "pods", "scaling", "outcome"),
     (
         "archive",
         "references",
@@ -36,11 +37,14 @@ LAYERS = (
     ("children", "failures", "planning", "publication", "reads", "execute", "site", "staleness"),
     ("tidying", "disk", "outside", "progress"),
     ("dashboard",),
-    ("patience", "graph", "cluster"),
+    ("patience", "workers", "batch"),
+    ("graph", "cluster"),
     ("inputs",),
     ("reduction",),
     ("inspection", "report"),
     ("__init__",),
+    ("console",),
+    ("hosting",),
     ("simulate", "cli"),
 )
 

@@ -7,7 +7,6 @@ import gc
 import json
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -19,17 +18,14 @@ from typing import Any, NoReturn
 
 import click
 
-from survey import __version__
-from survey.credentials import scrub
+from survey import __version__, hosting
+from survey.console import JSON, emit, say, shown
 from survey.errors import ConfigError, DiskFullError, InterruptedRunError, SurveyError
 
-# Control characters but tab and line feed, and those that turn the direction of writing.
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 WORKSPACE = click.option(
     "--workspace", type=click.Path(path_type=Path), help="Folder of all products; overrides the config's."
 )
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, nothing else there.")
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,7 +36,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
 def where(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say where tasks run."""
     cluster = click.option(
-        "--cluster", help="'local' (default), or a dask scheduler's address such as tls://login1:8786."
+        "--cluster", help="'local' (default), a deploy file, or a dask scheduler's address such as tls://login1:8786."
     )
     certificates = click.option(
         "--tls", type=click.Path(path_type=Path), help="Folder of certificates for a tls:// address, by 'survey tls'."
@@ -49,20 +45,6 @@ def where(command: Callable[..., Any]) -> Callable[..., Any]:
         "--insecure", is_flag=True, help="Take a scheduler that is neither on this host nor behind TLS."
     )
     return cluster(certificates(insecure(command)))
-
-
-def say(text: str) -> None:
-    """One line for people, on standard error; the archive's token never appears in it."""
-    click.echo(_shown(text), err=True)
-
-
-def emit(document: Any, as_json: bool, text: Callable[[], str]) -> None:
-    click.echo(_shown(json.dumps(document, indent=1, default=str) if as_json else text()))
-
-
-def _shown(text: str) -> str:
-    """Words fit for a terminal: foreign ones neither steer it nor hold the archive's token."""
-    return _STEERING.sub("?", scrub(text))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -83,7 +65,7 @@ class _Scrubbed(logging.Formatter):
     """Log lines and tracebacks without the archive's token, whichever library writes them."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return _shown(super().format(record))
+        return shown(super().format(record))
 
 
 @main.command()
@@ -147,26 +129,8 @@ def serve(
         signal.pause()
 
 
-@main.command()
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--host", "hosts", multiple=True, help="Name or address of the scheduler; may be given again.")
-@click.option("--days", type=click.IntRange(1), default=365, show_default=True, help="How long the certificates hold.")
-@click.option("--force", is_flag=True, help="Replace the certificates in DIRECTORY; the old ones are turned away.")
-@JSON
-def tls(directory: Path, hosts: tuple[str, ...], days: int, force: bool, as_json: bool) -> None:
-    """Make the certificates of one deployment in DIRECTORY: for a scheduler, its workers and its clients.
-
-    Example: survey tls certificates --host login1
-    """
-    from survey import tls as certificates
-
-    ends = certificates.make(directory, hosts=hosts, days=days, force=force)
-    folder = directory.absolute()
-    commands = certificates.commands(folder, hosts[0] if hosts else "localhost")
-    files = list(certificates.FILES)
-    document = {"folder": str(folder), "files": files, "ends": ends.isoformat(), "commands": commands}
-    text = f"{folder}: certificates until {ends:%Y-%m-%d}, for your eyes alone. Copy the folder to where they are used."
-    emit(document, as_json, lambda: "\n".join([text, *commands]))
+main.add_command(hosting.cluster)
+main.add_command(hosting.tls)
 
 
 @main.command()

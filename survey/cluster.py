@@ -1,4 +1,4 @@
-"""Where a run happens: a local cluster sized for this machine, or the address of any dask scheduler.
+"""Where a run happens: a local cluster sized for this machine, any dask scheduler, or what a deploy file says.
 
 Whoever reaches a scheduler runs code on it: one that is not on loopback is spoken to over TLS, with a certificate.
 """
@@ -8,13 +8,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import json
 import logging
+import os
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import dask
+import psutil
+import yaml
 from dask.distributed import Client, Nanny, Scheduler, Security, SpecCluster
 from dask.system import CPU_COUNT
 from distributed.comm import connect as open_comm
@@ -23,13 +29,17 @@ from distributed.system import MEMORY_LIMIT
 from survey import tls as certificates
 from survey.config import CLUSTER_ADDRESS
 from survey.credentials import hidden
+from survey.deploy import RESOURCE, AddressSite, BatchSite, KubernetesSite, LocalSite, SiteConfig, load_site, site_of
 from survey.errors import ConfigError, ServiceUnreachableError
-from survey.graph import RESOURCE
 
 # What is left to the operating system, the scheduler and the client.
 RESERVE_GB = 1.5
 CONNECT_SECONDS = 30
 ENCRYPTED = ("tls", "wss")
+ROLES = ("scheduler", "worker", "client")
+LOST_WORKERS = 20  # that one task may see
+# The children do the work and are accounted for by the scheduler's resource; a worker itself stays small.
+_MEMORY = {f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause", "terminate")}
 # Loggers of what runs a cluster in this process.
 _LOGGERS = ("distributed", "tornado", "asyncio")
 
@@ -61,7 +71,10 @@ def address_faults(where: str | None, tls: Path | None = None, insecure: bool = 
         return [] if tls is None else [f"--tls {tls}: goes with an address, such as --cluster tls://host:8786."]
     match = CLUSTER_ADDRESS.fullmatch(where)
     if match is None:
-        return [f"--cluster {where}: expected 'local' or an address such as tcp://127.0.0.1:8786."]
+        try:
+            return _site_faults(where, site_of(where), tls, insecure)
+        except ConfigError as error:
+            return error.faults
     safe = f"tls://{where.partition('://')[2]}"
     if match["protocol"] in ENCRYPTED:
         if tls is not None:
@@ -77,6 +90,48 @@ def address_faults(where: str | None, tls: Path | None = None, insecure: bool = 
         f"--cluster {where}: not this host and not encrypted: whoever reaches that scheduler runs code on it. "
         f"Write {safe} with --tls DIR ('survey tls DIR' makes one), or add --insecure on a network of your own."
     ]
+
+
+def _site_faults(where: str, site: SiteConfig, tls: Path | None, insecure: bool) -> list[str]:
+    """What is wrong with the cluster of a deploy file, beyond its keys."""
+    if isinstance(site, LocalSite):
+        return address_faults("local", tls)
+    if isinstance(site, BatchSite):
+        return _interface_faults(where, site, tls or site.tls, insecure)
+    try:
+        address = _address_of(site)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [f"{where}: scheduler_file cannot be read: {error}."]
+    return [fault.replace("--cluster ", f"{where}: ") for fault in address_faults(address, tls or _tls(site), insecure)]
+
+
+def _interface_faults(where: str, site: BatchSite, tls: Path | None, insecure: bool) -> list[str]:
+    """A scheduler that other hosts reach needs certificates."""
+    found = psutil.net_if_addrs()
+    if site.interface not in found:
+        return [f"{where}: interface {site.interface!r} is none of this host's: {', '.join(sorted(found))}."]
+    if tls is not None:
+        return certificates.faults(tls, ("scheduler", "worker", "client"))
+    hosts = [item.address for item in found[site.interface] if item.family == socket.AF_INET]
+    if insecure or all(map(_is_loopback, hosts)):
+        return []
+    return [
+        f"{where}: interface {site.interface!r} is seen by other hosts; whoever reaches a scheduler runs code on it. "
+        "Write 'tls: DIR' ('survey tls DIR' makes one), or add --insecure on a network of your own."
+    ]
+
+
+def _tls(site: SiteConfig) -> Path | None:
+    return site.tls if isinstance(site, AddressSite | KubernetesSite | BatchSite) else None
+
+
+def _address_of(site: SiteConfig) -> str:
+    """Of the scheduler of a deploy file that names one that is there."""
+    if isinstance(site, KubernetesSite):
+        return f"tls://{site.name}-scheduler.{site.namespace}.svc:8786"
+    if isinstance(site, AddressSite) and site.scheduler_file is not None:
+        return str(json.loads(site.scheduler_file.read_text())["address"])
+    return str(site.address) if isinstance(site, AddressSite) else ""
 
 
 def _is_loopback(host: str) -> bool:
@@ -99,7 +154,7 @@ def connect(
 
     Parameters
     ----------
-    where : None or 'local', or an address such as tcp://127.0.0.1:8786
+    where : None or 'local', an address such as tcp://127.0.0.1:8786, or a deploy file
     small_gb, large_gb : see `local_sizes`
     log : file for what a local cluster has to say of itself; default: nowhere
     tls : folder of certificates for a tls:// address, as `survey.tls.make` makes it
@@ -115,11 +170,16 @@ def connect(
     faults = address_faults(where, tls, insecure)
     if faults:
         raise ConfigError(faults)
-    if where is None or where == "local":
-        with hidden(), _quiet(log), _local(small_gb, large_gb) as client:
-            yield client
-    else:
-        with _address(where, security(tls)) as client:
+    site = site_of(where)
+    guard = security(tls or _tls(site), ROLES if isinstance(site, BatchSite) else ("client",))
+    with hidden(), _quiet(log):
+        if isinstance(site, LocalSite):
+            opened = _local(site, small_gb, large_gb)
+        elif isinstance(site, BatchSite):
+            opened = _batch(site, (log or Path("cluster.log")).parent / "jobs", guard)
+        else:
+            opened = _address(_address_of(site), guard)
+        with opened as client:
             yield client
 
 
@@ -156,15 +216,12 @@ def _quiet(log: Path | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
+def _local(site: LocalSite, small_gb: float, large_gb: float) -> Iterator[Client]:
     # dask's own figures heed the limits of a container or a batch job, not only the machine's.
-    sizes = local_sizes(small_gb, large_gb, CPU_COUNT, MEMORY_LIMIT / 1e9)
+    sizes = [group.memory_gb for group in site.groups.values() for _ in range(group.maximum)]
+    sizes = sizes or local_sizes(small_gb, large_gb, CPU_COUNT, MEMORY_LIMIT / 1e9)
     settings = {
-        # The children do the work and are accounted for by the scheduler's resource; a worker itself stays small.
-        "distributed.worker.memory.target": False,
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.pause": False,
-        "distributed.worker.memory.terminate": False,
+        **_MEMORY,
         "distributed.scheduler.no-workers-timeout": "10 minutes",
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
         # Looking at itself twice a second was a tenth of what scheduling costs.
@@ -175,20 +232,16 @@ def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
             "DASK_LOGGING__DISTRIBUTED": "critical",
         },
     }
+    environment = {"USER": os.environ.get("USER") or "survey"} | site.worker_environment
+    options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "env": environment}
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         # dask's own place has the same name for everybody, below /tmp, and workers import from it.
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="survey-", ignore_cleanup_errors=True))
+        scratch = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="survey-", dir=site.scratch, ignore_cleanup_errors=True)
+        )
+        options["local_directory"] = scratch
         workers = {
-            number: {
-                "cls": Nanny,
-                "options": {
-                    "nthreads": 1,
-                    "resources": {RESOURCE: size},
-                    "memory_limit": 0,
-                    "host": "127.0.0.1",
-                    "local_directory": scratch,
-                },
-            }
+            number: {"cls": Nanny, "options": {**options, "resources": {RESOURCE: size}}}
             for number, size in enumerate(sizes)
         }
         scheduler = {
@@ -201,6 +254,30 @@ def _local(small_gb: float, large_gb: float) -> Iterator[Client]:
         client = stack.enter_context(Client(cluster, set_as_default=False))
         client.wait_for_workers(len(sizes), timeout=120)
         yield client
+
+
+@contextlib.contextmanager
+def _batch(site: BatchSite, logs: Path, guard: Security) -> Iterator[Client]:
+    from survey.batch import GRACE_SECONDS, BatchCluster
+
+    encrypted = guard.require_encryption
+    settings = {
+        **_MEMORY,
+        # For a size of workers that never comes; when none comes at all, the cluster says so before.
+        "distributed.scheduler.no-workers-timeout": f"{site.start_timeout + GRACE_SECONDS}s",
+        # Children hold what could kill a worker: one that is lost was ended by its batch system, and tells nothing.
+        "distributed.scheduler.allowed-failures": LOST_WORKERS,
+        "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
+    }
+    scheduler = {
+        "interface": site.interface,
+        "dashboard_address": "127.0.0.1:8787",
+        "dashboard": True,
+        **({"protocol": "tls://", "security": guard} if encrypted else {}),
+    }
+    with dask.config.set(settings), contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(BatchCluster(site, site.logs or logs, scheduler, guard if encrypted else None))
+        yield stack.enter_context(Client(cluster, set_as_default=False, security=guard))
 
 
 @contextlib.contextmanager
@@ -229,6 +306,32 @@ async def _ask_identity(where: str, guard: Security) -> None:
             await comm.read()
         finally:
             comm.abort()
+
+
+def preview(path: Path, workspace: str, tls: Path | None = None) -> dict[str, str]:
+    """What a deploy file would submit: the name of each job script or manifest, and its text.
+
+    Parameters
+    ----------
+    workspace : whose logs/jobs the jobs write to, unless the file says otherwise
+    tls : in place of the file's
+    """
+    site = load_site(path)
+    if isinstance(site, BatchSite):
+        from survey.batch import job_scripts
+
+        folder = tls or site.tls
+        guard = None if folder is None else security(folder, ROLES)
+        return job_scripts(site, str(site.logs or f"{workspace}/logs/jobs"), guard)
+    if isinstance(site, KubernetesSite):
+        from survey.pods import manifests
+
+        named = {f"{item['kind']} {item['metadata']['name']}": item for item in manifests(site)}
+        return {name: yaml.safe_dump(item, sort_keys=False) for name, item in named.items()}
+    if isinstance(site, LocalSite):
+        sizes = [f"{group.maximum} x {group.memory_gb:g} GB" for group in site.groups.values()]
+        return {"workers": f"processes on this machine: {', '.join(sizes) or 'as many as cores and memory allow'}\n"}
+    return {"address": f"nothing is submitted; the scheduler is at {_address_of(site)}\n"}
 
 
 def dashboard(client: Client) -> str:

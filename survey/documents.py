@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -176,8 +176,9 @@ def _walk(node: yaml.Node, path: Place, lines: dict[Place, int]) -> Iterator[tup
 def _keys_of(model: Any, place: Place) -> list[str]:
     """Known keys of the section at a place of a pydantic model."""
     for part in place:
-        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
-        model = annotation if isinstance(annotation, type) else model
+        fields = getattr(model, "model_fields", {})
+        inside = fields[part].annotation if part in fields else model  # else: a name in a mapping of sections
+        model = next((item for item in (inside, *get_args(inside)) if hasattr(item, "model_fields")), inside)
     return list(getattr(model, "model_fields", {}))
 
 

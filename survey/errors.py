@@ -3,9 +3,11 @@
 SurveyError                       exit code 1
     ConfigError                   2    the config, the command line or an input file is wrong; every fault named
         ProductNameError          2    a name that the archive's grammar does not know
-    ServiceError                  3    an archive or reference server
+        WorkersError              2    workers that do not have what the client has
+    ServiceError                  3    an archive, a reference server or a cluster
         ServiceUnreachableError   3    no answer, or nothing but 5xx
         AccessRefusedError        3    401 or 403
+        ClusterError              3    a cluster that brings no worker
     DownloadError                 1    single files that could not be had; the others are kept
     ReferencesError               1    reference files that are missing or damaged
     WorkspaceBusyError            4    another run holds the workspace
@@ -42,8 +44,12 @@ class ProductNameError(ConfigError):
     """A file or product name that does not follow the archive's grammar."""
 
 
+class WorkersError(ConfigError):
+    """Workers whose versions, file systems or memory are not what the run needs."""
+
+
 class ServiceError(SurveyError):
-    """An archive or reference server failed as a whole."""
+    """An archive, a reference server or a cluster failed as a whole."""
 
     exit_code = 3
 
@@ -54,6 +60,10 @@ class ServiceUnreachableError(ServiceError):
 
 class AccessRefusedError(ServiceError):
     """The server answered 401 or 403."""
+
+
+class ClusterError(ServiceError):
+    """A cluster brings no worker: jobs that never start, end at once, or cannot be submitted."""
 
 
 class DownloadError(SurveyError):

@@ -34,6 +34,7 @@ from survey.steps import REGISTRY
 from survey.steps.base import Job, Outcome
 from survey.workspace import Workspace
 
+BATCH_JOBS = ("SLURM_JOB_ID", "PBS_JOBID")
 BECAUSE = "not run, because "
 
 
@@ -140,8 +141,14 @@ def blank_record(task: Task) -> TaskRecord:
         memory_gb=task.memory_gb,
         estimate_gb=task.estimate_gb,
         host=socket.gethostname(),
+        job=_batch_job(),
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
+
+
+def _batch_job() -> str:
+    """Id of the batch job that this process is part of, if it is of one."""
+    return next((os.environ[name] for name in BATCH_JOBS if os.environ.get(name)), "")
 
 
 def skipped_record(task: Task, lost: TaskRecord) -> TaskRecord:

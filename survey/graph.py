@@ -14,6 +14,7 @@ from typing import Any
 
 from dask.distributed import Client, Future, as_completed
 
+from survey.deploy import RESOURCE
 from survey.errors import DiskFullError, InterruptedRunError, SurveyError
 from survey.execute import blank_record, run_task, skipped_record
 from survey.layouts import read_layout
@@ -24,9 +25,9 @@ from survey.publication import in_place, recorded
 from survey.site import Site
 from survey.steps import REGISTRY
 from survey.tidying import tidy
+from survey.workers import capacity, promised_gb, too_large
 from survey.workspace import Workspace
 
-RESOURCE = "memory_gb"
 WAIT_SECONDS = 0.1  # for the next task to end
 Watch = Callable[[TaskRecord, bool], None]  # called with each record as it is decided, and whether it was reused
 LaidOut = Callable[[str, Sequence[Task]], None]  # called with a mosaic's product and tasks once its grids are known
@@ -56,6 +57,7 @@ class _Flow:
     stored: Mapping[str, TaskRecord]  # of earlier runs
     names: tuple[str, ...]  # steps to run
     capacity: float  # largest memory resource of any worker [GB]; 0: the workers declare none
+    trouble: Callable[[], SurveyError | None]  # why no worker will do the rest
     decided: dict[str, TaskRecord] = field(default_factory=dict)
     pending: dict[Future, Task] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)  # of a key; the scheduler remembers each by its name
@@ -85,6 +87,7 @@ def run_plan(
     stored: Mapping[str, TaskRecord],
     watch: Watch,
     until: str | None = None,
+    trouble: Callable[[], SurveyError | None] = lambda: None,
     laid_out: LaidOut = lambda _product, _tasks: None,
 ) -> list[TaskRecord]:
     """Run every task of a plan that is not already done.
@@ -97,6 +100,7 @@ def run_plan(
     stored : records by key, as they are on disk
     watch : called once per decided task
     until : last step to run
+    trouble : asked while nothing is finished: why no worker will do the rest
     laid_out : called with each mosaic's tasks once they are known, or known not to run
 
     Returns
@@ -110,16 +114,20 @@ def run_plan(
     InterruptedRunError
         The user stopped the run.
     SurveyError
-        The scheduler is gone, or no worker came.
+        The scheduler is gone, no worker came, or there is trouble.
     """
-    await_workers(client, 60.0 * site.limits.workers_minutes)
-    flow = _Flow(plan, planner, site, client, watch, laid_out, stored, steps_until(plan, until), capacity(client))
+    limit = max(60.0 * site.limits.workers_minutes, getattr(client.cluster, "patience_seconds", 0.0))
+    if not promised_gb(client):
+        await_workers(client, limit)
+    flow = _Flow(
+        plan, planner, site, client, watch, laid_out, stored, steps_until(plan, until), capacity(client), trouble
+    )
     _index(flow)
     try:
         _submit_exposures(flow)
         flow.fresh.clear()
         completed: Any = as_completed(list(flow.pending), loop=flow.client.loop, raise_errors=False)
-        patience = Patience(60.0 * site.limits.workers_minutes, RESOURCE)
+        patience = Patience(limit, RESOURCE)
         while not completed.is_empty():
             if not completed.has_ready():
                 _wait(flow, completed, patience)
@@ -128,6 +136,7 @@ def run_plan(
                 _decide(flow, future)
                 while flow.fresh:
                     completed.add(flow.fresh.pop())
+            del future  # its worker need not keep the result
     except KeyboardInterrupt as error:
         client.cancel(list(flow.pending), force=True)
         raise InterruptedRunError("stopped; everything that was complete stays. Run again to continue.") from error
@@ -142,6 +151,9 @@ def _wait(flow: _Flow, completed: Any, patience: Patience) -> None:
     """Wait a moment for a task to end; now and then, see whether there are workers for those that could run."""
     with completed.thread_condition:
         completed.thread_condition.wait(WAIT_SECONDS)
+    trouble = flow.trouble()
+    if trouble is not None:
+        raise trouble
     if not patience.is_due:
         return
     ready = [(task, flow.asked[task.key]) for task in flow.pending.values() if flow.decided.keys() >= set(task.inputs)]
@@ -164,19 +176,6 @@ def _give_up(flow: _Flow, key: str, error: str) -> None:
         futures.append(future)
     flow.given_up |= lost
     flow.client.cancel(futures, force=True)
-
-
-def capacity(client: Client) -> float:
-    """The largest memory resource that a worker of this client declares [GB]; 0 when none does."""
-    return max(workers_of(client, RESOURCE).values(), default=0.0)
-
-
-def too_large(task: Task, capacity_gb: float) -> str:
-    """What to say of a task that no worker can hold; it would wait for ever."""
-    advice = "Use a larger worker, a smaller mosaic or tile, or one mosaic per [filter, observation]."
-    if task.step == "source_catalog":
-        advice = "It holds the whole mosaic: leave it out with 'source_catalog: {skip: true}', or use a larger worker."
-    return f"needs resource {RESOURCE} = {task.memory_gb:.1f}, the largest worker has {capacity_gb:.1f}. {advice}"
 
 
 def _root(flow: _Flow) -> Path:
@@ -272,6 +271,7 @@ def _forced(flow: _Flow, tasks: list[Task]) -> set[str]:
 
 def _settle(flow: _Flow, record: TaskRecord, reused: bool) -> TaskRecord:
     flow.decided[record.key] = record
+    flow.latest.pop(record.key, None)  # its worker need not keep the result, and may go
     flow.watch(record, reused)
     for product in flow.mosaics_of.get(record.key, ()):
         flow.undecided[product] -= 1

@@ -147,6 +147,7 @@ class TaskRecord:
     memory_gb: float = 0.0  # as predicted
     estimate_gb: float = 0.0  # as the step estimates it, without past runs
     host: str = ""
+    job: str = ""  # of a batch system, whose worker ran it
     started: str = ""  # ISO 8601, UTC
     attempts: int = 1  # tries of this digest until it ended so
     measurements: Mapping[str, float] = field(default_factory=dict)

@@ -32,7 +32,7 @@ IDENTITY = "records_digest"  # attribute of a snapshot
 # rows that were asked for, since rows keep their place.
 CHUNK_ROWS = 16384
 
-_TEXT = ("key", "step", "subject", "filter", "status", "digest", "host", "started", "error", "error_class", "context")
+_TEXT = tuple("key step subject filter status digest host job started error error_class context".split())
 _NUMBERS = ("seconds", "cpu_seconds", "peak_memory_gb", "memory_gb")  # float64
 _PACKAGES = ("jwst", "stcal", "crds", "survey")  # a column each: jwst_version, ...
 _JSON = ("inputs", "settings", "resolved", "references", "sha1", "missing", "products", "measurements")

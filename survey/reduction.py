@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,9 @@ from survey.inputs import (
 )
 from survey.layouts import read_layouts
 from survey.memory import learn
-from survey.models import COMPLETE, FAILED, SKIPPED, Exposure, Plan, Task, TaskRecord
+from survey.models import COMPLETE, Exposure, Plan, Task, TaskRecord
 from survey.mosaics import ensure_store
+from survey.outcome import Run
 from survey.outside import STORES, group_of, plan_of
 from survey.planning import Planner, mosaics_of, steps_until
 from survey.planning import plan as make_plan
@@ -55,35 +56,6 @@ LEFTOVER_SECONDS = 24 * 3600.0
 REPORT = "dashboard.html"  # of the last run, in reports/
 
 Watch = Callable[[TaskRecord, bool], None]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run ended with."""
-
-    records: tuple[TaskRecord, ...]
-    reused: frozenset[str] = frozenset()
-    missing: Mapping[str, str] = field(default_factory=dict)  # raw file -> why it could not be had
-
-    @property
-    def failed(self) -> tuple[TaskRecord, ...]:
-        return tuple(record for record in self.records if record.status in (FAILED, SKIPPED))
-
-    @property
-    def ran(self) -> tuple[TaskRecord, ...]:
-        """Records of the tasks that this run ran itself."""
-        return tuple(item for item in self.records if item.key not in self.reused and item.status == COMPLETE)
-
-    @property
-    def products(self) -> tuple[str, ...]:
-        return tuple(
-            product.path for record in self.records if record.status == COMPLETE for product in record.products
-        )
-
-    @property
-    def incomplete_mosaics(self) -> tuple[TaskRecord, ...]:
-        """Mosaics that were made without some of their members."""
-        return tuple(record for record in self.records if record.status == COMPLETE and record.missing)
 
 
 def plan(config: SurveyConfig, exposures: Sequence[Exposure], references: References | None = None) -> Plan:
@@ -134,7 +106,7 @@ def run(
     ----------
     config : what to reduce
     client : any dask Client; default: the one of ``cluster``
-    cluster : 'local' (default) or a scheduler's address
+    cluster : 'local' (default), a scheduler's address, or a deploy file
     tls : folder of certificates for a tls:// address; see `survey.tls`
     insecure : take a scheduler that is neither on loopback nor behind TLS
     until : last step to run
@@ -303,27 +275,31 @@ def _on_cluster(
     # dask takes half a second to import; a run that finds everything done does not need it.
     from survey.cluster import connect, dashboard
     from survey.dashboard.feed import feed
-    from survey.graph import capacity, run_plan, too_large
+    from survey.graph import run_plan
+    from survey.workers import capacity, too_large, workers_for
 
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
     environment = {**crds_references.worker_environment(references), "USER": os.environ.get("USER") or "survey"}
     site = Site(str(root), planner.config.survey, environment, planner.config.limits, where.run)
     small = [task.memory_gb for task in made if REGISTRY[task.step].scope == "exposure"]
+    tasks = [task for task in made if task.step in steps_until(made, where.until)]
     with contextlib.ExitStack() as stack:
         client = where.client
         if client is None:
-            large = max((task.memory_gb for task in made if task.step in steps_until(made, where.until)), default=1.0)
+            large = max((task.memory_gb for task in tasks), default=1.0)
             sizes, log = (max(small, default=1.0), large), root / "logs" / "cluster.log"
             client = stack.enter_context(connect(where.cluster, *sizes, log, tls=where.tls, insecure=where.insecure))
             where.say(f"dashboard: {dashboard(client)}")
+        guard = stack.enter_context(workers_for(client, tasks, root, references, ours=where.client is None))
         largest = capacity(client)
-        for task in made:
-            if largest and task.memory_gb > largest and task.step in steps_until(made, where.until):
+        for task in tasks:
+            if largest and task.memory_gb > largest:
                 where.say(f"{task.key} will not be run: {too_large(task, largest)}")
         told = stack.enter_context(feed(client, planner.config, made, steps_until(made, where.until), where.say))
         records = run_plan(
             made, planner, site, client,
             stored=stored, watch=told.watch(decided), until=where.until, laid_out=told.laid_out,
+            trouble=guard.trouble,
         )  # fmt: skip
         told.end("finished")
         if where.report:

@@ -12,10 +12,10 @@ from survey.config import SurveyConfig
 from survey.dashboard.journal import run_state
 from survey.disk import MOSAIC_BYTES, Room
 from survey.models import COMPLETE, FAILED, SKIPPED, Plan, TaskRecord
+from survey.outcome import Run
 from survey.planning import total_gb
 from survey.progress import clock
 from survey.provenance import Lineage
-from survey.reduction import Run
 from survey.staleness import DONE, State, causes, reach, summary
 from survey.workspace import Workspace
 

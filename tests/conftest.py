@@ -96,6 +96,7 @@ def pytest_collection_modifyitems(items):
                 break
 
 
+from slurm_service import slurm  # noqa: E402, F401
 from whole_run import finished, small  # noqa: E402, F401 - shared by all whole runs; behind the environment's cleaning
 
 

@@ -21,7 +21,8 @@ from pathlib import Path
 import survey.steps
 from survey.digest import digest
 from survey.errors import TaskError
-from survey.models import Exposure
+from survey.execute import blank_record
+from survey.models import COMPLETE, Exposure
 from survey.steps.base import Job, Outcome, Step
 
 TESTS = Path(__file__).parent
@@ -114,9 +115,16 @@ FAULTS = {
     "memory_hog": take_memory,
     "hold_lock": lambda: ctypes.PyDLL(None).sleep(60),  # a call that keeps the interpreter's lock
     "sleep": lambda: time.sleep(60),
+    "hang": lambda: time.sleep(600),
     "wait": lambda: time.sleep(1),
     "tell_temporary": lambda: _raise(ValueError(tempfile.gettempdir())),
 }
+
+
+def asleep(seconds: float, task, site, inputs=()):
+    """In place of `survey.execute.run_task`: the worker itself sleeps, and nothing is written."""
+    time.sleep(seconds)
+    return replace(blank_record(task), status=COMPLETE, seconds=seconds)
 
 
 # --- for the tests' own process ----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from survey.cli import main
 
@@ -73,8 +74,19 @@ def test_the_readme_shows_the_commands_of_the_main_line():
 
 @pytest.mark.parametrize(("page", "line"), FOUND, ids=[f"{page.name}: {line}" for page, line in FOUND])
 def test_files_that_commands_name_are_there(page, line):
-    named = [word for word in shlex.split(line) if word.startswith("configs/")]
+    named = [word for word in shlex.split(line) if word.startswith(("configs/", "deploy/"))]
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+DRY = sorted({line for _, line in FOUND if "--dry-run" in line})
+
+
+@pytest.mark.parametrize("line", DRY)
+def test_dry_runs_run(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    done = CliRunner().invoke(main, shlex.split(line)[1:])
+    assert done.exit_code == 0, done.output
+    assert "memory_gb=" in done.output
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])

@@ -1,0 +1,348 @@
+"""What workers must have before they get tasks: the client's versions, its workspace and cache, and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+from dask.distributed import Client, Status, WorkerPlugin
+
+from survey import __version__
+from survey.deploy import RESOURCE
+from survey.errors import SurveyError, WorkersError
+from survey.models import Task
+from survey.patience import workers_of
+from survey.references import References
+from survey.steps import REGISTRY
+
+TOPIC = "survey-workers"
+PLUGIN = "survey-check"
+CHECK_SECONDS = 90.0
+# A network file system may show a new file to another host a little later.
+APPEAR_SECONDS = 15.0
+LOOK_SECONDS = 2.0
+MAX_SHOWN = 10
+
+
+# --- on the worker: sent by value, since a worker's own survey may be another, or none ----------------------------
+
+
+def worker_faults(expected: Mapping[str, Any], appear_seconds: float) -> list[str]:
+    """What a worker lacks; runs there.
+
+    Parameters
+    ----------
+    expected : 'versions' {package: version}, 'files' {what: (path, sha256)}, 'written' folders that it must write to
+    appear_seconds : how long to wait for a file to appear
+
+    Returns
+    -------
+    faults : sentences, each of which names the thing, what was found and what was expected
+    """
+    import hashlib
+    import importlib.metadata
+    import os
+    import platform
+    import time
+    import uuid
+
+    def version(name: str) -> str:
+        if name == "python":
+            return ".".join(platform.python_version_tuple()[:2])
+        try:
+            return str(__import__(name).__version__) if name == "survey" else importlib.metadata.version(name)
+        except (ImportError, AttributeError):  # PackageNotFoundError is one
+            return "not installed"
+
+    faults = []
+    for name, wanted in expected["versions"].items():
+        found = version(name)
+        if found != wanted:
+            faults.append(f"{name} is {found}, the client has {wanted}.")
+    for what, (path, sha256) in expected["files"].items():
+        end = time.monotonic() + appear_seconds
+        while not os.path.exists(path) and time.monotonic() < end:
+            time.sleep(0.2)
+        try:
+            with open(path, "rb") as stream:
+                same = hashlib.sha256(stream.read()).hexdigest() == sha256
+            cause = "" if same else "holds other bytes there"
+        except OSError as error:
+            cause = f"{error.strerror} there"
+        if cause:
+            faults.append(f"{what}: {path}, which the client sees, {cause}; mount the same file system.")
+    for folder in expected["written"]:
+        probe = os.path.join(folder, f".probe-{uuid.uuid4().hex}")
+        try:
+            with open(probe, "w"):
+                pass
+            os.unlink(probe)
+        except OSError as error:
+            faults.append(f"{folder} cannot be written: {error.strerror}.")
+    return faults
+
+
+class WorkerCheck(WorkerPlugin):
+    """Looks at each worker as it comes, before its first task; one that lacks something gets none."""
+
+    name = PLUGIN
+
+    def __init__(self, expected: Mapping[str, Any], appear_seconds: float, topic: str, closes: bool):
+        self.expected = dict(expected)
+        self.appear_seconds = appear_seconds
+        self.topic = topic
+        self.closes = closes  # a worker of our own is ended; another's is only paused, until the run is over
+        self.paused: dict[str, Any] = {}  # address -> the memory above which the worker pauses by itself
+
+    async def setup(self, worker: Any) -> None:
+        faults = await asyncio.to_thread(worker_faults, self.expected, self.appear_seconds)
+        worker.log_event(self.topic, {"worker": worker.address, "name": str(worker.name), "faults": faults})
+        if faults:
+            self.paused[worker.address] = worker.memory_manager.memory_pause_fraction
+            worker.memory_manager.memory_pause_fraction = False  # else it resumes as soon as it finds memory free
+            worker.status = Status.paused
+            if self.closes:
+                asyncio.get_running_loop().call_later(
+                    1.0, lambda: asyncio.ensure_future(worker.close(reason="survey-check"))
+                )
+
+    def teardown(self, worker: Any) -> None:
+        if worker.address in self.paused:
+            worker.memory_manager.memory_pause_fraction = self.paused.pop(worker.address)
+            worker.status = Status.running
+
+
+# --- on the client ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Guard:
+    """What is known of a run's workers while it goes on."""
+
+    client: Client
+    closes: bool
+    refused: dict[str, list[str]] = field(default_factory=dict)  # 'name at address' -> faults
+    addresses: set[str] = field(default_factory=set)  # of those
+    looked: float = 0.0
+    error: SurveyError | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def heard(self, event: Any) -> None:
+        """Take a worker's word on itself; runs in the client's event loop."""
+        _, message = event
+        if message["faults"]:
+            with self.lock:
+                self.refused[f"worker {message['name']} at {message['worker']}"] = message["faults"]
+                self.addresses.add(message["worker"])
+
+    def trouble(self) -> SurveyError | None:
+        """Why no worker will do the tasks; None as long as there is hope."""
+        self.error = self.error or getattr(self.client.cluster, "trouble", lambda: None)()
+        if self.error is None and self.refused and time.monotonic() - self.looked > LOOK_SECONDS:
+            self.looked = time.monotonic()
+            there = set(self.client.scheduler_info(n_workers=-1)["workers"])
+            with self.lock:
+                if not there - self.addresses:
+                    self.error = refusal(self.refused)
+        return self.error
+
+
+def refusal(refused: Mapping[str, Sequence[str]]) -> WorkersError:
+    """All faults of workers, alike ones told once."""
+    alike: dict[str, list[str]] = {}
+    for worker, faults in refused.items():
+        for fault in faults:
+            alike.setdefault(fault, []).append(worker)
+    shown = []
+    for fault, workers in list(alike.items())[:MAX_SHOWN]:
+        more = f" and {len(workers) - 1} more" if len(workers) > 1 else ""
+        shown.append(f"{workers[0]}{more}: {fault}")
+    return WorkersError([*shown, "Workers need what the client has: the same environment, workspace and CRDS cache."])
+
+
+@contextlib.contextmanager
+def checked(
+    client: Client,
+    versions: Mapping[str, str],
+    files: Mapping[str, tuple[str, str]],
+    written: Sequence[str],
+    closes: bool = False,
+) -> Iterator[Guard]:
+    """Check the workers that are there, and see to it that those that come are checked before their first task.
+
+    Parameters
+    ----------
+    versions : package -> version that the client has; dask's and Python's are added
+    files : what it is -> a file that the client sees, and its sha256
+    written : folders that workers write to
+    closes : end workers that are refused, since they are ours
+
+    Raises
+    ------
+    WorkersError
+        A worker that is there lacks something; every fault of every worker is named.
+    """
+    expected = {"versions": {**versions, **_dask_versions()}, "files": dict(files), "written": list(written)}
+    guard = Guard(client, closes)
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        refused = _ask_present(client, expected)
+        if refused:
+            raise refusal(refused)
+        topic = f"{TOPIC}-{uuid.uuid4().hex[:8]}"
+        client.subscribe_topic(topic, guard.heard)
+        client.register_plugin(WorkerCheck(expected, APPEAR_SECONDS, topic, closes), name=PLUGIN)
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+    try:
+        yield guard
+    finally:
+        with contextlib.suppress(OSError, RuntimeError, ValueError, TimeoutError):  # the scheduler may be gone
+            client.unsubscribe_topic(topic)
+            client.unregister_worker_plugin(PLUGIN)
+
+
+def _ask_present(client: Client, expected: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Faults of the workers that are there; those without any are left out."""
+    names = {address: str(item["name"]) for address, item in client.scheduler_info(n_workers=-1)["workers"].items()}
+    if not names:
+        return {}
+    run: Callable[..., Any] = client._run
+    try:
+        told = client.sync(
+            run, worker_faults, expected, APPEAR_SECONDS, on_error="return", callback_timeout=CHECK_SECONDS
+        )
+    except TimeoutError:
+        return {"workers": [f"did not say within {CHECK_SECONDS:.0f} s which versions they have."]}
+    refused = {}
+    for address, faults in told.items():
+        if isinstance(faults, BaseException):
+            faults = [f"cannot run the check of its environment ({type(faults).__name__}: {faults})."]
+        if faults:
+            refused[f"worker {names.get(address, '?')} at {address}"] = list(faults)
+    return refused
+
+
+def _dask_versions() -> dict[str, str]:
+    import dask
+    import distributed
+
+    return {
+        "dask": dask.__version__,
+        "distributed": distributed.__version__,
+        "python": ".".join(map(str, sys.version_info[:2])),
+    }
+
+
+def capacity(client: Client) -> float:
+    """The largest memory resource of any worker that is there or that the cluster can bring [GB].
+
+    0: nobody declares it.
+    """
+    return max([promised_gb(client), *workers_of(client, RESOURCE).values()])
+
+
+def promised_gb(client: Client) -> float:
+    """The largest memory resource of workers that the cluster brings when tasks ask for them [GB]; 0: none."""
+    return float(getattr(client.cluster, "capacity_gb", 0.0))
+
+
+def too_large(task: Task, capacity_gb: float) -> str:
+    """What to say of a task that no worker can hold; it would wait for ever."""
+    advice = "Use a larger worker, a smaller mosaic or tile, or one mosaic per [filter, observation]."
+    if task.step == "source_catalog":
+        advice = "It holds the whole mosaic: leave it out with 'source_catalog: {skip: true}', or use a larger worker."
+    return f"needs resource {RESOURCE} = {task.memory_gb:.1f}, the largest worker has {capacity_gb:.1f}. {advice}"
+
+
+def refuse_small(client: Client, exposure_gb: Sequence[float], largest_gb: float) -> None:
+    """Refuse workers that hold no task of any exposure; what single tasks lack is said of each when its turn comes.
+
+    Workers that declare no memory get tasks by their threads alone: each thread's share of the limit must hold the
+    largest task.
+
+    Parameters
+    ----------
+    exposure_gb : memory of the tasks of exposures
+    largest_gb : of all tasks
+
+    Raises
+    ------
+    WorkersError
+        They are too small.
+    """
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    declared = capacity(client)
+    if declared and exposure_gb and min(exposure_gb) > declared:
+        raise WorkersError(
+            f"the largest worker has {RESOURCE} = {declared:.1f}, and the smallest task of an exposure needs "
+            f"{min(exposure_gb):.1f}. Use larger workers."
+        )
+    limits = {f"worker {item['name']}": item["memory_limit"] / max(item["nthreads"], 1) / 1e9 for item in workers}
+    small = {name: limit for name, limit in limits.items() if 0 < limit < largest_gb}
+    if not declared and small:
+        name, limit = min(small.items(), key=lambda item: item[1])
+        raise WorkersError(
+            f"{name} has a memory limit of {limit:.1f} GB per thread, and the largest task needs {largest_gb:.1f} GB. "
+            f"Give workers more memory or fewer threads, or have them say what they hold, by --resources {RESOURCE}=..."
+        )
+
+
+@contextlib.contextmanager
+def probes(root: Path, cache: Path, context: str) -> Iterator[dict[str, tuple[str, str]]]:
+    """Files by which a worker can tell that it sees the client's workspace and CRDS cache: `checked` takes them.
+
+    They are written for the purpose, and gone afterwards; in a cache that cannot be written, the context's own rules
+    serve.
+    """
+    written: list[Path] = []
+    found = {}
+    try:
+        for what, folder in (("workspace", root), ("CRDS cache", cache)):
+            path = folder / f".probe-{uuid.uuid4().hex}"
+            try:
+                path.write_text(path.name)
+                written.append(path)
+            except OSError:
+                if folder is root:
+                    raise
+                path = cache / "mappings" / "jwst" / context
+            if path.is_file():
+                found[what] = (str(path.absolute()), hashlib.sha256(path.read_bytes()).hexdigest())
+        yield found
+    finally:
+        for path in written:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def workers_for(
+    client: Client, tasks: Sequence[Task], root: Path, references: References, *, ours: bool
+) -> Iterator[Guard]:
+    """Workers that have what these tasks need; see `refuse_small`, `probes` and `checked`.
+
+    Parameters
+    ----------
+    tasks : that are to be run
+    root, references : workspace; which cache and context
+    ours : end workers that are refused
+    """
+    small = [task.memory_gb for task in tasks if REGISTRY[task.step].scope == "exposure"]
+    refuse_small(client, small, max((task.memory_gb for task in tasks), default=0.0))
+    versions = {**next((dict(task.versions) for task in tasks), {}), "survey": __version__}
+    with (
+        probes(root, Path(references.cache), references.context) as files,
+        checked(client, versions, files, [str(root / "records")], closes=ours) as guard,
+    ):
+        yield guard

@@ -1,0 +1,302 @@
+"""Deploy files: every fault at once with its line, every key described, and the files of deploy/ as they are."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from survey.cli import main
+from survey.cluster import address_faults
+from survey.deploy import KINDS, THREADS, AddressSite, BatchSite, LocalSite, Section, load_site, site_of
+from survey.errors import ConfigError
+from survey.pods import manifests
+from survey.scaling import Group, jobs_wanted
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "deploy").glob("*.yaml"))
+SLURM = """\
+kind: slurm
+interface: lo
+groups:
+  ordinary: {memory_gb: 4, workers_per_job: 2, maximum: 4}
+"""
+
+
+def site(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "site.yaml"
+    path.write_text(text)
+    return path
+
+
+def faults(tmp_path: Path, text: str) -> list[str]:
+    path = site(tmp_path, text)
+    with pytest.raises(ConfigError) as raised:
+        load_site(path)
+    return [fault.replace(f"{path}:", "") for fault in raised.value.faults]
+
+
+def test_every_fault_is_named_with_its_line_and_the_nearest_key(tmp_path):
+    found = faults(
+        tmp_path,
+        "kind: slurm\n"
+        "interfaces: ib0\n"
+        "groups:\n"
+        "  ordinary:\n"
+        "    memory: 4\n"
+        "    walltime: 4 hours\n"
+        "  large: {memory_gb: 8, minimum: 3, maximum: 2}\n"
+        "environment: {MAST_API_TOKEN: secret}\n",
+    )
+    assert any(fault.startswith("2: interfaces: unknown key; did you mean 'interface'?") for fault in found)
+    assert any(fault.startswith("5: groups.ordinary.memory: unknown key; did you mean 'memory_gb'?") for fault in found)
+    assert any("groups.ordinary.memory_gb: is required" in fault for fault in found)
+    assert any(fault.startswith("6: groups.ordinary.walltime: '4 hours'") for fault in found)
+    assert any(fault.startswith("7: groups.large: minimum 3 is above maximum 2") for fault in found)
+    assert any("workers need no archive token" in fault for fault in found)
+    assert any("interface: is required" in fault for fault in found)
+    assert len(found) == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("groups: {}\n", "kind: is required"),
+        ("kind: slrm\n", "1: kind: 'slrm' is none; did you mean 'slurm'?"),
+        ("kind: [slurm]\n", "is none"),
+        (SLURM.replace("ordinary", "Ordinary!"), "expected lower-case letters"),
+        (SLURM.replace("lo\n", "'lo; rm -rf /'\n"), "interface"),
+        ("kind: slurm\ninterface: lo\ngroups: {}\n", "at least one group"),
+        (SLURM.replace("maximum: 4", "maximum: 1"), "less than the 2 workers of one job"),
+        (SLURM.replace("maximum: 4", "maximum: 4, walltime: '00:10:00', lifetime: '0:10:00'"), "end within walltime"),
+        ("kind: address\n", "expected either 'address' or 'scheduler_file'"),
+        ("kind: address\naddress: localhost\n", "expected one such as tcp://"),
+        ("kind: kubernetes\ngroups: {a: {memory_gb: 1}}\nimage: x\ncrds: {claim: c, path: ../x}\n", "absolute path"),
+        ("- kind\n", "expected a mapping"),
+    ],
+)  # fmt: skip
+def test_what_a_file_cannot_ask_for(tmp_path, text, fault):
+    assert fault in "\n".join(faults(tmp_path, text))
+
+
+def test_times_as_people_and_yaml_write_them(tmp_path):
+    written = {"'04:00:00'": 14400, "12:00:00": 43200, "1-02:00:00": 93600, "'0:30'": 1800, "90": 90}
+    for text, seconds in written.items():
+        path = site(tmp_path, SLURM.replace("maximum: 4", f"maximum: 4, walltime: {text}"))
+        assert load_site(path).sizes["ordinary"].walltime == seconds
+
+
+def test_a_lifetime_ends_below_the_walltime(tmp_path):
+    group = load_site(site(tmp_path, SLURM)).sizes["ordinary"]
+    assert group.lifetimes == (4 * 3600 - 900, 300)
+    assert group.jobs == (0, 2)
+
+
+def test_environment_of_workers(tmp_path, monkeypatch):
+    monkeypatch.setenv("SHARED", "/shared")
+    found = load_site(site(tmp_path, SLURM + "environment: {CRDS_PATH: '${SHARED}/crds', OMP_NUM_THREADS: 2}\n"))
+    assert found.worker_environment == dict.fromkeys(THREADS, "1") | {
+        "CRDS_PATH": "/shared/crds",
+        "OMP_NUM_THREADS": "2",
+    }
+
+
+def sections(model: type[Section]):
+    yield model
+    for field in model.model_fields.values():
+        for item in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(item, type) and issubclass(item, Section):
+                yield from sections(item)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_key_is_described_here_and_in_the_documentation(kind):
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    for model in sections(KINDS[kind]):
+        for name, field in model.model_fields.items():
+            assert name == "kind" or field.description, f"{model.__name__}.{name}"
+            assert f"`{name}`" in page, f"{model.__name__}.{name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+def test_the_files_of_deploy_hold_no_fault(path):
+    assert load_site(path).kind == yaml.safe_load(path.read_text())["kind"]
+
+
+def test_there_is_a_file_of_each_kind():
+    assert {load_site(path).kind for path in FILES} == set(KINDS)
+
+
+def test_what_cluster_means(tmp_path):
+    assert isinstance(site_of(None), LocalSite)
+    assert isinstance(site_of("local"), LocalSite)
+    assert site_of("tcp://127.0.0.1:8786") == AddressSite(kind="address", address="tcp://127.0.0.1:8786")
+    assert isinstance(site_of(str(site(tmp_path, SLURM))), BatchSite)
+    with pytest.raises(ConfigError, match="no file of that name"):
+        site_of("nosuch.yaml")
+
+
+def test_a_scheduler_that_others_reach_wants_certificates(tmp_path, monkeypatch):
+    import psutil
+
+    own = {"lo": psutil.net_if_addrs()["lo"]}
+    outer = [item._replace(address="10.0.0.1") for item in own["lo"]]
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: {**own, "ib0": outer})
+    path = str(site(tmp_path, SLURM.replace("lo\n", "ib0\n")))
+    assert "whoever reaches a scheduler runs code on it" in "".join(address_faults(path))
+    assert address_faults(path, insecure=True) == []
+    path = str(site(tmp_path, SLURM.replace("lo\n", "x\n")))
+    assert "is none of this host's: ib0, lo" in "".join(address_faults(path))
+    assert address_faults(str(site(tmp_path, SLURM))) == []
+
+
+def test_a_scheduler_file(tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps({"address": "tcp://10.0.0.1:8786"}))
+    path = str(site(tmp_path, f"kind: address\nscheduler_file: {tmp_path}/s.json\n"))
+    assert "not this host and not encrypted" in "".join(address_faults(path))
+    (tmp_path / "s.json").unlink()
+    assert "scheduler_file cannot be read" in "".join(address_faults(path))
+
+
+# --- how many jobs ------------------------------------------------------------------------------------------------
+
+ORDINARY, LARGE = Group("ordinary", 4.0, 2, 0, 3), Group("large", 16.0, 1, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("needs", "wanted"),
+    [
+        ([], (0, 0)),
+        ([1.0], (1, 0)),
+        ([4.0, 4.0, 4.0], (2, 0)),  # two workers a job
+        ([1.0] * 100, (3, 0)),
+        ([4.1], (0, 1)),
+        ([1.0, 16.0, 16.0, 16.0], (1, 2)),
+        ([17.0], (0, 0)),  # no worker would hold it
+    ],
+)
+def test_jobs_for_the_tasks_that_wait(needs, wanted):
+    assert tuple(jobs_wanted(needs, [ORDINARY, LARGE]).values()) == wanted
+    assert jobs_wanted(needs, [LARGE, ORDINARY]) == jobs_wanted(needs, [ORDINARY, LARGE])
+
+
+def test_a_minimum_is_kept():
+    assert jobs_wanted([], [Group("a", 1.0, 1, 2, 5)]) == {"a": 2}
+
+
+# --- what would be submitted ---------------------------------------------------------------------------------------
+
+WORKER = (
+    f"{sys.executable} -m distributed.cli.dask_worker tcp://SCHEDULER:PORT --name survey-ordinary-1 --nthreads 1 "
+    "--memory-limit 7.92GiB --nworkers 4 --nanny --death-timeout 300 --local-directory $TMPDIR --resources memory_gb=8 "
+    "--lifetime 13500s --lifetime-stagger 300s --no-dashboard --interface ib0"
+)
+EXPORTS = ['export USER="${USER:-survey}"', *(f"export {name}=1" for name in THREADS)]
+# Line by line what dask-jobqueue documents for PBSCluster and SLURMCluster: name, queue, account, resources, walltime,
+# logs, then the further directives, the prologue, and the worker's command. Memory and cores are those of a whole job.
+PBS_SCRIPT = [
+    "#!/usr/bin/env bash", "",
+    "#PBS -N survey",
+    "#PBS -q regular",
+    "#PBS -A egs",
+    "#PBS -l select=1:ncpus=8:mem=32425MB",
+    "#PBS -l walltime=04:00:00",
+    "#PBS -e /ws/logs/jobs/",
+    "#PBS -o /ws/logs/jobs/",
+    "#PBS -j oe",
+    *EXPORTS, "export CRDS_PATH='/shared/crds cache'", "module load gcc", WORKER,
+]  # fmt: skip
+SLURM_SCRIPT = [
+    "#!/usr/bin/env bash", "",
+    "#SBATCH -J survey",
+    "#SBATCH -e /ws/logs/jobs/survey-%J.err",
+    "#SBATCH -o /ws/logs/jobs/survey-%J.out",
+    "#SBATCH -p regular",
+    "#SBATCH -A egs",
+    "#SBATCH -n 1",
+    "#SBATCH --cpus-per-task=8",
+    "#SBATCH --mem=32G",
+    "#SBATCH -t 04:00:00",
+    "#SBATCH -j oe",
+    *EXPORTS, "export CRDS_PATH='/shared/crds cache'", "module load gcc", WORKER,
+]  # fmt: skip
+BATCH = """\
+kind: {kind}
+interface: ib0
+account: egs
+scratch: $TMPDIR
+prologue: [module load gcc]
+environment: {{CRDS_PATH: /shared/crds cache}}
+groups:
+  ordinary: {{memory_gb: 8, cores: 2, workers_per_job: 4, maximum: 8, queue: regular, directives: [-j oe]}}
+"""
+
+
+@pytest.mark.parametrize(("kind", "script"), [("pbs", PBS_SCRIPT), ("slurm", SLURM_SCRIPT)])
+def test_job_scripts_line_by_line(tmp_path, kind, script):
+    path = site(tmp_path, BATCH.format(kind=kind))
+    done = CliRunner().invoke(main, ["cluster", str(path), "--dry-run", "--json", "--workspace", "/ws"])
+    assert done.exit_code == 0, done.output
+    (document,) = json.loads(done.output)["documents"]
+    assert document["name"] == "ordinary"
+    assert document["text"].splitlines() == script
+    assert not Path("/ws").exists()
+
+
+def test_a_job_asks_for_no_less_than_its_workers_may_use(tmp_path):
+    """PBS and Slurm say MB and GB for powers of two."""
+    (line,) = [line for line in PBS_SCRIPT if "mem=" in line]
+    asked = int(line.partition("mem=")[2].removesuffix("MB")) * 2**20
+    assert 4 * 8.5e9 <= asked < 4 * 8.5e9 + 2**20
+
+
+@pytest.mark.slow
+def test_encrypted_jobs_name_the_workers_certificate_alone(tmp_path):
+    from survey import tls
+
+    tls.make(tmp_path / "tls")
+    path = site(tmp_path, SLURM + f"tls: {tmp_path}/tls\n")
+    done = CliRunner().invoke(main, ["cluster", str(path), "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "tls://SCHEDULER:PORT" in done.output and "--protocol tls" in done.output
+    for option, name in {"ca-file": "ca.pem", "cert": "worker.pem", "key": "worker-key.pem"}.items():
+        assert f"--tls-{option} {tmp_path}/tls/{name}" in done.output
+    assert "scheduler-key" not in done.output
+
+
+def test_manifests_are_those_of_the_base(tmp_path):
+    """What a deploy file renders and what deploy/kubernetes/base holds differ in sizes and image alone."""
+    path = site(
+        tmp_path,
+        "kind: kubernetes\nimage: jwst-survey\ngroups:\n"
+        "  ordinary: {memory_gb: 4, maximum: 32}\n  large: {memory_gb: 24}\n",
+    )
+    rendered = manifests(load_site(path))
+    for item in rendered:
+        assert item["metadata"].pop("namespace") == "survey"
+    base = [yaml.safe_load(path.read_text()) for path in (ROOT / "deploy" / "kubernetes" / "base").glob("*.yaml")]
+    wanted = {document["kind"]: document for document in base if document["kind"] != "Kustomization"}
+    resources = wanted["DaskWorkerGroup"]["spec"]["worker"]["spec"]["containers"][0]["resources"]
+    for limits in resources.values():
+        limits["memory"] = "23Gi"  # the base is more generous
+    assert {document["kind"]: document for document in rendered} == wanted
+
+
+def test_a_dry_run_is_what_kubectl_reads(tmp_path):
+    done = CliRunner().invoke(main, ["cluster", str(ROOT / "deploy" / "kubernetes.yaml"), "--dry-run"])
+    documents = list(yaml.safe_load_all(done.output))
+    assert [item["kind"] for item in documents] == ["DaskCluster", "DaskWorkerGroup", "DaskAutoscaler"]
+
+
+def test_kinds_that_start_nothing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "survey.cli", "cluster", ROOT / "deploy" / "address.yaml"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "starts nothing from here" in done.stderr
