@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from survey.admission import check_config
+from survey.admission import load_config as load_checked
 from survey.config import SurveyConfig, expand, load_config, resolved
 from survey.errors import ConfigError
-from survey.reduction import check_config
-from survey.reduction import load_config as load_checked
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SMALL = """\
