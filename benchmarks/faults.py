@@ -154,7 +154,7 @@ def ten_at_once(bench: Bench) -> None:
 
 QUERY, FILES, CRDS, REFERENCES = "POST ", "GET .*Download", "/crds", "GET /crds.*references"
 FILE = f"GET .*{ONE}"
-FLAT = "GET /crds.*_flat_"
+FLAT = "GET /crds.*_flat_.*fits"
 SLOW = {"bytes": 1, "seconds": 0.1}
 PASSES = "; passes"
 WRONG = b"""\

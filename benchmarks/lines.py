@@ -40,6 +40,7 @@ LAYERS = (
     ("patience", "workers", "batch"),
     ("graph", "cluster"),
     ("inputs",),
+    ("admission",),
     ("reduction",),
     ("inspection", "report"),
     ("__init__",),

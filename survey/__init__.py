@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 # Public name -> module. Resolved on first use: `survey --help` must not wait for what it does not need.
 _PUBLIC = {
     "SurveyConfig": "survey.config",
-    "load_config": "survey.reduction",
+    "load_config": "survey.admission",
     "find_exposures": "survey.inputs",
     "held_exposures": "survey.inputs",
     "fetch": "survey.inputs",
@@ -58,12 +58,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from survey.admission import load_config
     from survey.config import SurveyConfig
     from survey.errors import SurveyError
     from survey.inputs import fetch, find_exposures, held_exposures, sync_references
     from survey.inspection import explain, plan_states, status, verify
     from survey.mosaics import cutout, exposures_at, open_mosaic, read_wcs
-    from survey.reduction import load_config, mosaic, plan, run
+    from survey.reduction import mosaic, plan, run
 
 
 def __getattr__(name: str) -> Any:

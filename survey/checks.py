@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from survey.config import SurveyConfig
+from survey.pipeline_spec import missing_files
 from survey.steps import REGISTRY, check_chain
 from survey.tiled import faults as tiled_faults
 
@@ -40,6 +41,15 @@ def check(config: SurveyConfig) -> tuple[dict[str, dict[str, Any]], dict[str, An
     if mosaic.align_to is not None and config.filters is not None and mosaic.align_to not in config.filters:
         faults.append(f"mosaic.align_to: {mosaic.align_to} is not among the config's filters.")
     return chain, image3, faults
+
+
+def not_there(config: SurveyConfig, chain: Mapping[str, Any], image3: Mapping[str, Any]) -> list[str]:
+    """Faults for files and folders that a config names, and that are not there."""
+    alignment = {} if config.mosaic.alignment is None else {"alignment": str(config.mosaic.alignment)}
+    faults = missing_files(chain, "steps") + missing_files(image3, "mosaic.image3") + missing_files(alignment, "mosaic")
+    if config.archive.local is not None and not config.archive.local.is_dir():
+        faults.append(f"archive.local: {config.archive.local}: no such folder; expected one of *_uncal.fits.")
+    return faults
 
 
 def mosaics_follow(config: SurveyConfig) -> bool:

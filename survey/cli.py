@@ -140,11 +140,12 @@ def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey fetch configs/demo.yaml
     """
-    from survey import inputs, reduction
+    from survey import inputs
+    from survey.admission import load_config
     from survey.progress import DownloadProgress
     from survey.workspace import Workspace
 
-    loaded = reduction.load_config(config, workspace=workspace)
+    loaded = load_config(config, workspace=workspace)
     with Workspace(loaded.workspace).lock():
         exposures = inputs.fetch(loaded, progress=DownloadProgress(say), say=say)
     files = {item.file: {"sha256": item.sha256, "size": item.size} for item in exposures}
@@ -162,10 +163,11 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey refs configs/demo.yaml
     """
-    from survey import inputs, reduction
+    from survey import inputs
+    from survey.admission import load_config
     from survey.workspace import Workspace
 
-    loaded = reduction.load_config(config, workspace=workspace)
+    loaded = load_config(config, workspace=workspace)
     with Workspace(loaded.workspace).lock():
         exposures = inputs.held_exposures(loaded)
         if not exposures:
@@ -195,8 +197,9 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
     Example: survey plan configs/ceers.yaml --context jwst_1600.pmap
     """
     from survey import inputs, inspection, reduction, report
+    from survey.admission import load_config
 
-    loaded = reduction.load_config(config, workspace=workspace, context=context)
+    loaded = load_config(config, workspace=workspace, context=context)
     if context is None:
         made = reduction.plan(loaded, inputs.find_exposures(loaded, say=say))
     else:
@@ -221,9 +224,10 @@ def run(config: Path, workspace: Path | None, as_json: bool, until: str | None, 
     Example: survey run configs/demo.yaml --until image2 --report
     """
     from survey import reduction
+    from survey.admission import load_config
     from survey.progress import DownloadProgress, TaskProgress
 
-    loaded = reduction.load_config(config, workspace=workspace, until=until, **place)
+    loaded = load_config(config, workspace=workspace, until=until, **place)
     with TaskProgress(say) as progress:
         done = reduction.run(
             loaded, **place, until=until, watch=progress.watch, progress=DownloadProgress(say), say=say, report=report
@@ -241,9 +245,10 @@ def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Pat
     Example: survey mosaic configs/demo.yaml --asn my_asn.json
     """
     from survey import reduction
+    from survey.admission import load_config
     from survey.progress import TaskProgress
 
-    loaded = reduction.load_config(config, workspace=workspace, **place)
+    loaded = load_config(config, workspace=workspace, **place)
     with TaskProgress(say) as progress:
         done = reduction.mosaic(loaded, association, **place, watch=progress.watch, say=say)
     _finish(loaded, done, as_json)
@@ -256,9 +261,10 @@ def status(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey status configs/demo.yaml --json
     """
-    from survey import inspection, reduction, report
+    from survey import inspection, report
+    from survey.admission import load_config
 
-    loaded = reduction.load_config(config, workspace=workspace)
+    loaded = load_config(config, workspace=workspace)
     document = report.status_document(loaded, inspection.status(loaded))
     emit(document, as_json, lambda: report.status_text(document))
 
@@ -271,9 +277,10 @@ def explain(config: Path, workspace: Path | None, as_json: bool, product: str) -
 
     Example: survey explain configs/demo.yaml jw01345-a3001_t001_nircam_clear-f444w-sub320_i2d.fits
     """
-    from survey import inspection, reduction, report
+    from survey import inspection, report
+    from survey.admission import load_config
 
-    loaded = reduction.load_config(config, workspace=workspace)
+    loaded = load_config(config, workspace=workspace)
     tree, stale = inspection.explain(loaded, product)
     emit(report.lineage_document(tree, stale), as_json, lambda: report.lineage_text(tree, stale))
 
@@ -285,9 +292,10 @@ def verify(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey verify configs/demo.yaml
     """
-    from survey import inspection, reduction
+    from survey import inspection
+    from survey.admission import load_config
 
-    loaded = reduction.load_config(config, workspace=workspace)
+    loaded = load_config(config, workspace=workspace)
     faults = inspection.verify(loaded)
     for name, cause in sorted(faults.items()):
         say(f"{name}: {cause}")

@@ -1,7 +1,7 @@
 """The survey's config: what to reduce, read from one YAML file, every fault at once.
 
 `load_config` reports unknown keys with the nearest known one, the line they stand in, and values of the wrong kind,
-before anything starts. What the installed pipeline has to say of it, `survey.reduction.load_config` adds.
+before anything starts. What the installed pipeline has to say of it, `survey.admission.load_config` adds.
 """
 
 from __future__ import annotations

@@ -193,6 +193,17 @@ def override_files(settings: Mapping[str, Any]) -> list[str]:
     return sorted(set(found))
 
 
+def missing_files(settings: Mapping[str, Any], where: str) -> list[str]:
+    """Faults for the files and folders that parameters name, at any depth, and that are not there."""
+    found: list[str] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found += missing_files(value, f"{where}.{name}")
+        elif names_file(name, value) and not Path(value).exists():
+            found.append(f"{where}.{name}: {shown(value)}: not found.")
+    return found
+
+
 def _check_value(spec: StepSpec, name: str, value: Any) -> Any:
     if name in RESERVED:
         raise ValueError(f"{name!r} is set by survey itself and cannot be changed; leave it out.")

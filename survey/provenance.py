@@ -291,7 +291,10 @@ def _encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
 
 
 def _is_snapshot(path: Path) -> bool:
-    return re.fullmatch(r"\d{6,}-[0-9a-f]{8}\.zarr(\.link)?", path.name, re.ASCII) is not None
+    digits = (
+        rf"[0-9a-f]{{8}}|[0-9a-f]{{{NAMED_DIGITS}}}"  # while it is written, and those of its sha256 once it is whole
+    )
+    return re.fullmatch(rf"\d{{6,}}-({digits})\.zarr(\.link)?", path.name, re.ASCII) is not None
 
 
 def _next_number(folder: Path) -> int:

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from survey import references as crds_references
+from survey.admission import check_config
 from survey.archive import held as archive_held
 from survey.associations import read_association
-from survey.checks import check, mosaics_follow
 from survey.config import SurveyConfig, resolved
-from survey.config import load_config as read_config
 from survey.disk import check_room, room
-from survey.documents import nearest
-from survey.errors import ConfigError, DownloadError, ReferencesError, SurveyError
+from survey.errors import DownloadError, ReferencesError, SurveyError
 from survey.inputs import (
     Progress,
     Say,
@@ -29,7 +27,6 @@ from survey.inputs import (
     silent,
     sync_references,
     unreferenced,
-    with_context,
 )
 from survey.layouts import read_layouts
 from survey.memory import learn
@@ -46,7 +43,6 @@ from survey.site import Site
 from survey.staleness import DONE, state_of
 from survey.steps import REGISTRY
 from survey.tidying import tidy
-from survey.tiled import STEPS as TILED
 from survey.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -305,85 +301,6 @@ def _on_cluster(
         if where.report:
             told.save(root / "reports" / REPORT)
         return records
-
-
-def load_config(
-    path: Path | str,
-    *,
-    workspace: Path | str | None = None,
-    context: str | None = None,
-    until: str | None = None,
-    cluster: str | None = None,
-    tls: Path | None = None,
-    insecure: bool = False,
-) -> SurveyConfig:
-    """Read a config file and check it, all of it at once: keys, values, steps, parameters, context.
-
-    Parameters
-    ----------
-    path : YAML file
-    workspace, context : replace the file's, as ``--workspace`` and ``--context`` do
-    until, cluster, tls, insecure : of a run that is to follow
-
-    Raises
-    ------
-    ConfigError
-        Every fault, with file, line and the nearest name that is known.
-    """
-
-    def chosen(config: SurveyConfig) -> SurveyConfig:
-        return config if context is None else with_context(config, context)
-
-    def faults(config: SurveyConfig) -> list[str]:
-        return config_faults(chosen(config), until, cluster, tls, insecure)
-
-    return chosen(read_config(path, workspace=workspace, check=faults))
-
-
-def check_config(
-    config: SurveyConfig,
-    *,
-    until: str | None = None,
-    cluster: str | None = None,
-    tls: Path | None = None,
-    insecure: bool = False,
-) -> None:
-    """Refuse what can be refused before anything starts, all of it at once.
-
-    Raises
-    ------
-    ConfigError
-        Wrong steps, parameters, context, last step, cluster address or certificates; every fault is named.
-    """
-    faults = config_faults(config, until, cluster, tls, insecure)
-    if faults:
-        raise ConfigError(config.located(faults))
-
-
-def config_faults(
-    config: SurveyConfig,
-    until: str | None = None,
-    cluster: str | None = None,
-    tls: Path | None = None,
-    insecure: bool = False,
-) -> list[str]:
-    """What is wrong with a config whose keys and values are those of the model."""
-    chain, _, faults = check(config)
-    behind = (
-        ["sources", "association", *TILED] if config.mosaic.engine == "tiled" else ["association", "image3", "mosaic"]
-    )
-    mosaics = behind if mosaics_follow(config) else []
-    if until is not None and until not in [*chain, *mosaics]:
-        faults.append(f"--until {until}: not a step of this config{nearest(until, [*chain, *mosaics])}")
-    if cluster not in (None, "local") or tls is not None:
-        from survey.cluster import address_faults
-
-        faults += address_faults(cluster, tls, insecure)
-    try:
-        crds_references.pin(config.references.context, config.references.server)
-    except ConfigError as error:
-        faults += error.faults
-    return faults
 
 
 def _nobody(_plan: Plan) -> Watch:

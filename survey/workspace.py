@@ -91,7 +91,10 @@ class Workspace:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFullError(f"{self.root}: {error.strerror}; make room and run again.") from error
-            raise ConfigError(f"workspace {self.root}: {error.strerror or error}.") from error
+            raise ConfigError(
+                f"workspace {self.root}: {error.strerror or error}. It must be a folder that can be written: see to "
+                "that, or take another --workspace."
+            ) from error
 
     def folder(self, name: str) -> Path:
         return self.root / name

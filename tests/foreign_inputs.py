@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from observatory import write_raw
 
 import survey.cli
+from survey.admission import load_config
 from survey.archive.ledger import Ledger
 from survey.archive.local import read_exposure
 from survey.archive.rows import merge, needed, read_parent, read_product
@@ -32,7 +33,6 @@ from survey.errors import ConfigError, ProductNameError
 from survey.models import Product, TaskRecord, to_json
 from survey.names import change_suffix, parse_exposure, parse_mosaic, split_file
 from survey.records import read_record, record_path
-from survey.reduction import load_config
 from survey.references.lookup import read_primary_header
 from survey.replies import PACKED, PackedBodyError, retry_after_seconds, unpacked
 

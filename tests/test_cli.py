@@ -24,7 +24,7 @@ COMMANDS = sorted(main.commands)
 CONFIG = """\
 survey: small
 program: 1345
-archive: {server: "%s", timeout_seconds: 2, retries: 0}
+archive: {server: "%s", timeout_seconds: 8, retries: 0}
 references: {server: null, context: jwst_0001.pmap, cache: crds}
 workspace: ws
 """

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from survey.admission import check_config
+from survey.admission import load_config as load_checked
 from survey.config import SurveyConfig, expand, load_config, resolved
 from survey.errors import ConfigError
-from survey.reduction import check_config
-from survey.reduction import load_config as load_checked
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SMALL = """\
@@ -216,6 +216,24 @@ def test_a_config_read_from_a_file_names_lines_later_too(tmp_path):
     with pytest.raises(ConfigError, match=r"config\.yaml:6: steps\.detector1\.jmp: .*did you mean 'jump'"):
         check_config(config)
     assert config == SurveyConfig(**config.model_dump())
+
+
+def test_files_that_parameters_name_are_looked_for_at_once(tmp_path):
+    text = SMALL + (
+        "archive: {local: nowhere}\n"
+        "steps:\n"
+        "  - detector1: {jump: {override_gain: gain_of_mine.fits}}\n"
+        "mosaic:\n"
+        "  alignment: aligned\n"
+        "  image3: {tweakreg: {abs_refcat: mine.ecsv}}\n"
+    )
+    with pytest.raises(ConfigError) as raised:
+        load_checked(write(tmp_path, text))
+    found = sorted(fault.removeprefix(f"{tmp_path}/config.yaml:").split(": ")[:2] for fault in raised.value.faults)
+    assert found == [
+        ["10", "mosaic.image3.tweakreg.abs_refcat"], ["5", "archive.local"],
+        ["7", "steps.detector1.jump.override_gain"], ["9", "mosaic.alignment"],
+    ]  # fmt: skip
 
 
 def test_thousands_of_faults_are_told_briefly(tmp_path):

@@ -141,7 +141,7 @@ def test_a_run_leaves_anothers_note_alone(tmp_path):
     """It was taken over by hand, meanwhile."""
     with Workspace(tmp_path).lock() as run:
         write_note(tmp_path, host="node7", run="another")
-        assert not Workspace(tmp_path).current_holder_by(run)
+        assert not Workspace(tmp_path).is_held_by(run)
     assert read_holder(tmp_path) == Holder("node7", os.getpid(), "2026-01-01T00:00:00Z", "another")
 
 
