@@ -61,7 +61,7 @@ def measure(exposures: int, workers: int, seconds: float) -> dict[str, float]:
     own = psutil.Process()
     with tempfile.TemporaryDirectory() as name:
         tasks, planner = planned(exposures, Path(name))
-        settings = {"distributed.scheduler.work-stealing": True, "distributed.worker.memory.terminate": False}
+        settings = {"distributed.scheduler.work-stealing": True, "distributed.comm.timeouts.tcp": "300s"}
         with (
             dask.config.set(settings),
             LocalCluster(

@@ -35,6 +35,7 @@ from survey.errors import ConfigError, ServiceUnreachableError
 # What is left to the operating system, the scheduler and the client.
 RESERVE_GB = 1.5
 CONNECT_SECONDS = 30
+BUSY_SECONDS = 120  # a machine with far more to do than cores may leave a connection unread for longer than dask bears
 ENCRYPTED = ("tls", "wss")
 ROLES = ("scheduler", "worker", "client")
 LOST_WORKERS = 20  # that one task may see
@@ -224,6 +225,7 @@ def _local(site: LocalSite, small_gb: float, large_gb: float) -> Iterator[Client
         **_MEMORY,
         "distributed.scheduler.no-workers-timeout": "10 minutes",
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
+        "distributed.comm.timeouts.tcp": f"{BUSY_SECONDS}s",
         # Looking at itself twice a second was a tenth of what scheduling costs.
         "distributed.admin.system-monitor.interval": "2s",
         # Workers read their logging from here as they are started, before anything else is told to them.
@@ -268,6 +270,7 @@ def _batch(site: BatchSite, logs: Path, guard: Security) -> Iterator[Client]:
         # Children hold what could kill a worker: one that is lost was ended by its batch system, and tells nothing.
         "distributed.scheduler.allowed-failures": LOST_WORKERS,
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
+        "distributed.comm.timeouts.tcp": f"{BUSY_SECONDS}s",
     }
     scheduler = {
         "interface": site.interface,

@@ -121,7 +121,7 @@ FAULTS = {
 }
 
 
-def asleep(seconds: float, task, site, inputs=()):
+def asleep(seconds: float, task, *rest):
     """In place of `survey.execute.run_task`: the worker itself sleeps, and nothing is written."""
     time.sleep(seconds)
     return replace(blank_record(task), status=COMPLETE, seconds=seconds)
