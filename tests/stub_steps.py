@@ -135,6 +135,7 @@ class FakeReferences:
 
     context = "jwst_0001.pmap"
     types = ("dark", "flat", "gain", "ipc", "mask", "photom")
+    exposures = ()  # for which files were looked for in vain
 
     def __init__(self, changed: tuple[str, ...] = (), unknown: tuple[str, ...] = (), replaced=None):
         self.changed = changed  # files that hold other bytes
