@@ -23,7 +23,7 @@ from survey.archive.ledger import LEDGER, Entry, Ledger, signature
 from survey.config import load_config
 from survey.digest import digest
 from survey.references import References, reference_types
-from survey.references.record import record_key, write_record
+from survey.references.record import Question, write_record
 from survey.workspace import Workspace
 
 # CEERS epoch 1: exposures per filter; its short-wave filters are seen by eight detectors, its long-wave ones by two.
@@ -103,8 +103,8 @@ def hold_everything(config_path: Path, rows: list[dict[str, Any]]) -> None:
         ledger.append(entry, durable=False)
     raw = {row["name"]: workspace.raw / f"{row['name']}_uncal.fits" for row in rows}
     cache = Path(config.references.cache).absolute()
-    key = record_key(raw, config.references.context, cache, None)
-    write_record(workspace.references, key, made_up_references(cache, config.references.context, rows))
+    question = Question(raw, config.references.context, cache, None)
+    write_record(workspace.references, question, made_up_references(cache, config.references.context, rows))
 
 
 def made_up_references(cache: Path, context: str, rows: list[dict[str, Any]]) -> References:
