@@ -7,7 +7,7 @@ SurveyError                       exit code 1
     ServiceError                  3    an archive, a reference server or a cluster
         ServiceUnreachableError   3    no answer, or nothing but 5xx
         AccessRefusedError        3    401 or 403
-        ClusterError              3    a cluster that brings no worker
+        ClusterError              3    a cluster that brings no worker, or is gone
     DownloadError                 1    single files that could not be had; the others are kept
     ReferencesError               1    reference files that are missing or damaged
     WorkspaceBusyError            4    another run holds the workspace
@@ -63,7 +63,7 @@ class AccessRefusedError(ServiceError):
 
 
 class ClusterError(ServiceError):
-    """A cluster brings no worker: jobs that never start, end at once, or cannot be submitted."""
+    """A cluster brings no worker: jobs that never start, end at once, or cannot be submitted; or it is gone."""
 
 
 class DownloadError(SurveyError):

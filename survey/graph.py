@@ -6,6 +6,7 @@ the config's `max_missing` decides then whether, and of what, it is made.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,16 +16,15 @@ from typing import Any
 from dask.distributed import Client, Future, as_completed
 
 from survey.deploy import RESOURCE
-from survey.errors import DiskFullError, InterruptedRunError, SurveyError
+from survey.errors import ClusterError, DiskFullError, InterruptedRunError, SurveyError
 from survey.execute import blank_record, run_task, skipped_record
 from survey.layouts import read_layout
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Plan, Task, TaskRecord
 from survey.patience import Patience, await_workers, workers_of
 from survey.planning import Planner, reference_of, steps_until
-from survey.publication import in_place, recorded
 from survey.site import Site
 from survey.steps import REGISTRY
-from survey.tidying import tidy
+from survey.tidying import done, dropped_and_needed, tidy
 from survey.workers import capacity, promised_gb, too_large
 from survey.workspace import Workspace
 
@@ -113,7 +113,7 @@ def run_plan(
         The workspace is full; what was complete stays.
     InterruptedRunError
         The user stopped the run.
-    SurveyError
+    ClusterError
         The scheduler is gone, no worker came, or there is trouble.
     """
     limit = max(60.0 * site.limits.workers_minutes, getattr(client.cluster, "patience_seconds", 0.0))
@@ -124,27 +124,39 @@ def run_plan(
     )
     _index(flow)
     try:
-        _submit_exposures(flow)
-        flow.fresh.clear()
-        completed: Any = as_completed(list(flow.pending), loop=flow.client.loop, raise_errors=False)
-        patience = Patience(limit, RESOURCE)
-        while not completed.is_empty():
-            if not completed.has_ready():
-                _wait(flow, completed, patience)
-                continue
-            for future in completed.next_batch():
-                _decide(flow, future)
-                while flow.fresh:
-                    completed.add(flow.fresh.pop())
-            del future  # its worker need not keep the result
-    except KeyboardInterrupt as error:
-        client.cancel(list(flow.pending), force=True)
-        raise InterruptedRunError("stopped; everything that was complete stays. Run again to continue.") from error
-    except BaseException:
-        client.cancel(list(flow.pending), force=True)
+        _follow(flow, limit)
+    except BaseException as error:
+        with contextlib.suppress(Exception):  # a scheduler that is gone can cancel nothing
+            client.cancel(list(flow.pending), force=True)
+        if isinstance(error, KeyboardInterrupt):
+            raise InterruptedRunError("stopped; everything that was complete stays. Run again to continue.") from error
+        if isinstance(error, OSError) and error.errno is None:  # dask's own, of broken connections
+            raise _gone(flow) from error
         raise
     tidy(_root(flow), flow.decided, flow.chains, flow.stored, flow.planner.config.mosaic.keep_intermediate)
     return list(flow.decided.values())
+
+
+def _follow(flow: _Flow, limit_seconds: float) -> None:
+    """Submit what can run, and decide each task as it ends, until nothing is left."""
+    _submit_exposures(flow)
+    flow.fresh.clear()
+    completed: Any = as_completed(list(flow.pending), loop=flow.client.loop, raise_errors=False)
+    patience = Patience(limit_seconds, RESOURCE)
+    while not completed.is_empty():
+        if not completed.has_ready():
+            _wait(flow, completed, patience)
+            continue
+        for future in completed.next_batch():
+            _decide(flow, future)
+            while flow.fresh:
+                completed.add(flow.fresh.pop())
+        del future  # its worker need not keep the result
+
+
+def _gone(flow: _Flow) -> ClusterError:
+    address = getattr(flow.client.scheduler, "address", "")
+    return ClusterError(f"the scheduler {address} is gone; everything that was complete stays. Run again to continue.")
 
 
 def _wait(flow: _Flow, completed: Any, patience: Patience) -> None:
@@ -214,9 +226,9 @@ def _start(flow: _Flow, task: Task, inputs: list[Any], memory_gb: float | None =
     if task.unknown:
         error = f"not run: {task.unknown}"
         return _settle(flow, replace(blank_record(task), status=FAILED, error=error, error_class="never"), False)
-    done = None if forced else _done(flow, task)
-    if done is not None:
-        return _settle(flow, done, True)
+    found = None if forced else done(_root(flow), task, flow.stored)
+    if found is not None:
+        return _settle(flow, found, True)
     lost = next((item for item in inputs if isinstance(item, TaskRecord) and item.status != COMPLETE), None)
     if lost is not None:
         return _settle(flow, skipped_record(task, lost), False)
@@ -244,29 +256,6 @@ def _start(flow: _Flow, task: Task, inputs: list[Any], memory_gb: float | None =
     flow.latest[task.key] = future
     flow.fresh.append(future)
     return future
-
-
-def _done(flow: _Flow, task: Task) -> TaskRecord | None:
-    """The record that serves for a task. Products of a transient step may be gone: see `_forced`."""
-    record = recorded(task, flow.stored.get(task.key))
-    if record is None or REGISTRY[task.step].transient:
-        return record
-    return record if in_place(_root(flow), record) else None
-
-
-def _forced(flow: _Flow, tasks: list[Task]) -> set[str]:
-    """Keys of transient tasks that are done, whose products are gone, and that tasks which must run will read."""
-    needed: set[str] = set()
-    forced: set[str] = set()
-    for task in reversed(tasks):
-        record = _done(flow, task)
-        runs = record is None
-        if record is not None and task.key in needed and not in_place(_root(flow), record):
-            forced.add(task.key)
-            runs = True
-        if runs:
-            needed.update(task.inputs)
-    return forced
 
 
 def _settle(flow: _Flow, record: TaskRecord, reused: bool) -> TaskRecord:
@@ -308,6 +297,8 @@ def _record_of(flow: _Flow, task: Task, future: Future) -> TaskRecord:
     if task.key in flow.given_up:
         return flow.given_up[task.key]
     if future.status == "cancelled":
+        if flow.client.status != "running":
+            raise _gone(flow)
         return replace(blank_record(task), error="its scheduler dropped it; run again.", error_class="again")
     error = future.exception()
     text = str(error) if isinstance(error, SurveyError) else f"{type(error).__name__}: {error}"
@@ -362,7 +353,7 @@ def _submit_chain(flow: _Flow, product: str, tasks: list[Task]) -> None:
     """Hand a mosaic's tasks, which stand in order, to the scheduler."""
     chain = [task for task in tasks if task.step in flow.names]
     flow.chains.setdefault(product, []).extend(chain)
-    forced = _forced(flow, chain)
+    forced = dropped_and_needed(_root(flow), chain, flow.stored)
     results: dict[str, Any] = {}
     for task in chain:
         inputs = [results.get(key) or flow.decided.get(key) or flow.latest[key] for key in task.inputs]

@@ -1,15 +1,16 @@
-"""Behind a run: whole mosaics keep no transient products, and no records of tiles that they do not have.
+"""Whole mosaics keep no transient products, and no records of tiles that they do not have; what of these comes back.
 
-Not sooner: beside a mosaic that stands, a lost crf file or tile may be made anew, and reads them.
+They go behind a run, not sooner: beside a mosaic that stands, a lost crf file or tile may be made anew, and reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from survey.models import COMPLETE, Task, TaskRecord
 from survey.paths import discard
+from survey.publication import in_place, recorded
 from survey.records import record_path
 from survey.steps import REGISTRY
 
@@ -56,3 +57,26 @@ def _drop_strangers(root: Path, product: str, known: set[str], stored: Mapping[s
             record_path(root / "records", key).unlink(missing_ok=True)
             for item in record.products:
                 discard(root, item.path)
+
+
+def done(root: Path, task: Task, stored: Mapping[str, TaskRecord]) -> TaskRecord | None:
+    """The record that serves for a task. Products of a transient step may be gone: see `dropped_and_needed`."""
+    record = recorded(task, stored.get(task.key))
+    if record is None or REGISTRY[task.step].transient:
+        return record
+    return record if in_place(root, record) else None
+
+
+def dropped_and_needed(root: Path, tasks: Sequence[Task], stored: Mapping[str, TaskRecord]) -> set[str]:
+    """Keys of transient tasks that are done, whose products are gone, and that tasks which must run will read."""
+    needed: set[str] = set()
+    dropped: set[str] = set()
+    for task in reversed(tasks):
+        record = done(root, task, stored)
+        runs = record is None
+        if record is not None and task.key in needed and not in_place(root, record):
+            dropped.add(task.key)
+            runs = True
+        if runs:
+            needed.update(task.inputs)
+    return dropped
