@@ -82,11 +82,11 @@ def command(
     script += ["mount --rbind /proc /mnt/proc", "mount --rbind /dev /mnt/dev"]
     script += ["echo '127.0.0.1 localhost survey-scheduler' > /mnt/etc/hosts"]
     script += ["echo 'root:x:0:0::/:/bin/sh' > /mnt/etc/passwd"]
-    for path in {sys.prefix, sys.base_prefix, str(ROOT)}:
-        script += [*_bound(Path(path), path, read_only=True)]
     script += ["mkdir -p /mnt/opt/survey", f"ln -s {ROOT}/configs /mnt/opt/survey/configs"]
     for mount in box["volumeMounts"]:
         script += _mounted(pod, mount, folders)
+    for path in sorted({sys.prefix, sys.base_prefix, str(ROOT)}):  # behind the volumes: the checkout may lie in /tmp
+        script += [*_bound(Path(path), path, read_only=True)]
     environment |= {"PATH": f"{sys.prefix}/bin:/usr/bin:/bin", "PYTHONPATH": str(ROOT), "TZ": "UTC"}
     drop = f"setpriv --reuid {UID} --regid {UID} --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all"
     settings = shlex.join([f"{name}={value}" for name, value in environment.items()])

@@ -224,6 +224,9 @@ def _local(site: LocalSite, small_gb: float, large_gb: float) -> Iterator[Client
     settings = {
         **_MEMORY,
         "distributed.scheduler.no-workers-timeout": "10 minutes",
+        # A worker that was killed is started anew; on a busy machine that takes longer than the 15 s after which dask
+        # gives its place up for good.
+        "distributed.deploy.lost-worker-timeout": "1 hour",
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
         "distributed.comm.timeouts.tcp": f"{BUSY_SECONDS}s",
         # Looking at itself twice a second was a tenth of what scheduling costs.

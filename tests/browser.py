@@ -31,7 +31,7 @@ def found() -> str | None:
 @contextmanager
 def browser(width: int = 1440, height: int = 1000) -> Iterator[Browser]:
     """A browser with one empty page; it and its profile are gone afterwards."""
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [found() or "chromium", *OPTIONS, f"--user-data-dir={profile}", f"--window-size={width},{height}"]
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "HOME": profile}

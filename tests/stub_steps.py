@@ -136,6 +136,7 @@ class FakeReferences:
     context = "jwst_0001.pmap"
     types = ("dark", "flat", "gain", "ipc", "mask", "photom")
     exposures = ()  # for which files were looked for in vain
+    cache = str(TESTS / "no_cache")
 
     def __init__(self, changed: tuple[str, ...] = (), unknown: tuple[str, ...] = (), replaced=None):
         self.changed = changed  # files that hold other bytes

@@ -56,10 +56,7 @@ def main() -> int:
     exposures = exposures_of(root)
     seconds = {"STUB_SECONDS": os.environ.get("STUB_SECONDS", "0")}
     reduction._fetch_what_can_be_had = lambda *_: (exposures, {})
-    references = FakeReferences()
-    references.cache = str(root / "crds")
-    (root / "crds").mkdir(exist_ok=True)
-    reduction.sync_references = lambda *_: references
+    reduction.sync_references = lambda *_: FakeReferences()
     crds_references.worker_environment = lambda _: {**ENVIRONMENT, **seconds}
     try:
         done = reduction.run(config_of(root), cluster=given.cluster, until=given.until)

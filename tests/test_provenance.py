@@ -140,7 +140,7 @@ def test_dataset_holds_every_column(tmp_path):
     assert json.loads(row["products"])[0]["bytes"] == 1_234_567
     assert frame.loc[awkward.key, "error"] == awkward.error
     expected = set(
-        "key step subject filter status digest seconds cpu_seconds peak_memory_gb memory_gb host started attempts "
+        "key step subject filter status digest seconds cpu_seconds peak_memory_gb memory_gb host job started attempts "
         "error error_class context jwst_version stcal_version crds_version survey_version inputs settings resolved "
         "references sha1 missing products measurements".split()
     )

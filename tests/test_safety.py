@@ -13,7 +13,8 @@ from observatory import make_observatory
 
 from survey.associations import MAX_FILE_BYTES, read_association
 from survey.cli import emit, say
-from survey.config import MAX_CONFIG_BYTES, load_config
+from survey.config import load_config
+from survey.documents import MAX_BYTES
 from survey.errors import ConfigError
 from survey.records import MAX_RECORD_BYTES, read_record
 from survey.references.cache import Cache
@@ -77,7 +78,7 @@ def test_yaml_makes_no_objects(tmp_path, monkeypatch, tag, load):
 def test_files_from_outside_are_bounded(tmp_path):
     path = tmp_path / "big.json"
     for size, read, error in (
-        (MAX_CONFIG_BYTES, load_config, ConfigError),
+        (MAX_BYTES, load_config, ConfigError),
         (MAX_FILE_BYTES, read_association, ConfigError),
         (MAX_RECORD_BYTES, read_record, ValueError),
     ):

@@ -142,7 +142,7 @@ def test_faults_name_the_parameter_and_what_to_do():
         for name, (allowed, _) in pars.items():
             assert faults({step: {name: allowed}}) == []
             (found,) = faults({step: {name: not allowed}})
-            assert found.startswith(f"mosaic.image3.{step}: {name} = {not allowed}") and "engine: stock" in found
+            assert found.startswith(f"mosaic.image3.{step}.{name}: {name} = {not allowed}") and "engine: stock" in found
     several = {"outlier_detection": {"resample_data": False}, "resample": {"single": True, "skip": True}}
     assert len(faults(several)) == 3
 

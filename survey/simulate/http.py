@@ -200,9 +200,10 @@ class Handler(BaseHTTPRequestHandler):
             self._write(iter((body,)), len(body))
 
     def _bomb(self, size: int) -> None:
-        """A short gzip body that unpacks to many zeros."""
+        """A short gzip body that begins as a FITS file and unpacks to many zeros."""
         packer, zeros = zlib.compressobj(9, wbits=31), bytes(1 << 20)
-        first, other = (packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+        blocks = (b"SIMPLE  =" + zeros[9:], zeros)
+        first, other = (packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH) for block in blocks)
         body = first + other * ((size >> 20) - 1)  # blocks that know nothing of each other; without the end's checksum
         self._start(200, "application/json", len(body), {"Content-Encoding": "gzip"})
         self.wfile.write(body)
