@@ -57,9 +57,10 @@ class Line:
         self.references = FakeReferences()
         self.plan = plan(self.config, self.exposures, self.references)
         self.said: list[str] = []
+        self.seconds = 0.0  # that each task takes
 
     def run(self, client, watch=lambda *_: None, save: Path | None = None):
-        site = Site(str(self.workspace.root), self.config.survey, ENVIRONMENT)
+        site = Site(str(self.workspace.root), self.config.survey, {**ENVIRONMENT, "STUB_SECONDS": str(self.seconds)})
         stored = read_records(self.workspace.records).by_key
         with feed(client, self.config, self.plan, steps_until(self.plan, None), self.said.append) as told:
             records = run_plan(
@@ -204,6 +205,7 @@ def test_the_page_in_a_browser_while_a_run_goes_on(tmp_path, monkeypatch):
     """A scheduler at an address, its page open from before the run to its end, with two failed exposures."""
     monkeypatch.setenv("MAST_API_TOKEN", TOKEN)
     line = Line(tmp_path / "ws", 2)
+    line.seconds = 0.3  # of a task: the page looks once a second
     kept = Path(os.environ.get("SURVEY_SCREENSHOTS", tmp_path))
     saved = tmp_path / "reports" / "dashboard.html"
     with (
