@@ -49,3 +49,9 @@ def test_a_plan_is_asked_by_key():
     assert (len(plan), list(plan)) == (3, list(tasks))
     with pytest.raises(KeyError):
         plan["image2/1"]
+
+
+def test_tasks_and_records_are_pickled_whole():
+    task = Task("image2/x", "image2", "x", "F200W", {"resample": {"skip": True}}, digest="ab", memory_gb=2.5)
+    for item in (task, RECORD, RECORD.products[0]):
+        assert pickle.loads(pickle.dumps(item)) == item
