@@ -196,13 +196,23 @@ def serve() -> None:
             getattr(module, function_name)()
     gc.collect()
     gc.freeze()  # children share these objects; collections in them need not walk them
+    own = os.getpid()
     for line in _lines():
         job = json.loads(line)
+        if _is_deserted():
+            return
         pid = os.fork()
         if pid == 0:
-            _child(job)
+            _child(job, own)
         _reply(replies, {"pid": pid})
         _reply(replies, _wait(pid, float(job["limit_gb"])))
+
+
+def _is_deserted() -> bool:
+    """Whether the worker is gone that sent a job: while this process still imported, say. Another has the task now."""
+    poll = select.poll()
+    poll.register(0, 0)  # nothing but the other end's closing, which lines that were not read do not hide
+    return bool(poll.poll(0))
 
 
 def _lines() -> Any:
@@ -271,12 +281,12 @@ def _reply(stream: Any, message: dict[str, Any]) -> None:
     stream.flush()
 
 
-def _child(job: dict[str, Any]) -> None:
-    """Run a job in the forked child and end it; nothing returns from here."""
+def _child(job: dict[str, Any], server: int) -> None:
+    """Run a job in the child that a server forked, and end it; nothing returns from here."""
     status = 70
     try:
         os.setpgid(0, 0)
-        _die_with_parent()
+        _die_with_parent(server)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not fill the disk with gigabytes of its memory
         log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         os.dup2(log, 1)
@@ -300,13 +310,15 @@ def _child(job: dict[str, Any]) -> None:
         os._exit(status)
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this child when the server ends.
+def _die_with_parent(server: int) -> None:
+    """Ask Linux to end this child when the server ends, or end it now when the server came first.
 
     Not for the server itself: Linux means the thread that started it, and a worker's threads come and go.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != server:
+        os._exit(70)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from survey.errors import TaskError
 from survey.failures import cause_of_death, failure_class, is_full
 from survey.models import COMPLETE, FAILED, SKIPPED, Task, TaskRecord
 from survey.planning import installed_versions
-from survey.publication import publish, reusable, stored_record
+from survey.publication import publish, published
 from survey.reads import verified_sources
 from survey.records import failure_path, read_record, record_path, write_record
 from survey.site import KEEP_MEMORY, ONE_THREAD, Site
@@ -64,11 +64,11 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb
     bad = [record for record in inputs if record.status != COMPLETE]
     if bad:
         return skipped_record(task, bad[0])
-    done = reusable(task, workspace.root, stored_record(workspace, task.key))
-    if done is not None:
-        return done
-    base = replace(base, attempts=_attempts(workspace, task) + 1)
     try:
+        done = published(task, workspace)
+        if done is not None:
+            return done
+        base = replace(base, attempts=_attempts(workspace, task) + 1)
         workspace.check_run(task.key, site.run)
         _check_versions(task)
         allowed = site.limits.memory_gb(task.memory_gb) if limit_gb is None else limit_gb

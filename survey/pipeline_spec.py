@@ -12,7 +12,7 @@ import difflib
 import importlib.util
 import math
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -168,29 +168,46 @@ def types_in_use(spec: StepSpec, settings: Mapping[str, Any], pars: Container[st
     return tuple(sorted(types))
 
 
-# Parameters beside ``override_<type>`` whose value is a file that pixels stand on; 'alignment' is this project's own.
-FILE_PARAMETERS = frozenset({"abs_refcat", "catfile", "skylist", "output_wcs", "alignment"})
+# Parameters beside ``override_<type>`` whose value is a file, or a list of files, that pixels stand on; 'alignment' is
+# this project's own.
+FILE_PARAMETERS = frozenset(
+    {"abs_refcat", "catfile", "skylist", "output_wcs", "alignment", "bkg_list", "wfss_mask", "persistence_array_file"}
+    | {"user_mask", "user_supplied_dq", "user_supplied_flat", "user_supplied_reffile", "user_background"}
+)
 ONLINE_CATALOGUES = "GAIA"  # what names that are no file begin with
 
 
-def names_file(name: str, value: Any) -> bool:
-    """Whether a parameter's value is the path of a file, or of a folder of them."""
+def named_files(name: str, value: Any) -> list[str]:
+    """The paths of files, or of folders of them, in a parameter's value; none when it is not of that kind."""
+    if isinstance(value, list | tuple):
+        return [path for item in value for path in named_files(name, item)]
     if not isinstance(value, str) or not value.strip():
-        return False
+        return []
     if name.startswith("override_"):
-        return value != "N/A"
-    return name in FILE_PARAMETERS and not value.strip().upper().startswith(ONLINE_CATALOGUES)
+        return [value] if value != "N/A" else []
+    is_file = name in FILE_PARAMETERS and not value.strip().upper().startswith(ONLINE_CATALOGUES)
+    return [value] if is_file else []
 
 
 def override_files(settings: Mapping[str, Any]) -> list[str]:
     """Paths that parameters name, at any depth: ``override_<type>`` and `FILE_PARAMETERS`."""
     found: list[str] = []
     for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found += override_files(value)
-        elif names_file(name, value):
-            found.append(value)
+        found += override_files(value) if isinstance(value, Mapping) else named_files(name, value)
     return sorted(set(found))
+
+
+def with_files(settings: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """Settings with every path that a parameter names, at any depth, put through a function."""
+    return {name: _with_files(name, value, change) for name, value in settings.items()}
+
+
+def _with_files(name: str, value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, Mapping):
+        return with_files(value, change)
+    if isinstance(value, list | tuple):
+        return [_with_files(name, item, change) for item in value]
+    return change(value) if named_files(name, value) else value
 
 
 def missing_files(settings: Mapping[str, Any], where: str) -> list[str]:
@@ -199,8 +216,9 @@ def missing_files(settings: Mapping[str, Any], where: str) -> list[str]:
     for name, value in settings.items():
         if isinstance(value, Mapping):
             found += missing_files(value, f"{where}.{name}")
-        elif names_file(name, value) and not Path(value).exists():
-            found.append(f"{where}.{name}: {shown(value)}: not found.")
+            continue
+        lost = [path for path in named_files(name, value) if not Path(path).exists()]
+        found += [f"{where}.{name}: {shown(path)}: not found." for path in lost]
     return found
 
 

@@ -57,6 +57,12 @@ def reusable(task: Task, root: Path, record: TaskRecord | None) -> TaskRecord | 
     return done if done is not None and in_place(root, done) else None
 
 
+def published(task: Task, workspace: Workspace) -> TaskRecord | None:
+    """The record that serves for a task, once no process is about to write it: of a run that was killed, say."""
+    with _publication(workspace, task.key):
+        return reusable(task, workspace.root, stored_record(workspace, task.key))
+
+
 def recorded(task: Task, record: TaskRecord | None) -> TaskRecord | None:
     """The given record, when it is complete and of the task's digest, wherever its products are."""
     if record is None or record.status != COMPLETE or not task.digest or record.digest != task.digest:

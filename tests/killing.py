@@ -94,9 +94,10 @@ def committed(root: Path) -> set[str]:
     return {key for key, record in read_records(root / "records").by_key.items() if record.status == COMPLETE}
 
 
-def attempts(root: Path, key: str) -> int:
+def attempts(root: Path, key: str) -> list[str]:
+    """When each attempt of a task began [Unix time]."""
     path = root / "attempts" / key.replace("/", ".")
-    return len(path.read_text().splitlines()) if path.exists() else 0
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def false_records(root: Path) -> list[str]:
@@ -129,7 +130,7 @@ class Chain:
     def __init__(self, root: Path, expected: dict[str, str], chance: random.Random, tally: Tally, seconds: float):
         self.root, self.expected, self.chance, self.tally, self.seconds = root, expected, chance, tally, seconds
         self.killed = 0
-        self.seen: dict[str, int] = {}  # committed task -> its attempts when that was seen
+        self.seen: dict[str, tuple[int, float]] = {}  # committed task -> its attempts when that was seen, and when
 
     def run(self, kills: int, kinds: tuple[str, ...] = KINDS) -> None:
         """Kill so often at most, and run until the end."""
@@ -183,14 +184,17 @@ class Chain:
 
     def _note(self) -> None:
         for key in committed(self.root) - set(self.seen):
-            self.seen[key] = attempts(self.root, key)
+            self.seen[key] = (len(attempts(self.root, key)), time.time())
 
     def _compare(self) -> None:
         self._note()
         found = products(self.root)
         odd = sorted(name for name in {*found, *self.expected} if found.get(name) != self.expected.get(name))
-        again = sorted(key for key, count in self.seen.items() if attempts(self.root, key) > count)
-        self.tally.run_twice += [f"{self.root.name}: {key}" for key in again]
+        for key, (count, moment) in sorted(self.seen.items()):
+            begun = attempts(self.root, key)
+            if len(begun) > count:
+                when = f"seen complete at {moment}, begun at {', '.join(begun)}"
+                self.tally.run_twice.append(f"{self.root.name}: {key}: {when}")
         self.tally.unequal += [f"{self.root.name}: {name}" for name in odd]
         self.tally.faults += false_records(self.root)
         if not odd:

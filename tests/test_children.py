@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -189,6 +190,19 @@ def test_a_killed_worker_takes_its_child_along(tmp_path):
     worker.send_signal(signal.SIGKILL)
     worker.wait()
     assert wait_until(lambda: not is_alive(child) and not is_alive(server))
+
+
+def test_a_server_starts_no_job_of_a_worker_that_is_gone(tmp_path):
+    (tmp_path / "slow_import.py").write_text("import time\ntime.sleep(0.5)\n")
+    environment = {**os.environ, **ENVIRONMENT, "SURVEY_PRELOAD": "slow_import"}
+    environment["PYTHONPATH"] += os.pathsep + str(tmp_path)
+    server = subprocess.Popen([sys.executable, "-m", "survey.children"], env=environment,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    job = {"function": "child_jobs:write_result", "folder": str(tmp_path), "log": str(tmp_path / "log"), "limit_gb": 0}
+    answers, _ = server.communicate(json.dumps(job).encode() + b"\n", timeout=60)  # and the pipe closes
+    assert server.returncode == 0
+    assert answers == b""
+    assert not (tmp_path / "result.json").exists()
 
 
 def test_a_server_is_kept_for_the_next_job_and_dropped_after_a_failure(tmp_path):

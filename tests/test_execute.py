@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -105,6 +106,18 @@ def test_the_same_digest_is_reused_and_another_runs_again(workspace, site, task)
     assert second.products[0].sha256 != first.products[0].sha256
     assert stored_record(workspace, task.key) == second
     assert attempts(workspace, task.key) == 2
+
+
+def test_a_task_waits_for_a_record_that_another_process_is_about_to_write(workspace, site, task):
+    first = run_task(task, site)
+    with ThreadPoolExecutor(1) as other, publication._publication(workspace, task.key):
+        record_path(workspace.records, task.key).unlink()
+        second = other.submit(run_task, task, site)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.5)
+        write_record(workspace.records, first)
+    assert second.result() == first
+    assert attempts(workspace, task.key) == 1
 
 
 @pytest.mark.parametrize("loss", ["product gone", "product shorter", "record torn", "record gone", "record foreign"])

@@ -10,7 +10,15 @@ import sys
 import pytest
 
 from survey.documents import nearest
-from survey.pipeline_spec import RESERVED, check_settings, override_files, read_spec, types_in_use
+from survey.pipeline_spec import (
+    RESERVED,
+    check_settings,
+    missing_files,
+    override_files,
+    read_spec,
+    types_in_use,
+    with_files,
+)
 
 PIPELINES = {
     name: f"jwst.pipeline.calwebb_{name}:{name.capitalize()}Pipeline" for name in ("detector1", "image2", "image3")
@@ -105,6 +113,20 @@ def test_override_files_at_any_depth():
     settings = {"detector1": {"jump": {"override_gain": "/b.fits"}, "dark_current": {"override_dark": "N/A"}},
                 "image2": {"flat_field": {"override_flat": "/a.fits", "skip": False}}}  # fmt: skip
     assert override_files(settings) == ["/a.fits", "/b.fits"]
+
+
+def test_every_parameter_that_names_files_is_known():
+    settings = {"image2": {"flat_field": {"user_supplied_flat": "f.fits"}, "bkg_subtract": {"bkg_list": ["b1", "b2"]}},
+                "detector1": {"clean_flicker_noise": {"user_mask": "m.fits", "fit_method": "median"},
+                              "dq_init": {"user_supplied_dq": "d.fits"}, "emicorr": {"user_supplied_reffile": None},
+                              "persistence": {"persistence_array_file": "p.asdf"}}}  # fmt: skip
+    assert override_files(settings) == ["b1", "b2", "d.fits", "f.fits", "m.fits", "p.asdf"]
+    moved = with_files(settings, lambda path: f"/data/{path}")
+    assert override_files(moved) == [f"/data/{path}" for path in ("b1", "b2", "d.fits", "f.fits", "m.fits", "p.asdf")]
+    assert moved["detector1"]["clean_flicker_noise"]["fit_method"] == "median"
+    faults = missing_files(settings, "steps")
+    assert "steps.image2.bkg_subtract.bkg_list: 'b2': not found." in faults
+    assert len(faults) == 6
 
 
 def test_nearest():

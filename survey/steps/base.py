@@ -10,7 +10,7 @@ from typing import Any, Literal
 from survey.config import expand
 from survey.documents import plain, shown
 from survey.models import Exposure
-from survey.pipeline_spec import StepSpec, check_settings, names_file, read_spec, types_in_use
+from survey.pipeline_spec import StepSpec, check_settings, read_spec, types_in_use, with_files
 
 # A process with the pipeline imported, before it opens a file; measured with jwst 3.0.0.
 PIPELINE_GB = 0.5
@@ -87,7 +87,7 @@ class Step:
             return {}, faults
         clean, faults = check_settings(self.spec, given, where)
         try:
-            return _merge(self.defaults, _absolute_overrides(clean)), faults
+            return _merge(self.defaults, with_files(clean, _absolute)), faults
         except ValueError as error:
             return _merge(self.defaults, clean), [*faults, f"{where}: {error}"]
 
@@ -137,17 +137,9 @@ def frame_gb(exposure: Exposure) -> float:
     return 4e-9 * side * side
 
 
-def _absolute_overrides(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Paths that parameters name, expanded and absolute: a worker has another current folder."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found[name] = _absolute_overrides(value)
-        elif names_file(name, value):
-            found[name] = str(Path(expand(value)).expanduser().absolute())
-        else:
-            found[name] = value
-    return found
+def _absolute(path: str) -> str:
+    """A path that a parameter names, expanded and absolute: a worker has another current folder."""
+    return str(Path(expand(path)).expanduser().absolute())
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
