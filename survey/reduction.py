@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,10 +118,7 @@ def run(
     check_config(config, until=until, cluster=cluster, tls=tls, insecure=insecure)
     where = _Where(client, cluster, until, watch or _nobody, say, tls, insecure, report=report)
     workspace = Workspace(config.workspace)
-    with workspace.lock() as name:
-        where = replace(where, run=name)
-        workspace.create()
-        _sweep(workspace, where)
+    with _held(workspace, where) as where:
         exposures, missing = _fetch_what_can_be_had(config, progress, where)
         present = [exposure for exposure in exposures if exposure.sha256]
         if not present:
@@ -157,10 +154,7 @@ def mosaic(
     wanted = read_association(association)
     where = _Where(client, cluster, None, watch or _nobody, say, tls, insecure)
     workspace = Workspace(config.workspace)
-    with workspace.lock() as name:
-        where = replace(where, run=name)
-        workspace.create()
-        _sweep(workspace, where)
+    with _held(workspace, where) as where:
         raw, given = members_of(config, wanted, association.parent)
         references = sync_references(config, [*raw, *given])
         lacking = unreferenced(config, raw, references)
@@ -207,10 +201,18 @@ def _fetch_what_can_be_had(
         return archive_held.known(found, Workspace(config.workspace).raw), error.missing
 
 
-def _sweep(workspace: Workspace, where: _Where) -> None:
-    """Remove what killed tasks left. Workers of a cluster of its own may still be at it for a while."""
+@contextlib.contextmanager
+def _held(workspace: Workspace, where: _Where) -> Iterator[_Where]:
+    """Hold the workspace for a run, and give it its name; what killed tasks left goes before it and behind it."""
     alone = where.client is None and where.cluster in (None, "local")
-    workspace.sweep(0.0 if alone else LEFTOVER_SECONDS)
+    age = 0.0 if alone else LEFTOVER_SECONDS  # workers of other clusters may still be at it for a while
+    with workspace.lock() as name:
+        workspace.create()
+        workspace.sweep(age)
+        try:
+            yield replace(where, run=name)
+        finally:
+            workspace.sweep(age, run=name)
 
 
 def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: _Where) -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 import shutil
@@ -34,8 +35,13 @@ class Workspace:
             for name in FOLDERS:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
 
-    def sweep(self, older_than_seconds: float) -> int:
+    def sweep(self, older_than_seconds: float, run: str = "") -> int:
         """Remove what tasks that were killed left beside the products; only the holder of the lock may.
+
+        Parameters
+        ----------
+        older_than_seconds : age of the folders that go in any case
+        run : name of a run whose tasks have all ended: its folders go whatever their age
 
         Returns
         -------
@@ -44,7 +50,8 @@ class Workspace:
         removed = 0
         for path in self.leftovers():
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime >= older_than_seconds:
+                old = time.time() - path.stat().st_mtime >= older_than_seconds
+                if old or (run and _run_of(path) == run):
                     shutil.rmtree(path)
                     removed += 1
         return removed
@@ -134,3 +141,11 @@ class Workspace:
             os.close(os.open(self.root / LOCK, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666))
         with hold(self.root) as run:
             yield run
+
+
+def _run_of(leftover: Path) -> str:
+    """Name of the run whose task made a folder; '' when that cannot be told."""
+    try:
+        return str(json.loads((leftover / "job.json").read_text())["run"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

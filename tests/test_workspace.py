@@ -92,6 +92,20 @@ def test_sweep_removes_what_killed_tasks_left_and_nothing_else(tmp_path):
     assert product.exists()
 
 
+def test_sweep_behind_a_run_removes_what_its_own_tasks_left(tmp_path):
+    workspace = Workspace(tmp_path / "ws")
+    workspace.create()
+    runs = {"ours": '{"run": "ours"}', "other": '{"run": "other"}', "torn": '{"run": "ou', "none": None}
+    left = {}
+    for number, (name, job) in enumerate(runs.items()):
+        left[name] = workspace.folder("stage2") / f".image2.jw01345001001_02201_0000{number}_nrcb1.0123abcd"
+        left[name].mkdir()
+        if job is not None:
+            (left[name] / "job.json").write_text(job)
+    assert workspace.sweep(older_than_seconds=3600.0, run="ours") == 1
+    assert [name for name, folder in left.items() if folder.exists()] == ["other", "torn", "none"]
+
+
 def test_the_holder_is_known_without_taking_the_lock(tmp_path):
     workspace = Workspace(tmp_path / "ws")
     assert workspace.holder == ""
