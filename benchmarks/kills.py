@@ -8,12 +8,15 @@ pipeline itself: a config whose workspace holds a finished run, which a killed o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from equality import compare_files  # noqa: E402
-from killing import family, harm, wait_for_end  # noqa: E402
+from killing import KINDS, false_records, family, harm, wait_for_end  # noqa: E402
 from measure import SURVEY, say  # noqa: E402
 from rerun import complete_records  # noqa: E402
 from test_publication import CASES, kill_everywhere  # noqa: E402
+
+from survey.workspace import Workspace  # noqa: E402
 
 
 def publications(folder: Path) -> dict[str, int]:
@@ -35,42 +40,63 @@ def publications(folder: Path) -> dict[str, int]:
 
 
 def real(config: Path, workspace: Path, kills: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Kill clients and workers of runs with the pipeline, and compare with a finished run.
+    """Kill processes of runs with the pipeline, each until it ends by itself, and compare with a finished run.
 
     Parameters
     ----------
     config, workspace : of the finished run; its servers must answer
     """
-    chance, done, again = random.Random(seed), complete_records(workspace), []
-    other = folder / "killed"
-    command = [*SURVEY, "run", str(config), "--workspace", str(other), "--json"]
-    killed: list[str] = []
-    while True:
-        before = complete_records(other) if other.exists() else {}
-        client = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        if len(killed) < kills:
-            end = time.monotonic() + chance.uniform(5.0, 90.0)
-            while client.poll() is None and time.monotonic() < end:
-                time.sleep(0.1)
-            kind = chance.choice(("client", "worker", "server", "child"))
-            victims = family(client)[kind]
-            if client.poll() is None and victims:
-                chance.choice(victims).kill()
-                killed.append(kind)
-                say(f"killed a {kind} with {len(complete_records(other))} of {len(done)} tasks done")
-        code = client.wait(3600)
-        wait_for_end(other)
-        after = complete_records(other)
-        again += [key for key, record in before.items() if after.get(key) != record]
-        if code == 0:
-            break
+    chance, done = random.Random(seed), complete_records(workspace)
     products = [item.path for record in done.values() for item in record.products if item.path.endswith(".fits")]
-    unequal = [
-        path
-        for path in products
-        if any(row["unequal"] for row in compare_files(workspace / path, other / path).values())
-    ]
-    return {"kills": len(killed), "processes": killed, "run_twice": again, "fits": len(products), "unequal": unequal}
+    killed: Counter[str] = Counter()
+    steps: Counter[str] = Counter()
+    again: list[str] = []
+    faults: list[str] = []
+    unequal: list[str] = []
+    runs = equal = 0
+    while killed.total() < kills:
+        other = folder / f"killed{runs}"
+        before, code = killed.total(), 1
+        while code:
+            held = complete_records(other) if other.exists() else {}
+            client = subprocess.Popen(
+                [*SURVEY, "run", str(config), "--workspace", str(other), "--json"],
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            while killed.total() < kills and client.poll() is None:
+                _wait(client, chance.uniform(3.0, 25.0))
+                under_way = {path.name.split(".")[1] for path in Workspace(other).leftovers()}
+                kind = chance.choice(KINDS)
+                victims = family(client)[kind]
+                if client.poll() is None and victims:
+                    with contextlib.suppress(psutil.Error):
+                        chance.choice(victims).kill()
+                        killed[kind] += 1
+                        steps.update(under_way)
+                    held |= complete_records(other)
+                    say(f"killed a {kind} with {len(held)} of {len(done)} tasks done")
+            code, runs = client.wait(3600), runs + 1
+            wait_for_end(other)
+            faults += false_records(other)
+            after = complete_records(other)
+            again += [key for key, record in held.items() if after.get(key) != record]
+        odd = [
+            path for path in products
+            if any(row["unequal"] for row in compare_files(workspace / path, other / path).values())
+        ]  # fmt: skip
+        unequal += odd
+        equal += 0 if odd else killed.total() - before
+        shutil.rmtree(other)
+    return {
+        "kills": killed.total(), "processes": dict(killed), "steps": dict(sorted(steps.items())), "reruns": runs,
+        "equal": equal, "unequal": unequal, "run_twice": again, "faults": faults, "fits": len(products),
+    }  # fmt: skip
+
+
+def _wait(client: subprocess.Popen, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while client.poll() is None and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def main() -> None:
@@ -104,10 +130,9 @@ def show(found: dict[str, Any]) -> None:
     row = found.get("stub_runs") or found["real"]
     made_of = "with stub steps" if "stub_runs" in found else "of the pipeline"
     print(f"{row['kills']} kills in runs {made_of}: {row['processes']}")
-    if "steps" in row:
-        print(f"  tasks under way meanwhile, by step: {row['steps']}")
-        print(f"  {row['equal']} of {row['kills']} ended with the bytes of an undisturbed run")
-        print(f"  records without their products, right after a kill: {len(row['faults'])}")
+    print(f"  tasks under way meanwhile, by step: {row['steps']}")
+    print(f"  {row['equal']} of {row['kills']} ended with what an undisturbed run makes")
+    print(f"  records without their products, right after a kill: {len(row['faults'])}")
     print(f"  tasks run again after they were committed: {len(row['run_twice'])}")
     for name in row["unequal"]:
         print(f"  differs: {name}")
