@@ -136,6 +136,11 @@ def _address_of(site: SiteConfig) -> str:
     return str(site.address) if isinstance(site, AddressSite) else ""
 
 
+def starts_workers(where: str | None) -> bool:
+    """Whether the workers of ``--cluster`` are started from here, and so are ours to end."""
+    return isinstance(site_of(where), LocalSite | BatchSite)
+
+
 def _is_loopback(host: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback

@@ -271,7 +271,7 @@ def _on_cluster(
     decided: Watch,
 ) -> list[TaskRecord]:
     # dask takes half a second to import; a run that finds everything done does not need it.
-    from survey.cluster import connect, dashboard
+    from survey.cluster import connect, dashboard, starts_workers
     from survey.dashboard.feed import feed
     from survey.graph import run_plan
     from survey.workers import capacity, too_large, workers_for
@@ -288,7 +288,8 @@ def _on_cluster(
             sizes, log = (max(small, default=1.0), large), root / "logs" / "cluster.log"
             client = stack.enter_context(connect(where.cluster, *sizes, log, tls=where.tls, insecure=where.insecure))
             where.say(f"dashboard: {dashboard(client)}")
-        guard = stack.enter_context(workers_for(client, tasks, root, references, ours=where.client is None))
+        ours = where.client is None and starts_workers(where.cluster)
+        guard = stack.enter_context(workers_for(client, tasks, root, references, ours=ours))
         largest = capacity(client)
         for task in tasks:
             if largest and task.memory_gb > largest:

@@ -13,9 +13,11 @@ import psutil
 import pytest
 
 import survey.cluster
-from survey.cluster import RESERVE_GB, connect, dashboard, local_sizes
+from survey.cluster import RESERVE_GB, connect, dashboard, local_sizes, starts_workers
 from survey.errors import ConfigError, ServiceUnreachableError
 from survey.graph import RESOURCE, capacity
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,24 @@ def test_local_sizes(small, large, cores, total, count):
     assert sizes[1:] == [small] * (count - 1)
     if large <= budget:
         assert sizes[0] >= large
+
+
+@pytest.mark.parametrize(
+    ("where", "ours"),
+    [
+        (None, True),
+        ("local", True),
+        ("deploy/local.yaml", True),
+        ("deploy/slurm.yaml", True),
+        ("deploy/pbs.yaml", True),
+        ("tcp://127.0.0.1:8786", False),
+        ("deploy/address.yaml", False),
+        ("deploy/kubernetes.yaml", False),
+    ],
+)
+def test_whose_workers_they_are(where, ours, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert starts_workers(where) is ours
 
 
 @pytest.mark.parametrize("where", ["", "slurm.yaml", "127.0.0.1:8786", "http://127.0.0.1:8786", "tcp://"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -331,6 +332,25 @@ def test_nothing_but_refused_workers_ends_the_wait(place, client, folders, old_j
             assert "worker ours at" in str(guard.trouble()) and "jwst is 0.0.1" in str(guard.trouble())
             assert process.wait(30) is not None  # a worker of our own is ended, and so is its job
         assert not future.done()
+
+
+def test_a_run_at_an_address_ends_no_worker_of_others(place, tmp_path, old_jwst):
+    """It pauses one that lacks something, and gives it back."""
+    root = tmp_path / "ws"
+    command = [sys.executable, str(ROOT / "tests" / "stub_survey.py"), str(root), "--cluster", place.address]
+    command += ["--until", "image2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "STUB_SECONDS": "0.8"}
+    with (
+        place.worker("good", "--resources", f"{RESOURCE}=8", "--memory-limit", "0"),
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as run,
+    ):
+        wait_for(lambda: list(root.glob("records/*.json")))
+        with place.worker("late", shim=old_jwst) as late:
+            wait_for(lambda: place.status("late") == "paused")
+            assert json.loads(run.communicate(timeout=90)[0])["failed"] == {}
+            wait_for(lambda: place.status("late") == "running", 15)
+            assert late.poll() is None
+    assert run.returncode == 0
 
 
 @pytest.mark.whole
