@@ -34,6 +34,7 @@ from survey.models import COMPLETE, Exposure, Plan, Task, TaskRecord
 from survey.mosaics import ensure_store
 from survey.outcome import Run
 from survey.outside import STORES, group_of, plan_of
+from survey.patience import capacity, too_large
 from survey.planning import Planner, mosaics_of, steps_until
 from survey.planning import plan as make_plan
 from survey.provenance import ProvenanceWriter
@@ -274,7 +275,7 @@ def _on_cluster(
     from survey.cluster import connect, dashboard, starts_workers
     from survey.dashboard.feed import feed
     from survey.graph import run_plan
-    from survey.workers import capacity, too_large, workers_for
+    from survey.workers import workers_for
 
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
     environment = {**crds_references.worker_environment(references), "USER": os.environ.get("USER") or "survey"}
