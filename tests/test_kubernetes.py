@@ -298,6 +298,43 @@ def test_jobs_are_tried_again_when_that_can_help(builds):
         assert not {ServiceError.exit_code, WorkspaceBusyError.exit_code, InterruptedRunError.exit_code} & set(codes)
 
 
+# --- the document's commands ---
+
+
+def blocks_with(command):
+    """Lines of the document's blocks that hold a command."""
+    text = (ROOT / "docs" / "deploy.md").read_text().replace("\\\n", " ")
+    blocks = [body.splitlines() for body in re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+    found = [lines for lines in blocks if any(command in line for line in lines)]
+    assert found, command
+    return found
+
+
+def place_of(lines, command):
+    (place,) = [number for number, line in enumerate(lines) if command in line]
+    return place
+
+
+def test_the_token_is_made_before_what_the_fetch_job_waits_for(builds):
+    """It waits for its config alone; a token that is not there yet would be done without."""
+    job = named(builds["base"], "Job", "survey-fetch")["spec"]
+    (config,) = [volume["configMap"] for volume in job["template"]["spec"]["volumes"] if "configMap" in volume]
+    assert config == {"name": "survey-config"}
+    assert not job.get("suspend")
+    for lines in blocks_with("survey-archive-token"):
+        made = place_of(lines, "create secret generic survey-archive-token")
+        assert place_of(lines, "kubectl apply") < made < place_of(lines, "create configmap survey-config")
+
+
+def test_a_job_that_is_made_suspended_is_let_go(builds):
+    assert named(builds["base"], "Job", "survey-run")["spec"]["suspend"] is True
+    go = 'patch job survey-run --type merge --patch \'{"spec": {"suspend": false}}\''
+    for lines in blocks_with("delete job survey-run"):
+        assert place_of(lines, "delete job") < place_of(lines, "kubectl apply") < place_of(lines, go)
+    for lines in blocks_with("logs --follow job/survey-run"):
+        assert place_of(lines, "job/survey-fetch") < place_of(lines, go) < place_of(lines, "logs --follow")
+
+
 # --- the image ---
 
 
