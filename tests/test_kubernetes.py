@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -241,8 +242,23 @@ def test_workers_declare_memory_that_their_container_holds(builds, name):
             assert room >= 0.8e9, owner  # the worker, and the process with the pipeline from which children are forked
             assert {"--nthreads=1", "--no-nanny"} <= set(box["args"])
     assert len(declared) == 2
+    if any(item["kind"] == "DaskAutoscaler" for item in builds[name]):  # survey.retirement tells them apart by it
+        large = next(amount for owner, amount in declared.items() if owner.startswith("survey-large"))
+        assert large > min(declared.values())
     if name in ("base", "plain"):
         assert max(declared.values()) >= 4 * min(declared.values())
+
+
+@pytest.mark.parametrize("name", manifests.BUILDS)
+def test_the_scheduler_lets_no_large_worker_go(builds, name):
+    (box,) = [
+        box
+        for _, pod, labels in manifests.pods(builds[name])
+        if labels.get("dask.org/component") == "scheduler"
+        for box in pod["containers"]
+    ]
+    (module,) = [word.removeprefix("--preload=") for word in box["args"] if word.startswith("--preload=")]
+    assert callable(importlib.import_module(module).dask_setup)
 
 
 @pytest.mark.parametrize("name", manifests.BUILDS)
@@ -499,6 +515,7 @@ with connect("tls://survey-scheduler:8786") as client:
     worker, = facts["workers"].values()
     met = {"scheduler": facts["address"], "sum": client.submit(sum, [1, 2]).result(), "capacity": capacity(client)}
     met |= {"worker": next(iter(facts["workers"])), "threads": worker["nthreads"], "name": worker["name"]}
+    met["plugins"] = client.run_on_scheduler(lambda dask_scheduler: sorted(dask_scheduler.plugins))
     print(json.dumps(met), flush=True)
 try:
     with connect("tcp://survey-scheduler:8786"):
@@ -525,6 +542,7 @@ def test_scheduler_worker_and_client_meet_over_tls(builds, places):
         "sum": 3, "capacity": 2.0, "threads": 1, "name": "worker",
     }  # fmt: skip
     assert met["scheduler"].startswith("tls://")
+    assert "survey-retirement" in met["plugins"]
     assert re.fullmatch(r"tls://[\d.]+:8789", met["worker"])
     assert "not encrypted" in plain["plain"]
     assert served["health"] == "ok"
