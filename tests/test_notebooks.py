@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ast
 import base64
+import importlib.metadata
 import json
 import os
 import re
+import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import survey
 
@@ -61,6 +66,33 @@ def test_public_names_alone(path):
             assert not any(alias.name.startswith("survey.") for alias in node.names)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "survey":
             assert node.attr in survey.__all__
+
+
+def brought_by(*requirements):
+    """Names of all distributions that an installation of these brings."""
+    found, waiting = set(), [Requirement(text) for text in requirements]
+    while waiting:
+        item = waiting.pop()
+        name = canonicalize_name(item.name)
+        for text in importlib.metadata.requires(name) or [] if name not in found else []:
+            behind = Requirement(text)
+            if behind.marker is None or any(behind.marker.evaluate({"extra": one}) for one in ("", *item.extras)):
+                waiting.append(behind)
+        found.add(name)
+    return found
+
+
+def test_the_extra_brings_what_they_import():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    brought = brought_by(*project["dependencies"], *project["optional-dependencies"]["notebooks"])
+    owners = importlib.metadata.packages_distributions()
+    for path in NOTEBOOKS:
+        nodes = list(ast.walk(ast.parse(source(json.loads(path.read_text())))))
+        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+        roots = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"survey"}
+        lacking = [root for root in sorted(roots) if not {canonicalize_name(name) for name in owners[root]} & brought]
+        assert lacking == [], path.name
 
 
 @pytest.mark.whole
