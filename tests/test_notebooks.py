@@ -22,7 +22,7 @@ import survey
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_BYTES = 1_500_000
-PICTURES = {"1": 4, "2": 2, "3": 2, "4": 4}  # number in the name -> pictures that it draws
+PICTURES = {"1": 4, "2": 2, "3": 3, "4": 4}  # number in the name -> pictures that it draws
 
 
 def cells(notebook):
@@ -54,6 +54,23 @@ def test_committed_as_it_ran_once_from_top_to_bottom(path):
     assert len(images) == PICTURES[path.name[0]]
     assert all(image.startswith(b"\x89PNG") and len(image) > 5_000 for image in images)
     assert not re.search(r"/(?:home|root|tmp|work|Users)/", json.dumps(notebook))
+
+
+def assert_a_failure_is_shown(notebook):
+    """A failed task with its class and cause, what was skipped for it, and looks at the run while it went on."""
+    shown = "\n".join(
+        "".join(item.get("text", "")) + "".join(item.get("data", {}).get("text/plain", ""))
+        for cell in cells(notebook)
+        for item in cell["outputs"]
+    )
+    assert re.search(r"detector1/jw\S+ +failed +never", shown)
+    assert "never changes" in shown and re.search(r"image2/jw\S+ +skipped", shown) and "not run, because" in shown
+    looks = re.search(r"(\d+) looks at the page, the last one before the end: {'total': (\d+)", shown)
+    assert int(looks[1]) >= 2 and int(looks[2]) >= 6
+
+
+def test_a_failure_and_a_run_under_way_are_shown():
+    assert_a_failure_is_shown(json.loads(NOTEBOOKS[2].read_text()))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
@@ -116,3 +133,5 @@ def test_runs_on_any_finished_run(path, finished, monkeypatch):
         private.KernelManager.ip = f"{folder}/kernel"
         NotebookClient(notebook, config=private, timeout=300, kernel_name="python3", resources=resources).execute()
     assert len(pictures(notebook)) == PICTURES[path.name[0]]
+    if path == NOTEBOOKS[2]:
+        assert_a_failure_is_shown(notebook)
