@@ -37,7 +37,7 @@ LAYERS = (
     ("children", "failures", "planning", "publication", "reads", "execute", "site", "staleness"),
     ("tidying", "disk", "outside", "progress"),
     ("dashboard",),
-    ("patience", "workers", "batch"),
+    ("patience", "workers", "batch", "retirement"),
     ("graph", "cluster"),
     ("inputs",),
     ("admission",),

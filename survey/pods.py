@@ -53,7 +53,7 @@ def _scheduler(site: KubernetesSite) -> dict[str, Any]:
         **_container(site, "scheduler", SCHEDULER_GB, SCHEDULER_GB),
         "args": [
             *("dask", "scheduler", "--protocol=tls", "--host=0.0.0.0"),
-            *(f"--port={COMM}", f"--dashboard-address=:{DASHBOARD}"),
+            *(f"--port={COMM}", f"--dashboard-address=:{DASHBOARD}", "--preload=survey.retirement"),
         ],
         "ports": _ports(COMM, DASHBOARD),
         "readinessProbe": {**health, "periodSeconds": 5},

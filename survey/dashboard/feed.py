@@ -144,23 +144,27 @@ class Feed:
         except Exception:  # noqa: BLE001 - the scheduler may be what ended the run
             self._alive = False
 
-    def save(self, path: Path) -> bool:
+    def save(self, path: Path, seconds: float = REPORT_SECONDS) -> bool:
         """Write dask's performance report and the page as one HTML file, and say where.
+
+        Parameters
+        ----------
+        seconds : for which the scheduler is waited for
 
         Returns
         -------
         written : False where there is no page
         """
         if not self._alive:
-            self._say(f"{path.name} is not written: this scheduler has no survey page.")
+            self._say(f"{path.name} is not written: this scheduler has no survey page, or is gone.")
             return False
         start, samples = self._since
         try:
-            page = self._ask("survey_page", seconds=REPORT_SECONDS)
+            page = self._ask("survey_page", seconds=seconds)
             # dask's own context manager would add the code that called it; and its scripts would come from a CDN.
             report = self._client.sync(
                 self._client.scheduler.performance_report, start=start, last_count=samples, code="", mode="inline",
-                callback_timeout=REPORT_SECONDS,
+                callback_timeout=seconds,
             )  # fmt: skip
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".part")
@@ -198,8 +202,16 @@ class Feed:
 
 
 @contextlib.contextmanager
-def feed(client: Client, config: SurveyConfig, made: Plan, names: Sequence[str], say: Say) -> Iterator[Feed]:
-    """A feed of one run; how the run ends is told."""
+def feed(
+    client: Client, config: SurveyConfig, made: Plan, names: Sequence[str], say: Say, report: Path | None = None
+) -> Iterator[Feed]:
+    """A feed of one run; how the run ends is told.
+
+    Parameters
+    ----------
+    names : steps that are run
+    report : file for the report, which is kept however the run ends
+    """
     told = Feed(client, Workspace(config.workspace).root, names, say)
     told.begin(config, made)
     outcome = "stopped"
@@ -208,6 +220,8 @@ def feed(client: Client, config: SurveyConfig, made: Plan, names: Sequence[str],
         outcome = "finished"
     finally:
         told.end(outcome)
+        if report is not None:  # whoever stopped a run is not kept waiting for long
+            told.save(report, REPORT_SECONDS if outcome == "finished" else ANSWER_SECONDS)
 
 
 def totals(tasks: Iterable[Task]) -> Totals:
