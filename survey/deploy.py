@@ -16,7 +16,7 @@ from survey.config import Server as ExpandedText
 from survey.credentials import TOKEN
 from survey.documents import MAX_FAULTS, nearest, read_document
 from survey.errors import ConfigError
-from survey.groups import JobGroup, PodGroup, Seconds, Volume, WorkerGroup
+from survey.groups import Count, JobGroup, PodGroup, Seconds, Volume, WorkerGroup
 
 # What workers declare, and tasks ask for, so that the scheduler places tasks by memory [GB].
 RESOURCE = "memory_gb"
@@ -125,7 +125,7 @@ class KubernetesSite(_Grouped):
         Volume(claim="survey-crds", path="/crds", read_only=True), description="the claim that holds the CRDS cache"
     )
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="of the image")
-    user_id: int = Field(10001, ge=1, description="that pods run as; the claims must be writable for it")
+    user_id: Count = Field(10001, ge=1, description="that pods run as; the claims must be writable for it")
     service_account: str = Field("survey", description="of all pods; its token is not mounted")
     dask_config: str = Field("survey-dask", description="config map with dask's settings, mounted at /etc/dask")
     tls_secret: str = Field("survey-tls", description="first part of the secrets' names; -scheduler, -worker follow")

@@ -8,24 +8,46 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from survey.config import Section
+from survey.documents import shown
 
 # What a worker takes beside its task: dask, and the server of child processes with the pipeline imported.
 OVERHEAD_GB = 0.5
-_DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]?\d)(?::(?P<seconds>[0-5]?\d))?", re.ASCII)
+# A worker starts later than its job, and takes a while to leave: its lifetime ends so long before the walltime [s].
+RESERVE_SECONDS = 60
+
+_TIMES = [
+    re.compile(pattern, re.ASCII)
+    for pattern in (
+        r"(?P<minutes>\d+):(?P<seconds>[0-5]?\d)",
+        r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]?\d):(?P<seconds>[0-5]?\d)",
+        r"(?P<days>\d+)-(?P<hours>\d+):(?P<minutes>[0-5]?\d)",
+    )
+]
+_UNITS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, found {str(value).lower()}.")
+    return value
 
 
 def _as_seconds(value: Any) -> Any:
-    """Seconds of 'HH:MM:SS' or 'D-HH:MM:SS'. YAML itself reads 12:00:00, unquoted, as a number of seconds."""
+    """Seconds of 'MM:SS', 'HH:MM:SS', 'D-HH:MM:SS' or 'D-HH:MM', as Slurm and PBS read them.
+
+    YAML itself reads 30:00 and 12:00:00, unquoted, as numbers of seconds, the same ones.
+    """
     if not isinstance(value, str):
-        return value
-    match = _DURATION.fullmatch(value.strip())
-    if match is None:
-        raise ValueError(f"{value!r}: expected hours, minutes and seconds, such as '04:00:00'.")
-    days, hours, minutes, seconds = (int(match[name] or 0) for name in ("days", "hours", "minutes", "seconds"))
-    return 3600 * (24 * days + hours) + 60 * minutes + seconds
+        return _no_boolean(value)
+    found = next(filter(None, (pattern.fullmatch(value.strip()) for pattern in _TIMES)), None)
+    if found is None:
+        raise ValueError(f"{shown(value)}: expected hours, minutes and seconds, such as '04:00:00'.")
+    return sum(_UNITS[name] * int(digits or 0) for name, digits in found.groupdict().items())
 
 
 Seconds = Annotated[int, BeforeValidator(_as_seconds), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(_no_boolean)]
+Gigabytes = Annotated[float, BeforeValidator(_no_boolean)]
 
 
 def clock(seconds: int) -> str:
@@ -36,12 +58,12 @@ def clock(seconds: int) -> str:
 class WorkerGroup(Section):
     """Workers of one size. One worker is one process that runs one task at a time."""
 
-    memory_gb: float = Field(
+    memory_gb: Gigabytes = Field(
         gt=0, description="largest task of a worker [GB]; 0.5 GB more is asked for the worker itself"
     )
-    cores: int = Field(1, ge=1, description="of one worker; tasks use one, more only buys memory on some systems")
-    minimum: int = Field(0, ge=0, description="workers that are kept while nothing waits for them")
-    maximum: int = Field(1, ge=1, description="workers at most")
+    cores: Count = Field(1, ge=1, description="of one worker; tasks use one, more only buys memory on some systems")
+    minimum: Count = Field(0, ge=0, description="workers that are kept while nothing waits for them")
+    maximum: Count = Field(1, ge=1, description="workers at most")
 
     @model_validator(mode="after")
     def _in_order(self) -> WorkerGroup:
@@ -58,7 +80,7 @@ class WorkerGroup(Section):
 class JobGroup(WorkerGroup):
     """Workers that come by batch jobs of one kind."""
 
-    workers_per_job: int = Field(1, ge=1, description="a job asks for so many times cores and memory")
+    workers_per_job: Count = Field(1, ge=1, description="a job asks for so many times cores and memory")
     walltime: Seconds = Field(4 * 3600, description="of a job, HH:MM:SS or D-HH:MM:SS")
     lifetime: Seconds | None = Field(
         None, description="after which a worker leaves in order, HH:MM:SS; default: walltime less three times stagger"
@@ -74,10 +96,10 @@ class JobGroup(WorkerGroup):
         if self.maximum < self.workers_per_job:
             raise ValueError(f"maximum {self.maximum} is less than the {self.workers_per_job} workers of one job.")
         lifetime, stagger = self.lifetimes
-        if lifetime + stagger > self.walltime or lifetime <= stagger:
+        if lifetime + stagger > self.walltime - RESERVE_SECONDS or lifetime <= stagger:
             raise ValueError(
-                f"lifetime {clock(lifetime)} and stagger {clock(stagger)} must end within walltime "
-                f"{clock(self.walltime)}: a worker that leaves in order hands its tasks on."
+                f"lifetime {clock(lifetime)} and stagger {clock(stagger)} must end {RESERVE_SECONDS} s or more before "
+                f"walltime {clock(self.walltime)}: a worker that leaves in order hands its tasks on."
             )
         return self
 
@@ -85,7 +107,8 @@ class JobGroup(WorkerGroup):
     def lifetimes(self) -> tuple[int, int]:
         """Lifetime of a worker and by how much it is varied [s]."""
         stagger = self.stagger or max(1, min(300, self.walltime // 20))
-        return self.lifetime or max(self.walltime - 3 * stagger, 1), stagger
+        longest = self.walltime - stagger - max(2 * stagger, RESERVE_SECONDS)
+        return self.lifetime or max(longest, 1), stagger
 
     @property
     def jobs(self) -> tuple[int, int]:
@@ -111,5 +134,5 @@ class Volume(Section):
 class PodGroup(WorkerGroup):
     """Workers that are pods of one kind."""
 
-    scratch_gb: float = Field(4.0, gt=0, description="local scratch of one pod [GB]")
+    scratch_gb: Gigabytes = Field(4.0, gt=0, description="local scratch of one pod [GB]")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels of nodes that pods may run on")
