@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import shlex
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,126 +13,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dask.distributed import Scheduler, Security, SpecCluster, Status
+from dask.distributed import Scheduler, Security, SpecCluster
 
-from survey.deploy import RESOURCE, BatchSite, JobGroup, clock
-from survey.errors import ClusterError, ConfigError
+from survey.deploy import RESOURCE, BatchSite
+from survey.errors import ClusterError
+from survey.groups import clock
 from survey.scaling import Group, jobs_wanted
+from survey.scripts import encryption, job_class, job_options
 
 log = logging.getLogger(__name__)
 
-JOB_NAME = "survey"
 GRACE_SECONDS = 60
 TICK_SECONDS = 2.0
 QUEUE_SECONDS = 10.0  # between questions to the batch system
 LOST_SECONDS = 6.0  # after which a job whose workers are all gone is given up; a nanny starts a worker anew in less
-CONNECT_SECONDS = 300  # a worker that finds no scheduler for so long ends, and its job
 FAILED_STARTS = 3  # jobs in a row that end before a worker is there; more would end the same way
 QUEUE_COMMANDS = {"slurm": "squeue --noheader --format=%i|%T|%r --jobs=", "pbs": "qstat "}
 LOG_LINES = 5
-
-
-def job_options(site: BatchSite, group: JobGroup, logs: str | None) -> dict[str, Any]:
-    """Arguments of dask-jobqueue's job class for one group.
-
-    Parameters
-    ----------
-    site, group : of the deploy file
-    logs : folder for the jobs' output
-    """
-    workers = group.workers_per_job
-    lifetime, stagger = group.lifetimes
-    options: dict[str, Any] = {
-        "cores": workers,  # one thread per worker process, whatever a worker's cores are
-        "processes": workers,
-        "memory": f"{workers * group.asked_gb * 1e9:.0f}B",  # dask-jobqueue's is of a whole job
-        "job_name": JOB_NAME,
-        "queue": group.queue,
-        "account": site.account,
-        "walltime": clock(group.walltime),
-        "interface": site.interface,
-        "local_directory": site.scratch,
-        "python": site.python,
-        "death_timeout": CONNECT_SECONDS,
-        "log_directory": logs,
-        "job_extra_directives": list(group.directives),
-        "job_script_prologue": [
-            'export USER="${USER:-survey}"',
-            *(f"export {name}={shlex.quote(value)}" for name, value in site.worker_environment.items()),
-            *site.prologue,
-        ],
-        "worker_extra_args": [
-            *("--resources", f"{RESOURCE}={group.memory_gb:g}"),
-            *("--lifetime", f"{lifetime}s", "--lifetime-stagger", f"{stagger}s"),
-            "--no-dashboard",
-        ],
-    }
-    cores = workers * group.cores
-    if site.kind == "slurm":
-        options["job_cpu"] = cores
-    else:
-        options["resource_spec"] = f"select=1:ncpus={cores}:mem={_pbs_megabytes(workers * group.asked_gb)}MB"
-    return options
-
-
-def _pbs_megabytes(gigabytes: float) -> int:
-    """PBS says MB and means 2^20 bytes."""
-    return -int(-gigabytes * 1e9 // 2**20)
-
-
-def job_class(kind: str) -> type:
-    """dask-jobqueue's class of one job.
-
-    Raises
-    ------
-    ConfigError
-        dask-jobqueue is not installed.
-    """
-    try:
-        from dask_jobqueue.pbs import PBSJob
-        from dask_jobqueue.slurm import SLURMJob
-    except ImportError as error:
-        raise ConfigError(
-            f"kind {kind} needs dask-jobqueue, which is not installed: pip install 'jwst-survey[hpc]'."
-        ) from error
-    return type("Job", (_Accounted, {"slurm": SLURMJob, "pbs": PBSJob}[kind]), {})
-
-
-class _Accounted:
-    """Says how a job ended: dask-jobqueue does not, and a cluster that closes asks for it."""
-
-    async def start(self) -> None:
-        try:
-            await super().start()  # type: ignore[misc]
-        except BaseException:
-            self.status = Status.failed
-            raise
-
-    async def close(self) -> None:
-        await super().close()  # type: ignore[misc]
-        self.status = Status.closed
-
-
-def job_scripts(site: BatchSite, logs: str, security: Security | None) -> dict[str, str]:
-    """The script of a job of each group, as it would be submitted; makes no folder.
-
-    Parameters
-    ----------
-    logs : folder of the jobs' output as the scripts are to name it
-    security : certificates for encrypted connections
-    """
-    scripts = {}
-    protocol = "tls" if security else "tcp"
-    for name, group in site.groups.items():
-        with tempfile.TemporaryDirectory() as folder:  # dask-jobqueue makes the folder that it is told
-            options = job_options(site, group, folder) | _encryption(security)
-            job = job_class(site.kind)(f"{protocol}://SCHEDULER:PORT", name=f"{JOB_NAME}-{name}-1", **options)
-            scripts[name] = str(job.job_script()).replace(folder, logs)
-    return scripts
-
-
-def _encryption(security: Security | None) -> dict[str, Any]:
-    return {} if security is None else {"security": security, "protocol": "tls"}
 
 
 @dataclass
@@ -170,7 +66,7 @@ class BatchCluster(SpecCluster):
         self.capacity_gb = site.capacity_gb
         self.patience_seconds = float(site.start_timeout + GRACE_SECONDS)  # with a size of workers that never comes
         self._logs = logs
-        self._extra = _encryption(security)
+        self._extra = encryption(security)
         self._class = job_class(site.kind)
         self._jobs: dict[str, _Job] = {}
         self._troubles = _Troubles()

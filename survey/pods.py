@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from survey.deploy import RESOURCE, KubernetesSite, PodGroup, WorkerGroup
+from survey.deploy import RESOURCE, KubernetesSite
+from survey.groups import PodGroup, WorkerGroup
 
 API = "kubernetes.dask.org/v1"
 HOME_GB, SCHEDULER_GB = 1, 4

@@ -15,6 +15,7 @@ from survey.cli import main
 from survey.cluster import address_faults
 from survey.deploy import KINDS, THREADS, AddressSite, BatchSite, LocalSite, Section, load_site, site_of
 from survey.errors import ConfigError
+from survey.groups import JobGroup
 from survey.pods import manifests
 from survey.scaling import Group, jobs_wanted
 
@@ -73,7 +74,16 @@ def test_every_fault_is_named_with_its_line_and_the_nearest_key(tmp_path):
         (SLURM.replace("lo\n", "'lo; rm -rf /'\n"), "interface"),
         ("kind: slurm\ninterface: lo\ngroups: {}\n", "at least one group"),
         (SLURM.replace("maximum: 4", "maximum: 1"), "less than the 2 workers of one job"),
-        (SLURM.replace("maximum: 4", "maximum: 4, walltime: '00:10:00', lifetime: '0:10:00'"), "end within walltime"),
+        (SLURM.replace("maximum: 4", "maximum: 4, walltime: '10:00', lifetime: '10:00'"), "must end 60 s or more"),
+        (SLURM.replace("4}", "4, walltime: '04:00:00', lifetime: '3:58:00', stagger: 90}"), "before walltime 04:00:00"),
+        (SLURM.replace("4}", "4, walltime: '0:50'}"), "must end 60 s or more before walltime 00:00:50"),
+        (SLURM.replace("maximum: 4", "maximum: 4, walltime: '25:61:00'"), "walltime: '25:61:00': expected hours"),
+        (SLURM.replace("maximum: 4", "maximum: 4, walltime: '240'"), "walltime: '240': expected hours"),
+        (SLURM.replace("maximum: 4", "maximum: 4, walltime: true"), "walltime: expected a number, found true"),
+        (SLURM.replace("memory_gb: 4", "memory_gb: true"), "4: groups.ordinary.memory_gb: expected a number"),
+        (SLURM.replace("maximum: 4", "maximum: 4, cores: true"), "cores: expected a number, found true"),
+        (SLURM.replace("maximum: 4", "maximum: 4, minimum: false"), "minimum: expected a number, found false"),
+        (SLURM + "idle: no\n", "idle: expected a number, found false"),
         ("kind: address\n", "expected either 'address' or 'scheduler_file'"),
         ("kind: address\naddress: localhost\n", "expected one such as tcp://"),
         ("kind: kubernetes\ngroups: {a: {memory_gb: 1}}\nimage: x\ncrds: {claim: c, path: ../x}\n", "absolute path"),
@@ -85,16 +95,22 @@ def test_what_a_file_cannot_ask_for(tmp_path, text, fault):
 
 
 def test_times_as_people_and_yaml_write_them(tmp_path):
-    written = {"'04:00:00'": 14400, "12:00:00": 43200, "1-02:00:00": 93600, "'0:30'": 1800, "90": 90}
+    written = {
+        "'04:00:00'": 14400, "12:00:00": 43200, "1-02:00:00": 93600, "'1-02:00'": 93600, "90": 90,
+        "30:00": 1800, "'30:00'": 1800, "90:00": 5400, "'90:00'": 5400, "'2:30'": 150,
+    }  # fmt: skip
     for text, seconds in written.items():
         path = site(tmp_path, SLURM.replace("maximum: 4", f"maximum: 4, walltime: {text}"))
-        assert load_site(path).sizes["ordinary"].walltime == seconds
+        assert load_site(path).sizes["ordinary"].walltime == seconds, text
 
 
 def test_a_lifetime_ends_below_the_walltime(tmp_path):
     group = load_site(site(tmp_path, SLURM)).sizes["ordinary"]
     assert group.lifetimes == (4 * 3600 - 900, 300)
     assert group.jobs == (0, 2)
+    for walltime in (70, 120, 600, 3600, 86400):
+        group = JobGroup(memory_gb=1, walltime=walltime)
+        assert sum(group.lifetimes) <= walltime - 60, walltime
 
 
 def test_environment_of_workers(tmp_path, monkeypatch):
