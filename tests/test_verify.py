@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from dataclasses import replace
@@ -38,6 +39,7 @@ PRODUCTS = {
     f"assemble/{MOSAIC}": [f"mosaics/{MOSAIC}_i2d.fits", f"{GROUP}/sci/zarr.json", f"{GROUP}/zarr.json"],
     f"source_catalog/{MOSAIC}": [f"mosaics/{MOSAIC}_segm.fits"],
 }
+ROOT = "mosaics/mosaics.zarr/zarr.json"
 RAW = f"raw/{NAME}_uncal.fits"
 
 
@@ -101,6 +103,20 @@ def test_a_byte_of_every_file_that_is_changed_is_found(made):
     assert verify(config_of(made)) == {}
 
 
+def test_every_file_that_is_deleted_is_found(made):
+    """But records, which are all that is known, and products that may go once they were read."""
+    links = [path.relative_to(made) for path in made.iterdir() if path.is_symlink()]
+    gone = [name for name in kinds(made) if name.parts[0] != "records" and name.suffix != ".npy"] + links
+    assert any(str(name) == "provenance.zarr" for name in gone) and any(str(name) == ROOT for name in gone)
+    for name in gone:
+        aside = made.parent / "aside"
+        (made / name).rename(aside)
+        faults = verify(config_of(made))
+        aside.rename(made / name)
+        assert faults, name
+    assert verify(config_of(made)) == {}
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_byte_of_any_record_that_is_changed_is_found(made, data):
@@ -140,6 +156,24 @@ def test_chunks_of_a_mosaic_that_is_none_yet_are_no_fault(copy):
     (copy / GROUP / "zarr.json").unlink()
     (copy / "records" / f"assemble.{MOSAIC}.json").unlink()
     (copy / GROUP / "sci/c/0/1").write_text("the next tile")
+    assert verify(config_of(copy)) == {}
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("elsewhere", path)])
+@pytest.mark.parametrize("name", [ROOT, "provenance.zarr"])
+def test_what_took_the_place_of_a_file_is_a_fault_beside_the_others(copy, name, make):
+    (copy / f"asn/{MOSAIC}_asn.json").unlink()
+    (copy / name).unlink()
+    make(copy / name)
+    found = set(verify(config_of(copy)))
+    assert f"asn/{MOSAIC}_asn.json" in found
+    assert name in found
+
+
+def test_a_run_that_was_killed_before_its_first_snapshot_is_no_fault(copy):
+    (copy / "provenance.zarr").unlink()
+    assert list(verify(config_of(copy))) == ["provenance.zarr"]
+    shutil.rmtree(copy / ".provenance")
     assert verify(config_of(copy)) == {}
 
 
