@@ -73,7 +73,10 @@ def _is_foreign(record: TaskRecord, held: set[str]) -> bool:
     if record.step == "given":
         return True
     members = record.settings.get("members")
-    return REGISTRY[record.step].scope == "mosaic" and (not isinstance(members, list) or set(members) <= held)
+    step = REGISTRY.get(record.step)  # None: of another version, or damaged
+    if step is None or step.scope != "mosaic":
+        return False
+    return not isinstance(members, list) or all(isinstance(name, str) and name in held for name in members)
 
 
 def _why_unplanned(record: TaskRecord, held: set[str]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
 from observatory import CORNERS, make_observatory, write_raw
 
 from survey.archive import local
+from survey.archive.held import held
 from survey.archive.ledger import LEDGER, Ledger
 from survey.archive.local import find_exposures, read_exposure
 from survey.archive.raw import link_local
@@ -103,3 +105,25 @@ def test_cache_spares_the_headers_of_unchanged_files(folder, tmp_path, monkeypat
     again, _ = find_exposures(folder, cache=Ledger(ledger))
     assert opened == [f"{ONE}_uncal.fits"] and again[0].filter == "F115W"
     assert ledger.read_bytes() == lines  # whoever looks does not hold the workspace
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"footprint": 5}, {"footprint": [["a", "b"]]}, {"footprint": [[1.0]]}, {"footprint": [[1.0, float("nan")]]},
+        {"filter": 5}, {"filter": ["F200W"]}, {"pupil": {}}, {"subarray": 3}, {"subarray": "S" * 500},
+        {"groups": "5"}, {"groups": 2.5}, {"groups": True}, {"groups": -1}, {"integrations": [1]},
+        {"start_mjd": "today"}, {"start_mjd": float("inf")},
+    ],
+)  # fmt: skip
+def test_a_ledger_line_of_odd_facts_is_not_known(folder, tmp_path, odd):
+    first, _ = find_exposures(folder)
+    link_local(first, tmp_path / "raw")
+    path = tmp_path / "raw" / LEDGER
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(Ledger(path)) == len(lines)
+    lines[0]["facts"] |= odd
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert lines[0]["name"] not in Ledger(path).names() and len(Ledger(path)) == len(lines) - 1
+    assert len(held(tmp_path / "raw")) == len(lines) - 1
+    assert find_exposures(folder, cache=Ledger(path))[0] != ()

@@ -16,7 +16,7 @@ from survey.archive.ledger import Entry, Ledger, signature
 from survey.config import SurveyConfig
 from survey.digest import file_sha256
 from survey.execute import blank_record
-from survey.inspection import verify
+from survey.inspection import explain, verify
 from survey.models import COMPLETE, Product, Task
 from survey.mosaics import ensure_store
 from survey.provenance import ProvenanceWriter
@@ -201,3 +201,13 @@ def test_a_run_writes_a_damaged_provenance_anew(copy):
     with ProvenanceWriter(copy, "t", {"a": 1}, read_records(copy / "records").latest.values()):
         pass
     assert verify(config_of(copy)) == {}
+
+
+@pytest.mark.parametrize(
+    ("step", "members"), [("nobody", []), ("", []), ("assemble", [["a"]]), ("assemble", [{}]), ("assemble", 5)]
+)
+def test_a_record_of_odd_parts_is_explained(copy, step, members):
+    task = Task("odd/x", step, "x", "F200W", {"members": members}, digest="0" * 64)
+    write_record(copy / "records", replace(blank_record(task), status=COMPLETE))
+    tree, stale = explain(config_of(copy), "odd/x")
+    assert tree.record.step == step and set(stale) <= {"odd/x"}
