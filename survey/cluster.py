@@ -31,6 +31,7 @@ from survey.config import CLUSTER_ADDRESS
 from survey.credentials import hidden
 from survey.deploy import RESOURCE, AddressSite, BatchSite, KubernetesSite, LocalSite, SiteConfig, load_site, site_of
 from survey.errors import ConfigError, ServiceUnreachableError
+from survey.patience import Promise, publish
 
 # What is left to the operating system, the scheduler and the client.
 RESERVE_GB = 1.5
@@ -283,7 +284,9 @@ def _batch(site: BatchSite, logs: Path, guard: Security) -> Iterator[Client]:
     }
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         cluster = stack.enter_context(BatchCluster(site, site.logs or logs, scheduler, guard if encrypted else None))
-        yield stack.enter_context(Client(cluster, set_as_default=False, security=guard))
+        client = stack.enter_context(Client(cluster, set_as_default=False, security=guard))
+        publish(client, Promise(cluster.capacity_gb, cluster.patience_seconds))
+        yield client
 
 
 @contextlib.contextmanager

@@ -20,12 +20,12 @@ from survey.errors import ClusterError, DiskFullError, InterruptedRunError, Surv
 from survey.execute import blank_record, run_task, skipped_record
 from survey.layouts import read_layout
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Plan, Task, TaskRecord
-from survey.patience import Patience, await_workers, workers_of
+from survey.patience import Patience, await_workers, promise_of, workers_of
 from survey.planning import Planner, reference_of, steps_until
 from survey.site import Site
 from survey.steps import REGISTRY
 from survey.tidying import done, dropped_and_needed, tidy
-from survey.workers import capacity, promised_gb, too_large
+from survey.workers import capacity, too_large
 from survey.workspace import Workspace
 
 WAIT_SECONDS = 0.1  # for the next task to end
@@ -116,8 +116,9 @@ def run_plan(
     ClusterError
         The scheduler is gone, no worker came, or there is trouble.
     """
-    limit = max(60.0 * site.limits.workers_minutes, getattr(client.cluster, "patience_seconds", 0.0))
-    if not promised_gb(client):
+    promise = promise_of(client)
+    limit = max(60.0 * site.limits.workers_minutes, promise.patience_seconds)
+    if not promise.capacity_gb:
         await_workers(client, limit)
     flow = _Flow(
         plan, planner, site, client, watch, laid_out, stored, steps_until(plan, until), capacity(client), trouble

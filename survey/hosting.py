@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 
 import click
 
 from survey.console import JSON, emit
 from survey.errors import ConfigError
+
+LOOK_SECONDS = 1.0  # between two looks at a cluster that is held
 
 
 @click.command()
@@ -46,6 +49,7 @@ def cluster(file: Path, dry_run: bool, workspace: Path | None, tls: Path | None,
     """Start the cluster of the deploy FILE and hold it, or show what it would submit.
 
     The first line of output is JSON: the address for --cluster. Jobs come with the first tasks, and go behind the last.
+    When none can come, it ends as a run would, and says why.
 
     Example: survey cluster deploy/slurm.yaml --dry-run
     """
@@ -70,4 +74,6 @@ def cluster(file: Path, dry_run: bool, workspace: Path | None, tls: Path | None,
         click.echo(json.dumps({"scheduler": client.scheduler.address, "dashboard": dashboard(client)}))
         sys.stdout.flush()
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        signal.pause()
+        while (trouble := getattr(client.cluster, "trouble", lambda: None)()) is None:
+            time.sleep(LOOK_SECONDS)
+        raise trouble

@@ -1,9 +1,10 @@
-"""Tasks that wait for a worker that can hold them: not for ever."""
+"""Tasks that wait for a worker that can hold them, there or promised: not for ever."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from survey.errors import SurveyError
@@ -11,6 +12,25 @@ from survey.models import Task
 
 ADVICE = "Start one and run again, or allow more time by limits.workers_minutes."
 LOOK_SECONDS = 5.0  # between two looks at the workers
+PROMISE = "survey-promise"  # in a scheduler's metadata
+
+
+@dataclass(frozen=True)
+class Promise:
+    """Workers that a cluster brings when tasks ask for them."""
+
+    capacity_gb: float = 0.0  # the largest memory resource of any; 0: it brings none
+    patience_seconds: float = 0.0  # how long they may take to come
+
+
+def publish(client: Any, promise: Promise) -> None:
+    """Leave a promise with the scheduler, for every client of it: those that have its address alone, too."""
+    client.set_metadata(PROMISE, asdict(promise))
+
+
+def promise_of(client: Any) -> Promise:
+    """What the cluster of a dask client will bring."""
+    return Promise(**client.get_metadata(PROMISE, default={}))
 
 
 def workers_of(client: Any, resource: str) -> dict[str, float]:

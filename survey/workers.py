@@ -21,7 +21,7 @@ from survey import __version__
 from survey.deploy import RESOURCE
 from survey.errors import SurveyError, WorkersError
 from survey.models import Task
-from survey.patience import workers_of
+from survey.patience import promise_of, workers_of
 from survey.references import References
 from survey.steps import REGISTRY
 
@@ -250,12 +250,7 @@ def capacity(client: Client) -> float:
 
     0: nobody declares it.
     """
-    return max([promised_gb(client), *workers_of(client, RESOURCE).values()])
-
-
-def promised_gb(client: Client) -> float:
-    """The largest memory resource of workers that the cluster brings when tasks ask for them [GB]; 0: none."""
-    return float(getattr(client.cluster, "capacity_gb", 0.0))
+    return max([promise_of(client).capacity_gb, *workers_of(client, RESOURCE).values()])
 
 
 def too_large(task: Task, capacity_gb: float) -> str:

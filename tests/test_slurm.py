@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -68,7 +71,7 @@ def run(line: Line, client, memory_gb=lambda task: 0.5, until: str | None = STEP
         for record in run_plan(
             made, Planner(line.config, references), Site(str(line.workspace.root), "t", ENVIRONMENT), client,
             stored=read_records(line.workspace.records).by_key, until=until, watch=lambda record, reused: None,
-            trouble=client.cluster.trouble,
+            trouble=getattr(client.cluster, "trouble", lambda: None),
         )
     }  # fmt: skip
 
@@ -184,6 +187,51 @@ def test_a_job_that_slurm_refuses_ends_the_run_with_its_words(slurm, deploy, tmp
         connect(str(site), log=tmp_path / "cluster.log") as client,
     ):
         run(Line(tmp_path / "ws"), client)
+
+
+@contextlib.contextmanager
+def held(site: Path, folder: Path):
+    """`survey cluster`, which holds the cluster of a deploy file until it is told to end: process and address."""
+    command = [sys.executable, "-m", "survey.cli", "cluster", str(site), "--workspace", str(folder)]
+    process = subprocess.Popen(command, cwd=TESTS.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process, json.loads(process.stdout.readline())["scheduler"]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        process.stdout.close()
+        process.stderr.close()
+
+
+@quick
+def test_a_cluster_that_is_held_brings_jobs_to_runs_that_have_its_address_alone(slurm, deploy, tmp_path):
+    """Of both sizes, from none: what it will bring is known before a worker is there."""
+    site = deploy(groups={"ordinary": {"memory_gb": SMALL_GB}, "large": {"memory_gb": LARGE_GB}}, idle="00:05:00")
+    line = Line(tmp_path / "ws")
+    big = line.exposures[0].name
+    with held(site, tmp_path) as (_, address):
+        with connect(address) as client:
+            assert slurm.jobs() == [] and client.cluster is None
+            assert capacity(client) == LARGE_GB
+            records = run(line, client, lambda task: 2.0 if big in task.key else 0.5)
+        assert sorted(job["memory"] for job in slurm.jobs("RUNNING")) == ["2G", "4G"]
+        jobs = {job["memory"]: job["id"] for job in slurm.jobs("RUNNING")}
+        again = Line(tmp_path / "again")
+        with connect(address) as client:  # which finds the workers of the first
+            assert {record.job for record in run(again, client).values()} <= set(jobs.values())
+    assert {record.status for record in records.values()} == {COMPLETE}
+    assert {record.job for key, record in records.items() if big in key} == {jobs["4G"]}
+    wait_for(lambda: not slurm.jobs(), 30, "the end of jobs that are held no more")
+
+
+@quick
+def test_a_held_cluster_that_brings_no_worker_ends_and_says_why(slurm, deploy, tmp_path):
+    site = deploy(ordinary={"queue": "closed"}, start_timeout="00:00:03")
+    with held(site, tmp_path) as (process, address), connect(address) as client:
+        future = client.submit(int, resources={"memory_gb": 1}, pure=False)
+        assert process.wait(60) == 3
+        assert "no worker was there for 00:00:03 while tasks waited" in process.stderr.read()
+        assert future.status != "finished"
 
 
 @pytest.mark.whole

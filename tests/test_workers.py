@@ -185,6 +185,9 @@ class Told:
     def scheduler_info(self, n_workers):
         return {"workers": self.workers}
 
+    def get_metadata(self, _keys, default):
+        return default
+
 
 def test_memory_that_holds_no_task():
     with pytest.raises(WorkersError, match=r"largest worker has memory_gb = 0\.5, .* needs 1\.2"):
