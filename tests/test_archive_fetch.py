@@ -282,6 +282,12 @@ def test_everything_refused_is_named(server, tmp_path):
     assert all(name in str(report.error) for name in (*closed, ONE)) and report.error.exit_code == 3
 
 
+def test_absurd_size_in_the_row_costs_that_file_alone(server, tmp_path):
+    found = [exposure(server.archive.exposures[ONE], size=10**15), *rows(server)[1:]]
+    report = fetch(found, tmp_path, server=server.url, settings=QUICK)
+    assert "no exposure is so large" in report.missing[ONE] and len(report.exposures) == len(found) - 1
+
+
 def test_wrong_size_in_the_row_is_named(server, tmp_path):
     found = [exposure(server.archive.exposures[ONE], size=2880 * 3)]
     report = fetch([*found, *rows(server)[1:]], tmp_path, server=server.url, settings=QUICK)

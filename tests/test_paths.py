@@ -29,7 +29,7 @@ from survey.cluster import _quiet
 from survey.config import SurveyConfig
 from survey.digest import file_sha256
 from survey.errors import ConfigError, ReferencesError, TaskError
-from survey.execute import Site, publish, run_task, stored_record
+from survey.execute import Site, run_task
 from survey.grid import Box, Tile
 from survey.layouts import read_layout
 from survey.models import COMPLETE, Exposure, Product, Task
