@@ -66,6 +66,7 @@ class BatchCluster(SpecCluster):
         self.capacity_gb = site.capacity_gb
         self.patience_seconds = float(site.start_timeout + GRACE_SECONDS)  # with a size of workers that never comes
         self._logs = logs
+        logs.mkdir(parents=True, exist_ok=True)
         self._extra = encryption(security)
         self._class = job_class(site.kind)
         self._jobs: dict[str, _Job] = {}

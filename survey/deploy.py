@@ -16,7 +16,7 @@ from survey.config import Server as ExpandedText
 from survey.credentials import TOKEN
 from survey.documents import MAX_FAULTS, nearest, read_document
 from survey.errors import ConfigError
-from survey.groups import Count, JobGroup, PodGroup, Seconds, Volume, WorkerGroup
+from survey.groups import Count, JobGroup, PodGroup, Seconds, Volume, WorkerGroup, one_word
 
 # What workers declare, and tasks ask for, so that the scheduler places tasks by memory [GB].
 RESOURCE = "memory_gb"
@@ -108,6 +108,18 @@ class BatchSite(_Grouped):
     logs: ConfigPath | None = Field(None, description="folder of the jobs' output; default: logs/jobs of the workspace")
     tls: ConfigPath | None = Field(None, description="folder of certificates, on a file system that jobs see")
     idle: Seconds = Field(120, description="after which a job whose workers have nothing to do is ended, HH:MM:SS")
+
+    @field_validator("account")
+    @classmethod
+    def _is_one_word(cls, value: str | None) -> str | None:
+        return one_word(value)
+
+    @field_validator("scratch", "python")
+    @classmethod
+    def _is_one_line(cls, value: str | None) -> str | None:
+        if value is not None and not (value and value.isprintable()):
+            raise ValueError(f"{value!r}: expected a path without control characters.")
+        return value
 
 
 class KubernetesSite(_Grouped):

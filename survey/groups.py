@@ -50,6 +50,13 @@ Count = Annotated[int, BeforeValidator(_no_boolean)]
 Gigabytes = Annotated[float, BeforeValidator(_no_boolean)]
 
 
+def one_word(value: str | None) -> str | None:
+    """A value that stands in a line of a job script's head as it is."""
+    if value is not None and not re.fullmatch(r"[^\s\"'`#\\\x00-\x1f\x7f]+", value):
+        raise ValueError(f"{value!r}: expected one word without spaces, quotes and '#'.")
+    return value
+
+
 def clock(seconds: int) -> str:
     """HH:MM:SS, as batch systems read it."""
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
@@ -90,6 +97,19 @@ class JobGroup(WorkerGroup):
     )
     queue: str | None = Field(None, description="partition or queue; default: the batch system's own")
     directives: tuple[str, ...] = Field((), description="more lines for the head of a job script, such as --exclusive")
+
+    @field_validator("queue")
+    @classmethod
+    def _is_one_word(cls, value: str | None) -> str | None:
+        return one_word(value)
+
+    @field_validator("directives")
+    @classmethod
+    def _are_lines(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for line in value:
+            if not line.isprintable() or line.lstrip().startswith("#"):
+                raise ValueError(f"{line!r}: expected one line without its first #SBATCH or #PBS, such as --exclusive.")
+        return value
 
     @model_validator(mode="after")
     def _ends_in_time(self) -> JobGroup:

@@ -18,6 +18,7 @@ from survey.errors import ConfigError
 from survey.groups import JobGroup
 from survey.pods import manifests
 from survey.scaling import Group, jobs_wanted
+from survey.scripts import job_scripts, shell_word
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "deploy").glob("*.yaml"))
@@ -84,6 +85,10 @@ def test_every_fault_is_named_with_its_line_and_the_nearest_key(tmp_path):
         (SLURM.replace("maximum: 4", "maximum: 4, cores: true"), "cores: expected a number, found true"),
         (SLURM.replace("maximum: 4", "maximum: 4, minimum: false"), "minimum: expected a number, found false"),
         (SLURM + "idle: no\n", "idle: expected a number, found false"),
+        (SLURM + "account: a b\n", "account: 'a b': expected one word"),
+        (SLURM.replace("maximum: 4", 'maximum: 4, queue: "q\\n#SBATCH -x"'), "expected one word"),
+        (SLURM.replace("maximum: 4", 'maximum: 4, directives: ["-x\\ntouch y"]'), "expected one line"),
+        (SLURM.replace("maximum: 4", "maximum: 4, directives: ['#SBATCH -x']"), "expected one line"),
         ("kind: address\n", "expected either 'address' or 'scheduler_file'"),
         ("kind: address\naddress: localhost\n", "expected one such as tcp://"),
         ("kind: kubernetes\ngroups: {a: {memory_gb: 1}}\nimage: x\ncrds: {claim: c, path: ../x}\n", "absolute path"),
@@ -209,8 +214,8 @@ def test_a_minimum_is_kept():
 
 WORKER = (
     f"{sys.executable} -m distributed.cli.dask_worker tcp://SCHEDULER:PORT --name survey-ordinary-1 --nthreads 1 "
-    "--memory-limit 7.92GiB --nworkers 4 --nanny --death-timeout 300 --local-directory $TMPDIR --resources memory_gb=8 "
-    "--lifetime 13500s --lifetime-stagger 300s --no-dashboard --interface ib0"
+    '--memory-limit 7.92GiB --nworkers 4 --nanny --death-timeout 300 --local-directory "$TMPDIR" '
+    "--resources memory_gb=8 --lifetime 13500s --lifetime-stagger 300s --no-dashboard --interface ib0"
 )
 EXPORTS = ['export USER="${USER:-survey}"', *(f"export {name}=1" for name in THREADS)]
 # Line by line what dask-jobqueue documents for PBSCluster and SLURMCluster: name, queue, account, resources, walltime,
@@ -262,6 +267,29 @@ def test_job_scripts_line_by_line(tmp_path, kind, script):
     assert document["name"] == "ordinary"
     assert document["text"].splitlines() == script
     assert not Path("/ws").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["/my scratch", "$TMPDIR; touch {0}/x", "`touch {0}/x`$(touch {0}/x)", '"a"\\', "${{A:-x}}"]
+)
+def test_a_path_is_one_word_of_the_shell(tmp_path, text):
+    text = text.format(tmp_path)
+    done = subprocess.run(
+        ["bash", "-c", f"printf '%s|' {shell_word(text)}"],
+        capture_output=True, text=True, timeout=20, check=True, env={"TMPDIR": "/tmp/a b", "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.stdout == text.replace("$TMPDIR", "/tmp/a b") + "|"
+    assert not (tmp_path / "x").exists()
+
+
+def test_logs_in_a_folder_with_spaces(tmp_path):
+    slurm = load_site(site(tmp_path, SLURM))
+    script = job_scripts(slurm, "/log dir", None)["ordinary"]
+    assert '#SBATCH -e "/log dir/survey-%J.err"' in script.splitlines()
+    assert "#SBATCH -e /log" not in script
+    pbs = load_site(site(tmp_path, SLURM.replace("slurm", "pbs")))
+    with pytest.raises(ConfigError, match="Set 'logs'"):
+        job_scripts(pbs, "/log dir", None)
 
 
 def test_a_job_asks_for_no_less_than_its_workers_may_use(tmp_path):
