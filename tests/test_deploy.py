@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
+from survey.batch import BatchCluster
 from survey.cli import main
 from survey.cluster import address_faults
 from survey.deploy import KINDS, THREADS, AddressSite, BatchSite, LocalSite, Section, load_site, site_of
@@ -208,6 +211,38 @@ def test_jobs_for_the_tasks_that_wait(needs, wanted):
 
 def test_a_minimum_is_kept():
     assert jobs_wanted([], [Group("a", 1.0, 1, 2, 5)]) == {"a": 2}
+
+
+# --- what the batch system says of jobs ---------------------------------------------------------------------------
+
+UNKNOWN = "qstat: Unknown Job Id 12.pbs"
+FINISHED = "qstat: 13.pbs Job has finished, use -x or -H to obtain historical job information"
+ROW = "11.pbs survey me 0 Q regular"
+INVALID = "slurm_load_jobs error: Invalid job id specified"
+
+
+@pytest.mark.parametrize(
+    ("kind", "ids", "out", "err", "code", "known"),
+    [
+        ("pbs", ["11.pbs", "12.pbs", "13.pbs"], ROW, f"{UNKNOWN}\n{FINISHED}", 35, {"11.pbs"}),
+        ("pbs", ["11.pbs", "12.pbs", "14.pbs"], ROW, UNKNOWN, 153, None),
+        ("pbs", ["12.pbs", "13.pbs"], "", f"{UNKNOWN}\n{FINISHED}", 35, set()),
+        ("pbs", ["1.pbs"], "", UNKNOWN, 153, None),
+        ("pbs", ["12.pbs"], "", UNKNOWN, 153, set()),
+        ("pbs", ["12.pbs"], "", "qstat: cannot connect to server", 255, None),
+        ("slurm", ["12"], "", INVALID, 1, set()),
+        ("slurm", ["12"], "", "slurm_load_jobs error: Unable to contact slurm controller", 1, None),
+        ("slurm", ["12", "13"], "13|PENDING|Priority", "", 0, {"13"}),
+    ],
+)
+def test_jobs_that_the_batch_system_no_longer_knows(tmp_path, monkeypatch, kind, ids, out, err, code, known):
+    for name in ("qstat", "squeue"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{out}'\necho '{err}' >&2\nexit {code}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    cluster = SimpleNamespace(site=SimpleNamespace(kind=kind))
+    told = asyncio.run(BatchCluster._ask_queue(cluster, ids))
+    assert (told if told is None else set(told)) == known
 
 
 # --- what would be submitted ---------------------------------------------------------------------------------------
