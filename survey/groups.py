@@ -23,6 +23,10 @@ _TIMES = [
         r"(?P<days>\d+)-(?P<hours>\d+):(?P<minutes>[0-5]?\d)",
     )
 ]
+# Names of Kubernetes objects, and names and values of labels.
+DNS_NAME = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
+_LABEL_VALUE = r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?"
+_LABEL = r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 _UNITS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
 
 
@@ -115,6 +119,12 @@ class JobGroup(WorkerGroup):
     def _ends_in_time(self) -> JobGroup:
         if self.maximum < self.workers_per_job:
             raise ValueError(f"maximum {self.maximum} is less than the {self.workers_per_job} workers of one job.")
+        least, most = self.jobs
+        if least > most:
+            raise ValueError(
+                f"minimum {self.minimum} needs {least} jobs of {self.workers_per_job} workers, and maximum "
+                f"{self.maximum} allows {most}: expected a minimum of {most * self.workers_per_job} at most, or a larger maximum."
+            )
         lifetime, stagger = self.lifetimes
         if lifetime + stagger > self.walltime - RESERVE_SECONDS or lifetime <= stagger:
             raise ValueError(
@@ -139,7 +149,7 @@ class JobGroup(WorkerGroup):
 class Volume(Section):
     """A persistent volume claim and where pods see it."""
 
-    claim: str = Field(description="name of the persistent volume claim")
+    claim: str = Field(pattern=DNS_NAME, description="name of the persistent volume claim")
     path: str = Field(description="where pods mount it; configs name paths below it")
     read_only: bool = Field(False, description="whether pods may only read it")
 
@@ -156,3 +166,11 @@ class PodGroup(WorkerGroup):
 
     scratch_gb: Gigabytes = Field(4.0, gt=0, description="local scratch of one pod [GB]")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels of nodes that pods may run on")
+
+    @field_validator("node_selector")
+    @classmethod
+    def _are_labels(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not re.fullmatch(_LABEL, name) or not re.fullmatch(_LABEL_VALUE, text):
+                raise ValueError(f"{name!r}: {text!r}: expected a label of nodes, such as 'kubernetes.io/arch: amd64'.")
+        return value

@@ -41,7 +41,7 @@ def manifests(site: KubernetesSite) -> list[dict[str, Any]]:
 
 def gibibytes(group: WorkerGroup) -> int:
     """What a worker's container may take, whole [GiB]."""
-    return math.ceil(group.asked_gb / _GIB)
+    return math.ceil(group.memory_gb / _GIB + 1)
 
 
 def _resource(site: KubernetesSite, kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from survey.cli import main
 from survey.cluster import address_faults
 from survey.deploy import KINDS, THREADS, AddressSite, BatchSite, LocalSite, Section, load_site, site_of
 from survey.errors import ConfigError
-from survey.groups import JobGroup
-from survey.pods import manifests
+from survey.groups import JobGroup, WorkerGroup
+from survey.pods import gibibytes, manifests
 from survey.scaling import Group, jobs_wanted
 from survey.scripts import job_scripts, shell_word
 
@@ -31,6 +31,7 @@ interface: lo
 groups:
   ordinary: {memory_gb: 4, workers_per_job: 2, maximum: 4}
 """
+PODS = "kind: kubernetes\nimage: x\ngroups:\n  a: {memory_gb: 4}\n  b: {memory_gb: 8}\n"
 
 
 def site(tmp_path: Path, text: str) -> Path:
@@ -88,6 +89,14 @@ def test_every_fault_is_named_with_its_line_and_the_nearest_key(tmp_path):
         (SLURM.replace("maximum: 4", "maximum: 4, cores: true"), "cores: expected a number, found true"),
         (SLURM.replace("maximum: 4", "maximum: 4, minimum: false"), "minimum: expected a number, found false"),
         (SLURM + "idle: no\n", "idle: expected a number, found false"),
+        (SLURM.replace("2, maximum: 4", "3, minimum: 5, maximum: 5"), "minimum 5 needs 2 jobs of 3 workers"),
+        (PODS.replace(" b:", " default:"), "group 'default': the cluster's own objects"),
+        (PODS.replace("8}", "4}"), "memory_gb 4 must be above the 4 of 'a'"),
+        (PODS.replace("8}", "8, node_selector: {a b: x}}"), "expected a label of nodes"),
+        (PODS.replace("image: x", "image: X y"), "image"),
+        (PODS + "workspace: {claim: Bad_Claim!, path: /w}\n", "workspace.claim"),
+        (PODS + "workspace: {claim: w, path: /tmp}\n", "/tmp: expected a path of its own"),
+        (PODS + "workspace: {claim: w, path: /crds/}\n", "/crds: expected a path of its own"),
         (SLURM + "account: a b\n", "account: 'a b': expected one word"),
         (SLURM.replace("maximum: 4", 'maximum: 4, queue: "q\\n#SBATCH -x"'), "expected one word"),
         (SLURM.replace("maximum: 4", 'maximum: 4, directives: ["-x\\ntouch y"]'), "expected one line"),
@@ -362,8 +371,15 @@ def test_manifests_are_those_of_the_base(tmp_path):
     wanted = {document["kind"]: document for document in base if document["kind"] != "Kustomization"}
     resources = wanted["DaskWorkerGroup"]["spec"]["worker"]["spec"]["containers"][0]["resources"]
     for limits in resources.values():
-        limits["memory"] = "23Gi"  # the base is more generous
+        limits["memory"] = "24Gi"  # the base is more generous
     assert {document["kind"]: document for document in rendered} == wanted
+
+
+def test_a_container_holds_a_gibibyte_above_the_task_and_only_reads_references(tmp_path):
+    found = load_site(site(tmp_path, PODS + "crds: {claim: c, path: /crds}\n"))
+    assert found.crds.read_only
+    for size in range(1, 200):
+        assert gibibytes(WorkerGroup(memory_gb=size)) * 2**30 >= size * 1e9 + 2**30, size
 
 
 def test_a_dry_run_is_what_kubectl_reads(tmp_path):
