@@ -382,6 +382,18 @@ def test_a_container_holds_a_gibibyte_above_the_task_and_only_reads_references(t
         assert gibibytes(WorkerGroup(memory_gb=size)) * 2**30 >= size * 1e9 + 2**30, size
 
 
+def test_the_environment_of_a_pod_names_each_variable_once(tmp_path):
+    found = load_site(site(tmp_path, PODS + "environment: {CRDS_PATH: /mine, OMP_NUM_THREADS: 2}\n"))
+    cluster, large, _ = manifests(found)
+    for item in (cluster, large):
+        env = item["spec"]["worker"]["spec"]["containers"][0]["env"]
+        values = {one["name"]: one["value"] for one in env}
+        assert len(values) == len(env)
+        assert values["USER"] == "survey"
+        assert values["CRDS_PATH"] == "/mine"
+        assert [values[name] for name in THREADS] == ["2", "1", "1", "1"]
+
+
 def test_a_dry_run_is_what_kubectl_reads(tmp_path):
     done = CliRunner().invoke(main, ["cluster", str(ROOT / "deploy" / "kubernetes.yaml"), "--dry-run"])
     documents = list(yaml.safe_load_all(done.output))
