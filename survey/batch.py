@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import shlex
 import time
 import uuid
@@ -66,6 +67,7 @@ class BatchCluster(SpecCluster):
         self.capacity_gb = site.capacity_gb
         self.patience_seconds = float(site.start_timeout + GRACE_SECONDS)  # with a size of workers that never comes
         self._logs = logs
+        logs.mkdir(parents=True, exist_ok=True)
         self._extra = encryption(security)
         self._class = job_class(site.kind)
         self._jobs: dict[str, _Job] = {}
@@ -205,12 +207,12 @@ class BatchCluster(SpecCluster):
         command = shlex.split(QUEUE_COMMANDS[self.site.kind] + separator.join(ids))
         with contextlib.suppress(OSError, TimeoutError):
             process = await asyncio.create_subprocess_exec(
-                *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+                *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
             )
-            out, _ = await asyncio.wait_for(process.communicate(), QUEUE_SECONDS)
-            # With one id alone, both systems say by their exit code that they do not know it any more.
-            if process.returncode == 0 or len(ids) == 1:
-                return dict(_states(out.decode(errors="replace"), ids))
+            out, said = await asyncio.wait_for(process.communicate(), QUEUE_SECONDS)
+            told = dict(_states(out.decode(errors="replace"), ids))
+            if process.returncode == 0 or _names_all_others(said.decode(errors="replace"), ids, told):
+                return told
         return None
 
     def _look_for_trouble(self, wanted: dict[str, int], now: float) -> None:
@@ -234,6 +236,19 @@ class BatchCluster(SpecCluster):
             with contextlib.suppress(OSError):
                 lines += [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
         return "".join(f"\n    {line[:200]}" for line in lines[-LOG_LINES:])
+
+
+def _names_all_others(said: str, ids: list[str], told: dict[str, str]) -> bool:
+    """Whether a question that failed did so only for jobs that are over.
+
+    qstat prints those that it knows and names each other one; squeue names none, and fails when it was asked for one.
+    """
+    others = [job_id for job_id in ids if job_id not in told]
+    if "Invalid job id" in said:
+        return len(ids) == 1
+    gone = [line for line in said.splitlines() if "Unknown Job" in line or "has finished" in line]
+    numbers = {number for line in gone for number in re.findall(r"\d+(?:\[\d*\])?", line)}
+    return all(job_id.split(".")[0] in numbers for job_id in others)
 
 
 def _states(text: str, ids: list[str]) -> Iterator[tuple[str, str]]:

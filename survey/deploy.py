@@ -16,13 +16,15 @@ from survey.config import Server as ExpandedText
 from survey.credentials import TOKEN
 from survey.documents import MAX_FAULTS, nearest, read_document
 from survey.errors import ConfigError
-from survey.groups import Count, JobGroup, PodGroup, Seconds, Volume, WorkerGroup
+from survey.groups import DNS_NAME, Count, JobGroup, PodGroup, Seconds, Volume, WorkerGroup, one_word
 
 # What workers declare, and tasks ask for, so that the scheduler places tasks by memory [GB].
 RESOURCE = "memory_gb"
 # Numerical libraries must not start threads below a worker that counts as one core.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 LOCAL = "local"
+# Where pods have their own folders.
+POD_PATHS = ("/home/survey", "/tmp", "/etc/dask", "/tls")
 
 _NAME = r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?"  # also names of jobs and of Kubernetes objects
 
@@ -109,13 +111,25 @@ class BatchSite(_Grouped):
     tls: ConfigPath | None = Field(None, description="folder of certificates, on a file system that jobs see")
     idle: Seconds = Field(120, description="after which a job whose workers have nothing to do is ended, HH:MM:SS")
 
+    @field_validator("account")
+    @classmethod
+    def _is_one_word(cls, value: str | None) -> str | None:
+        return one_word(value)
+
+    @field_validator("scratch", "python")
+    @classmethod
+    def _is_one_line(cls, value: str | None) -> str | None:
+        if value is not None and not (value and value.isprintable()):
+            raise ValueError(f"{value!r}: expected a path without control characters.")
+        return value
+
 
 class KubernetesSite(_Grouped):
     """Workers as pods, through the dask operator."""
 
     kind: Literal["kubernetes"]
     groups: dict[str, PodGroup] = Field(description="pods by size: ordinary ones, and one for tasks that need more")
-    image: str = Field(description="container image, with its tag or digest")
+    image: str = Field(pattern=r"^[a-z0-9][A-Za-z0-9._:/@-]*$", description="container image, with its tag or digest")
     namespace: str = Field("survey", pattern=_NAME, description="of all objects")
     name: str = Field("survey", pattern=_NAME, description="of the cluster")
     workspace: Volume = Field(
@@ -126,10 +140,36 @@ class KubernetesSite(_Grouped):
     )
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="of the image")
     user_id: Count = Field(10001, ge=1, description="that pods run as; the claims must be writable for it")
-    service_account: str = Field("survey", description="of all pods; its token is not mounted")
-    dask_config: str = Field("survey-dask", description="config map with dask's settings, mounted at /etc/dask")
-    tls_secret: str = Field("survey-tls", description="first part of the secrets' names; -scheduler, -worker follow")
+    service_account: str = Field("survey", pattern=DNS_NAME, description="of all pods; its token is not mounted")
+    dask_config: str = Field(
+        "survey-dask", pattern=DNS_NAME, description="config map with dask's settings, mounted at /etc/dask"
+    )
+    tls_secret: str = Field(
+        "survey-tls", pattern=DNS_NAME, description="first part of the secrets' names; -scheduler, -worker follow"
+    )
     tls: ConfigPath | None = Field(None, description="folder of certificates, where the client sees it")
+
+    @field_validator("crds")
+    @classmethod
+    def _is_only_read(cls, value: Volume) -> Volume:
+        return value.model_copy(update={"read_only": True})
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> KubernetesSite:
+        (ordinary, first), *others = self.groups.items()
+        for name, group in others:
+            if name in ("default", "worker", "scheduler"):
+                raise ValueError(f"group {name!r}: the cluster's own objects have this name; choose another.")
+            if group.memory_gb <= first.memory_gb:
+                raise ValueError(
+                    f"group {name!r}: memory_gb {group.memory_gb:g} must be above the {first.memory_gb:g} of "
+                    f"{ordinary!r}: the autoscaler would end its workers, and starts none of them."
+                )
+        paths = [*POD_PATHS, self.workspace.path.rstrip("/"), self.crds.path.rstrip("/")]
+        twice = sorted({path or "/" for path in paths if not path or paths.count(path) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: expected a path of its own for each claim, such as /workspace.")
+        return self
 
 
 class AddressSite(SiteConfig):

@@ -23,6 +23,10 @@ _TIMES = [
         r"(?P<days>\d+)-(?P<hours>\d+):(?P<minutes>[0-5]?\d)",
     )
 ]
+# Names of Kubernetes objects, and names and values of labels.
+DNS_NAME = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
+_LABEL_VALUE = r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?"
+_LABEL = r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 _UNITS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
 
 
@@ -48,6 +52,13 @@ def _as_seconds(value: Any) -> Any:
 Seconds = Annotated[int, BeforeValidator(_as_seconds), Field(ge=1)]
 Count = Annotated[int, BeforeValidator(_no_boolean)]
 Gigabytes = Annotated[float, BeforeValidator(_no_boolean)]
+
+
+def one_word(value: str | None) -> str | None:
+    """A value that stands in a line of a job script's head as it is."""
+    if value is not None and not re.fullmatch(r"[^\s\"'`#\\\x00-\x1f\x7f]+", value):
+        raise ValueError(f"{value!r}: expected one word without spaces, quotes and '#'.")
+    return value
 
 
 def clock(seconds: int) -> str:
@@ -91,10 +102,29 @@ class JobGroup(WorkerGroup):
     queue: str | None = Field(None, description="partition or queue; default: the batch system's own")
     directives: tuple[str, ...] = Field((), description="more lines for the head of a job script, such as --exclusive")
 
+    @field_validator("queue")
+    @classmethod
+    def _is_one_word(cls, value: str | None) -> str | None:
+        return one_word(value)
+
+    @field_validator("directives")
+    @classmethod
+    def _are_lines(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for line in value:
+            if not line.isprintable() or line.lstrip().startswith("#"):
+                raise ValueError(f"{line!r}: expected one line without its first #SBATCH or #PBS, such as --exclusive.")
+        return value
+
     @model_validator(mode="after")
     def _ends_in_time(self) -> JobGroup:
         if self.maximum < self.workers_per_job:
             raise ValueError(f"maximum {self.maximum} is less than the {self.workers_per_job} workers of one job.")
+        least, most = self.jobs
+        if least > most:
+            raise ValueError(
+                f"minimum {self.minimum} needs {least} jobs of {self.workers_per_job} workers, and maximum "
+                f"{self.maximum} allows {most}: expected a minimum of {most * self.workers_per_job}."
+            )
         lifetime, stagger = self.lifetimes
         if lifetime + stagger > self.walltime - RESERVE_SECONDS or lifetime <= stagger:
             raise ValueError(
@@ -119,7 +149,7 @@ class JobGroup(WorkerGroup):
 class Volume(Section):
     """A persistent volume claim and where pods see it."""
 
-    claim: str = Field(description="name of the persistent volume claim")
+    claim: str = Field(pattern=DNS_NAME, description="name of the persistent volume claim")
     path: str = Field(description="where pods mount it; configs name paths below it")
     read_only: bool = Field(False, description="whether pods may only read it")
 
@@ -136,3 +166,11 @@ class PodGroup(WorkerGroup):
 
     scratch_gb: Gigabytes = Field(4.0, gt=0, description="local scratch of one pod [GB]")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels of nodes that pods may run on")
+
+    @field_validator("node_selector")
+    @classmethod
+    def _are_labels(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not re.fullmatch(_LABEL, name) or not re.fullmatch(_LABEL_VALUE, text):
+                raise ValueError(f"{name!r}: {text!r}: expected a label of nodes, such as 'kubernetes.io/arch: amd64'.")
+        return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import tempfile
 from typing import Any
@@ -26,6 +27,7 @@ def job_options(site: BatchSite, group: JobGroup, logs: str | None) -> dict[str,
     """
     workers = group.workers_per_job
     lifetime, stagger = group.lifetimes
+    quoted = _quoted_logs(site.kind, logs) if logs else []
     options: dict[str, Any] = {
         "cores": workers,  # one thread per worker process, whatever a worker's cores are
         "processes": workers,
@@ -35,11 +37,11 @@ def job_options(site: BatchSite, group: JobGroup, logs: str | None) -> dict[str,
         "account": site.account,
         "walltime": clock(group.walltime),
         "interface": site.interface,
-        "local_directory": site.scratch,
-        "python": site.python,
+        "local_directory": site.scratch and shell_word(site.scratch),
+        "python": site.python and shell_word(site.python),
         "death_timeout": CONNECT_SECONDS,
-        "log_directory": logs,
-        "job_extra_directives": list(group.directives),
+        "log_directory": None if quoted else logs,
+        "job_extra_directives": [*quoted, *group.directives],
         "job_script_prologue": [
             'export USER="${USER:-survey}"',
             *(f"export {name}={shlex.quote(value)}" for name, value in site.worker_environment.items()),
@@ -57,6 +59,29 @@ def job_options(site: BatchSite, group: JobGroup, logs: str | None) -> dict[str,
     else:
         options["resource_spec"] = f"select=1:ncpus={cores}:mem={_pbs_megabytes(workers * group.asked_gb)}MB"
     return options
+
+
+def shell_word(text: str) -> str:
+    """One word of a shell command, in which $NAME and ${NAME} stand for the job's variables and nothing else does.
+
+    A word without special characters stays as it is.
+    """
+    if re.fullmatch(r"(?:[A-Za-z0-9_./:@%+=,-]|\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*\})+", text):
+        return text if "$" not in text else f'"{text}"'
+    escaped = re.sub(r'([\\"`]|\$(?![A-Za-z_]|\{[A-Za-z_][A-Za-z0-9_]*\}))', r"\\\1", text)
+    return f'"{escaped}"'
+
+
+def _quoted_logs(kind: str, logs: str) -> list[str]:
+    """Directives for a folder of logs with spaces; dask-jobqueue writes those of others."""
+    if not re.search(r"[\s\"'\\#]", logs):
+        return []
+    if kind == "slurm" and not re.search(r"[\x00-\x1f\x7f\"\\]", logs):
+        return [f'-{option} "{logs}/{JOB_NAME}-%J.{end}"' for option, end in (("e", "err"), ("o", "out"))]
+    raise ConfigError(
+        f"folder of the jobs' logs {logs!r}: {kind} cannot be told a path with such characters. "
+        "Set 'logs' in the deploy file to one without."
+    )
 
 
 def _pbs_megabytes(gigabytes: float) -> int:
@@ -109,7 +134,8 @@ def job_scripts(site: BatchSite, logs: str, security: Security | None) -> dict[s
     protocol = "tls" if security else "tcp"
     for name, group in site.groups.items():
         with tempfile.TemporaryDirectory() as folder:  # dask-jobqueue makes the folder that it is told
-            options = job_options(site, group, folder) | encryption(security)
+            told = logs if _quoted_logs(site.kind, logs) else folder
+            options = job_options(site, group, told) | encryption(security)
             job = job_class(site.kind)(f"{protocol}://SCHEDULER:PORT", name=f"{JOB_NAME}-{name}-1", **options)
             scripts[name] = str(job.job_script()).replace(folder, logs)
     return scripts

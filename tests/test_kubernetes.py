@@ -18,6 +18,7 @@ import yaml
 
 import survey
 from survey.config import load_config
+from survey.deploy import THREADS
 from survey.errors import ConfigError, DiskFullError, InterruptedRunError, ServiceError, WorkspaceBusyError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -224,6 +225,15 @@ def test_the_openings_to_the_world(builds, name):
 
 
 # --- what they run ---
+
+
+@pytest.mark.parametrize("name", manifests.BUILDS)
+def test_workers_have_a_user_and_one_thread(builds, name):
+    for owner, pod, labels in manifests.pods(builds[name]):
+        if labels.get("dask.org/component") == "worker":
+            values = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+            assert values["USER"] == "survey", owner
+            assert {values[thread] for thread in THREADS} == {"1"}, owner
 
 
 def memory_bytes(text):
