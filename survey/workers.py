@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
-from dask.distributed import Client, Status, WorkerPlugin
+from dask.distributed import Client, SchedulerPlugin, Status, WorkerPlugin
 
 from survey import __version__
 from survey.deploy import RESOURCE
@@ -25,8 +25,7 @@ from survey.patience import promise_of, workers_of
 from survey.references import References
 from survey.steps import REGISTRY
 
-TOPIC = "survey-workers"
-PLUGIN = "survey-check"
+CHECK = "survey-check"
 CHECK_SECONDS = 90.0
 # A network file system may show a new file to another host a little later.
 APPEAR_SECONDS = 15.0
@@ -95,31 +94,69 @@ def worker_faults(expected: Mapping[str, Any], appear_seconds: float) -> list[st
 class WorkerCheck(WorkerPlugin):
     """Looks at each worker as it comes, before its first task; one that lacks something gets none."""
 
-    name = PLUGIN
-
-    def __init__(self, expected: Mapping[str, Any], appear_seconds: float, topic: str, closes: bool):
+    def __init__(self, expected: Mapping[str, Any], appear_seconds: float, name: str, closes: bool):
         self.expected = dict(expected)
         self.appear_seconds = appear_seconds
-        self.topic = topic
+        self.name = name  # of this run's check, and the topic of what it says
         self.closes = closes  # a worker of our own is ended; another's is only paused, until the run is over
-        self.paused: dict[str, Any] = {}  # address -> the memory above which the worker pauses by itself
+        self.worker: Any = None
+        self.said: dict[str, Any] = {}
+        self.fraction: Any = None  # while it is refused: the memory above which the worker pauses by itself
 
     async def setup(self, worker: Any) -> None:
         faults = await asyncio.to_thread(worker_faults, self.expected, self.appear_seconds)
-        worker.log_event(self.topic, {"worker": worker.address, "name": str(worker.name), "faults": faults})
+        self.worker = worker
+        self.said = {"worker": worker.address, "name": str(worker.name), "faults": faults}
         if faults:
-            self.paused[worker.address] = worker.memory_manager.memory_pause_fraction
-            worker.memory_manager.memory_pause_fraction = False  # else it resumes as soon as it finds memory free
+            manager, others = worker.memory_manager, self._refusing()
+            self.fraction = others[0].fraction if others else manager.memory_pause_fraction
+            manager.memory_pause_fraction = False  # else it resumes as soon as it finds memory free
             worker.status = Status.paused
             if self.closes:
                 asyncio.get_running_loop().call_later(
                     1.0, lambda: asyncio.ensure_future(worker.close(reason="survey-check"))
                 )
+        worker.log_event(self.name, self.said)
+
+    def transition(self, key: Any, start: Any, finish: Any, **kwargs: Any) -> None:
+        """Say again that it is refused when a task comes all the same: it was given, or stolen, before."""
+        if self.fraction is not None and finish == "waiting":
+            self.worker.log_event(self.name, self.said)
 
     def teardown(self, worker: Any) -> None:
-        if worker.address in self.paused:
-            worker.memory_manager.memory_pause_fraction = self.paused.pop(worker.address)
+        if self.fraction is not None and worker.status == Status.paused and not self._refusing():
+            worker.memory_manager.memory_pause_fraction = self.fraction
             worker.status = Status.running
+
+    def _refusing(self) -> list[Any]:
+        """Checks of other runs that refuse the worker as well."""
+        others = [item for item in self.worker.plugins.values() if item is not self]
+        return [item for item in others if getattr(item, "fraction", None) is not None]
+
+
+class CheckOffice(SchedulerPlugin):
+    """Takes back what a refused worker was given, and the check itself when its client is gone without a word."""
+
+    def __init__(self, name: str, client: str):
+        self.name = name
+        self.client = client
+        self.scheduler: Any = None
+        self.leaving: Any = None
+
+    async def start(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+
+    def log_event(self, topic: str, msg: Any) -> None:
+        worker = self.scheduler.workers.get(msg["worker"]) if topic == self.name and msg["faults"] else None
+        if worker is not None:
+            back = {task.key: "released" for task in worker.processing if task not in worker.executing}
+            self.scheduler.transitions(back, f"{self.name}-{time.time()}")
+
+    def remove_client(self, scheduler: Any, client: str) -> None:
+        if client == self.client:
+            scheduler.remove_plugin(self.name)
+            if self.name in scheduler.worker_plugins:
+                self.leaving = asyncio.ensure_future(scheduler.unregister_worker_plugin(None, self.name))
 
 
 # --- on the client ------------------------------------------------------------------------------------------------
@@ -200,17 +237,19 @@ def checked(
         refused = _ask_present(client, expected)
         if refused:
             raise refusal(refused)
-        topic = f"{TOPIC}-{uuid.uuid4().hex[:8]}"
-        client.subscribe_topic(topic, guard.heard)
-        client.register_plugin(WorkerCheck(expected, APPEAR_SECONDS, topic, closes), name=PLUGIN)
+        name = f"{CHECK}-{uuid.uuid4().hex[:8]}"
+        client.subscribe_topic(name, guard.heard)
+        client.register_plugin(CheckOffice(name, client.id), name=name)
+        client.register_plugin(WorkerCheck(expected, APPEAR_SECONDS, name, closes), name=name)
     finally:
         cloudpickle.unregister_pickle_by_value(module)
     try:
         yield guard
     finally:
         with contextlib.suppress(OSError, RuntimeError, ValueError, TimeoutError):  # the scheduler may be gone
-            client.unsubscribe_topic(topic)
-            client.unregister_worker_plugin(PLUGIN)
+            client.unsubscribe_topic(name)
+            client.unregister_worker_plugin(name)
+            client.unregister_scheduler_plugin(name)
 
 
 def _ask_present(client: Client, expected: Mapping[str, Any]) -> dict[str, list[str]]:

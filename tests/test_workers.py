@@ -19,11 +19,23 @@ import survey as package
 from survey.errors import WorkersError
 from survey.graph import RESOURCE
 from survey.planning import installed_versions
-from survey.workers import checked, probes, refuse_small
+from survey.workers import CHECK, checked, probes, refuse_small
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 ROOTLESS = os.geteuid() != 0 or shutil.which("unshare") is None
+
+
+KILLED = """
+import sys, time
+from dask.distributed import Client
+from survey.workers import checked
+
+with Client(sys.argv[1], set_as_default=False) as client:
+    with checked(client, {}, {"workspace": (sys.argv[2], "")}, []):
+        print("checked", flush=True)
+        time.sleep(600)
+"""
 
 
 def wait_for(condition, seconds: float = 60.0) -> None:
@@ -66,6 +78,18 @@ class Place:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
             wait_for(lambda: name not in self.names())
+
+    def status(self, name: str) -> str:
+        return next(worker.status.name for worker in self.cluster.scheduler.workers.values() if worker.name == name)
+
+    def fraction(self, client: Client, name: str) -> float | bool:
+        """The share of its memory above which a worker pauses by itself."""
+        said = client.run(lambda dask_worker: (dask_worker.name, dask_worker.memory_manager.memory_pause_fraction))
+        return dict(said.values())[name]
+
+    def checks(self) -> set[str]:
+        scheduler = self.cluster.scheduler
+        return {name for name in (*scheduler.plugins, *scheduler.worker_plugins) if name.startswith(CHECK)}
 
     def names(self) -> set[str]:
         return {worker.name for worker in self.cluster.scheduler.workers.values()}
@@ -120,6 +144,7 @@ def test_a_worker_that_has_everything_works(place, client, folders):
     with place.worker("good", "--resources", f"{RESOURCE}=3"), check(client, folders) as guard:
         assert client.submit(sum, [1, 2], pure=False).result(30) == 3
         assert guard.trouble() is None
+    assert not place.checks()
     assert list((folders / "ws").glob(".*")) == list((folders / "crds").glob(".*")) == []  # probes are gone
 
 
@@ -201,17 +226,101 @@ def test_memory_that_holds_no_task():
 
 def test_a_worker_that_comes_later_gets_no_task(place, client, folders, old_jwst):
     """Beside a good one the run goes on; a worker that is not ours gets back to work when it is over."""
+    with place.worker("good"), contextlib.ExitStack() as workers:
+        with check(client, folders) as guard:
+            workers.enter_context(place.worker("late", shim=old_jwst))
+            wait_for(lambda: guard.refused)
+            places = [client.submit(os.getpid, key=f"where-{number}", pure=False) for number in range(20)]
+            assert len(set(client.gather(places))) == 1
+            time.sleep(2.5)  # longer than it takes to look again
+            assert guard.trouble() is None
+            assert "jwst is 0.0.1" in str(guard.refused)
+            assert place.status("late") == "paused"
+        wait_for(lambda: place.status("late") == "running", 15)
+
+
+@pytest.mark.parametrize("resources", [None, {RESOURCE: 6}], ids=["by threads", "by memory"])
+def test_tasks_that_a_worker_got_before_it_was_refused_go_back(place, client, folders, resources):
+    """It is given tasks, or steals them, while it is still looking at itself."""
+    slow = folders / "slow" / "survey"
+    slow.mkdir(parents=True)
+    (slow / "__init__.py").write_text("import time\ntime.sleep(1.5)\n__version__ = '0.0.2'\n")
+    declared = ("--resources", f"{RESOURCE}=8", "--memory-limit", "0")
+    given: list[str] = []
+
+    def look() -> bool:
+        late = next(worker for worker in place.cluster.scheduler.workers.values() if worker.name == "late")
+        given.extend(task.key for task in list(late.processing))
+        return bool(guard.refused)
+
+    def nap(number: int):
+        key = f"nap-{number}-{bool(resources)}"
+        return client.submit(time.sleep, 0.3, key=key, resources=resources, pure=False)
+
+    with place.worker("good", *declared), check(client, folders) as guard:
+        futures = [nap(number) for number in range(6)]
+        with place.worker("late", *declared, shim=slow.parent):
+            futures += [nap(number) for number in range(6, 12)]
+            wait_for(look)
+            assert given  # else nothing was tried
+            wait_for(lambda: all(future.done() for future in futures), 15)
+            assert place.status("late") == "paused"
+
+
+def test_a_task_that_a_refused_worker_steals_goes_back(place, client, folders, old_jwst):
+    """A theft that was agreed on before, and is carried out afterwards."""
+
+    def steal(key: str, dask_scheduler) -> None:
+        thief = next(worker for worker in dask_scheduler.workers.values() if worker.name == "late")
+        task = dask_scheduler.tasks[key]
+        dask_scheduler.extensions["stealing"].move_task_request(task, task.processing_on, thief)
+
+    def executing(dask_worker) -> int:
+        return dask_worker.state.executing_count
+
+    def stolen(key: str, dask_scheduler) -> bool:
+        return any(entry[:2] == ("confirm", key) for _, entry in dask_scheduler.get_events("stealing"))
+
     with place.worker("good"), check(client, folders) as guard, place.worker("late", shim=old_jwst):
         wait_for(lambda: guard.refused)
-        places = [client.submit(os.getpid, key=f"where-{number}", pure=False) for number in range(20)]
-        assert len(set(client.gather(places))) == 1
-        time.sleep(2.5)  # longer than it takes to look again
-        assert guard.trouble() is None
-        assert "jwst is 0.0.1" in str(guard.refused)
-        late = next(worker for worker in place.cluster.scheduler.workers.values() if worker.name == "late")
-        assert late.status.name == "paused"
-        guard.client.unregister_worker_plugin("survey-check")
-        wait_for(lambda: late.status.name == "running", 15)
+        good = next(worker for worker in place.cluster.scheduler.workers.values() if worker.name == "good")
+        running = client.submit(time.sleep, 3, key="running", pure=False)
+        wait_for(lambda: any(client.run(executing, workers=[good.address]).values()))
+        waiting = client.submit(int, key="waiting", pure=False)
+        wait_for(lambda: len(good.processing) == 2)
+        client.run_on_scheduler(steal, "waiting")
+        wait_for(lambda: client.run_on_scheduler(stolen, "waiting"), 15)
+        wait_for(lambda: running.done() and waiting.done(), 15)
+
+
+def test_a_run_that_is_killed_leaves_no_check_behind(place, client, folders):
+    """Its probes are gone: it would refuse every worker that comes."""
+    script = folders / "killed.py"
+    script.write_text(KILLED)
+    command = [sys.executable, str(script), place.address, str(folders / "gone")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "checked\n"
+        assert len(place.checks()) == 1
+        process.kill()
+    wait_for(lambda: not place.checks())
+    with place.worker("good"), check(client, folders):
+        assert client.submit(sum, [1, 2], pure=False).result(30) == 3
+
+
+def test_runs_that_share_workers_each_have_a_check_of_their_own(place, client, folders, old_jwst):
+    """One that starts or ends neither takes the other's away nor lets go of what the other refuses."""
+    with place.worker("good"), Client(place.address, set_as_default=False) as other, contextlib.ExitStack() as workers:
+        with check(client, folders) as first:
+            with check(other, folders) as second:
+                workers.enter_context(place.worker("late", shim=old_jwst))
+                wait_for(lambda: first.refused and second.refused)
+            assert place.fraction(client, "late") is False
+            assert place.status("late") == "paused"
+            workers.enter_context(place.worker("later", shim=old_jwst))
+            wait_for(lambda: len(first.refused) == 2)
+        wait_for(lambda: place.status("late") == place.status("later") == "running", 15)
+        assert place.fraction(client, "late") == place.fraction(client, "good")
 
 
 def test_nothing_but_refused_workers_ends_the_wait(place, client, folders, old_jwst):
