@@ -67,6 +67,8 @@ class BatchCluster(SpecCluster):
         self.capacity_gb = site.capacity_gb
         self.patience_seconds = float(site.start_timeout + GRACE_SECONDS)  # with a size of workers that never comes
         self._logs = logs
+        for group in site.groups.values():
+            job_options(site, group, str(logs))  # raises here, and not at the first job, what no script can say
         logs.mkdir(parents=True, exist_ok=True)
         self._extra = encryption(security)
         self._class = job_class(site.kind)

@@ -123,7 +123,7 @@ class JobGroup(WorkerGroup):
         if least > most:
             raise ValueError(
                 f"minimum {self.minimum} needs {least} jobs of {self.workers_per_job} workers, and maximum "
-                f"{self.maximum} allows {most}: expected a minimum of {most * self.workers_per_job}."
+                f"{self.maximum} allows {most}: expected a minimum of {most * self.workers_per_job} or less."
             )
         lifetime, stagger = self.lifetimes
         if lifetime + stagger > self.walltime - RESERVE_SECONDS or lifetime <= stagger:

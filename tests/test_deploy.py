@@ -334,6 +334,9 @@ def test_logs_in_a_folder_with_spaces(tmp_path):
     pbs = load_site(site(tmp_path, SLURM.replace("slurm", "pbs")))
     with pytest.raises(ConfigError, match="Set 'logs'"):
         job_scripts(pbs, "/log dir", None)
+    with pytest.raises(ConfigError, match="Set 'logs'"):
+        BatchCluster(pbs, tmp_path / "log dir", {}, None)
+    assert not (tmp_path / "log dir").exists()
 
 
 def test_a_job_asks_for_no_less_than_its_workers_may_use(tmp_path):
