@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -261,6 +262,13 @@ class SurveyConfig(Section):
             raise ValueError(f"{value!r}: expected up to 40 lower-case letters, digits and '-'.")
         return value
 
+    @field_validator("program", "observations", mode="before")
+    @classmethod
+    def _are_no_booleans(cls, value: Any) -> Any:
+        if any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else [value])):
+            raise ValueError(f"{value!r}: expected whole numbers, such as 1345.")
+        return value
+
     @field_validator("observations")
     @classmethod
     def _are_observations(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -347,6 +355,15 @@ def resolved(config: SurveyConfig) -> dict[str, Any]:
 def _http(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s/@]+(/[^\s@]*)?", value):
         raise ValueError(f"{value!r}: expected http(s)://host, without a user name or token.")
+    try:
+        parts = urllib.parse.urlsplit(value)
+        host, port = parts.hostname or "", parts.port
+        if not host or port == 0:
+            raise ValueError("no host or port")
+        if ":" not in host:
+            host.encode("idna")
+    except ValueError as error:
+        raise ValueError(f"{value!r}: no web server can have this address ({error}).") from error
     return value.rstrip("/")
 
 

@@ -35,6 +35,7 @@ from survey.layouts import read_layout
 from survey.models import COMPLETE, Exposure, Product, Task
 from survey.names import parse_mosaic
 from survey.pipeline_spec import check_settings, read_spec
+from survey.publication import publish, stored_record
 from survey.records import read_record, read_records, record_path, write_record
 from survey.steps.base import Outcome
 from survey.steps.pipeline import refuse_foreign_orders

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 import time
 import uuid
@@ -16,6 +15,7 @@ from typing import Any
 from dask.distributed import Client
 
 from survey.config import SurveyConfig
+from survey.credentials import scrub
 from survey.dashboard.journal import Journal
 from survey.dashboard.report import joined
 from survey.dashboard.state import update_of
@@ -167,8 +167,9 @@ class Feed:
                 callback_timeout=seconds,
             )  # fmt: skip
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_text(joined(self._hide(page), self._hide(report)), encoding="utf-8")
+            part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+            with open(part, "x", encoding="utf-8") as stream:  # never through a link
+                stream.write(joined(self._hide(page), self._hide(report)))
             part.rename(path)
         except Exception as error:  # noqa: BLE001 - the products are there whatever becomes of a report
             self._say(f"{path.name} is not written: {error}")
@@ -178,9 +179,7 @@ class Feed:
 
     def _hide(self, text: str) -> str:
         """A text without the archive's token and the workspace's place."""
-        token = os.environ.get("MAST_API_TOKEN", "").strip()
-        text = text.replace(str(self._root), "workspace") if text else text
-        return text.replace(token, "***") if len(token) > 3 and text else text
+        return scrub(text.replace(str(self._root), "workspace")) if text else text
 
     def _ask(self, operation: str, seconds: float = ANSWER_SECONDS, **what: Any) -> Any:
         if "facts" not in what:
