@@ -55,8 +55,14 @@ class Holder:
         import psutil
 
         try:
-            born = psutil.Process(self.pid).create_time()
-        except psutil.Error:
+            process = psutil.Process(self.pid)
+            born = process.create_time()
+            # A killed process stays in the table until its parent asks; with other threads it may still work.
+            if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) and process.num_threads() <= 1:
+                return False
+        except psutil.AccessDenied:
+            return self.pid != os.getpid()
+        except (psutil.Error, ValueError, OverflowError):
             return False
         return self.pid != os.getpid() and (not self.born or abs(born - self.born) < _SAME_START_SECONDS)
 

@@ -83,6 +83,24 @@ def test_the_lock_of_a_killed_process_is_taken_over_with_a_line_in_the_log(tmp_p
     assert f"took over the lock of process {holder.pid} on {socket.gethostname()}" in line and "dead" in line
 
 
+def test_a_killed_process_that_its_parent_has_not_asked_for_is_dead(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        assert current_holder(tmp_path).pid == holder.pid
+        holder.send_signal(signal.SIGKILL)
+        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it ended, and stays a zombie
+        assert read_holder(tmp_path).pid == holder.pid and not current_holder(tmp_path)
+        with Workspace(tmp_path).lock():
+            assert read_holder(tmp_path).pid == os.getpid()
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+
+
 def test_the_command_says_it_too(tmp_path):
     """On standard error, whatever it ends with."""
     config = tmp_path / "config.yaml"
