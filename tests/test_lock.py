@@ -161,8 +161,13 @@ def test_a_live_process_of_this_host_counts_where_the_file_system_has_no_locks(t
         other.wait()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 1}', '{"host": "a", "pid": "x", "start": ""}', "[" * 100_000,
-                                     '{"host": "a", "pid": 1e999, "start": ""}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "[]", '{"host": 1}', '{"host": "a", "pid": "x", "start": ""}', "[" * 100_000,
+        '{"host": "a", "pid": 1e999, "start": ""}',
+    ],
+)  # fmt: skip
 def test_a_note_that_cannot_be_read_is_nobodys(tmp_path, content, caplog):
     write_note(tmp_path).write_text(content)
     with Workspace(tmp_path).lock():
