@@ -1,4 +1,4 @@
-"""The archive's token: an environment variable that the fetcher reads; nobody is told it, no process inherits it, and no
+"""The archive's token: an environment variable that the fetcher reads. Nobody is told it, no process inherits it, no
 address of a server holds one.
 """
 
