@@ -391,8 +391,11 @@ def test_token_with_a_line_break_is_refused_unshown(server, tmp_path):
 
 
 def test_disk_full(server, tmp_path, monkeypatch):
-    with pytest.raises(DiskFullError, match="to fetch"):
-        fetch(rows(server, size=10**18), tmp_path, server=server.url, settings=QUICK)
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as small:
+        small.setattr("survey.archive.fetch.shutil.disk_usage", lambda _path: usage._replace(free=10**9))
+        with pytest.raises(DiskFullError, match="to fetch"):
+            fetch(rows(server, size=10**9), tmp_path, server=server.url, settings=QUICK)
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
