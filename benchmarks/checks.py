@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("--exposure-seconds", type=float, default=24.0, help="CPU time of one exposure to its cal file")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", ".")) as name:
+    beside = Path(os.environ.get("TMPDIR", ROOT / "runs"))  # a disk, where the temporary folder may be memory
+    beside.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside) as name:
         found = {"full_frame": full_frame(Path(name), given.exposure_seconds)}
         if given.repeat:
             found["small_scene"] = small_scene(Path(name), given.repeat)

@@ -19,7 +19,7 @@ PACKAGE = "survey"
 LAYERS = (
     ("errors", "names", "digest", "credentials", "paths", "limits", "resident"),
     ("documents", "replies", "models", "config", "grid", "pipeline_spec", "lock", "workspace", "records", "tls"),
-    ("deploy", "pods", "scaling", "outcome"),
+    ("groups", "deploy", "pods", "scaling", "outcome"),
     (
         "archive",
         "references",
@@ -37,7 +37,7 @@ LAYERS = (
     ("children", "failures", "planning", "publication", "reads", "execute", "site", "staleness"),
     ("tidying", "disk", "outside", "progress"),
     ("dashboard",),
-    ("patience", "workers", "batch"),
+    ("patience", "workers", "scripts", "batch", "retirement"),
     ("graph", "cluster"),
     ("inputs",),
     ("admission",),

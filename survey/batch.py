@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import shlex
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,126 +14,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dask.distributed import Scheduler, Security, SpecCluster, Status
+from dask.distributed import Scheduler, Security, SpecCluster
 
-from survey.deploy import RESOURCE, BatchSite, JobGroup, clock
-from survey.errors import ClusterError, ConfigError
+from survey.deploy import RESOURCE, BatchSite
+from survey.errors import ClusterError
+from survey.groups import clock
 from survey.scaling import Group, jobs_wanted
+from survey.scripts import encryption, job_class, job_options
 
 log = logging.getLogger(__name__)
 
-JOB_NAME = "survey"
 GRACE_SECONDS = 60
 TICK_SECONDS = 2.0
 QUEUE_SECONDS = 10.0  # between questions to the batch system
 LOST_SECONDS = 6.0  # after which a job whose workers are all gone is given up; a nanny starts a worker anew in less
-CONNECT_SECONDS = 300  # a worker that finds no scheduler for so long ends, and its job
 FAILED_STARTS = 3  # jobs in a row that end before a worker is there; more would end the same way
 QUEUE_COMMANDS = {"slurm": "squeue --noheader --format=%i|%T|%r --jobs=", "pbs": "qstat "}
 LOG_LINES = 5
-
-
-def job_options(site: BatchSite, group: JobGroup, logs: str | None) -> dict[str, Any]:
-    """Arguments of dask-jobqueue's job class for one group.
-
-    Parameters
-    ----------
-    site, group : of the deploy file
-    logs : folder for the jobs' output
-    """
-    workers = group.workers_per_job
-    lifetime, stagger = group.lifetimes
-    options: dict[str, Any] = {
-        "cores": workers,  # one thread per worker process, whatever a worker's cores are
-        "processes": workers,
-        "memory": f"{workers * group.asked_gb * 1e9:.0f}B",  # dask-jobqueue's is of a whole job
-        "job_name": JOB_NAME,
-        "queue": group.queue,
-        "account": site.account,
-        "walltime": clock(group.walltime),
-        "interface": site.interface,
-        "local_directory": site.scratch,
-        "python": site.python,
-        "death_timeout": CONNECT_SECONDS,
-        "log_directory": logs,
-        "job_extra_directives": list(group.directives),
-        "job_script_prologue": [
-            'export USER="${USER:-survey}"',
-            *(f"export {name}={shlex.quote(value)}" for name, value in site.worker_environment.items()),
-            *site.prologue,
-        ],
-        "worker_extra_args": [
-            *("--resources", f"{RESOURCE}={group.memory_gb:g}"),
-            *("--lifetime", f"{lifetime}s", "--lifetime-stagger", f"{stagger}s"),
-            "--no-dashboard",
-        ],
-    }
-    cores = workers * group.cores
-    if site.kind == "slurm":
-        options["job_cpu"] = cores
-    else:
-        options["resource_spec"] = f"select=1:ncpus={cores}:mem={_pbs_megabytes(workers * group.asked_gb)}MB"
-    return options
-
-
-def _pbs_megabytes(gigabytes: float) -> int:
-    """PBS says MB and means 2^20 bytes."""
-    return -int(-gigabytes * 1e9 // 2**20)
-
-
-def job_class(kind: str) -> type:
-    """dask-jobqueue's class of one job.
-
-    Raises
-    ------
-    ConfigError
-        dask-jobqueue is not installed.
-    """
-    try:
-        from dask_jobqueue.pbs import PBSJob
-        from dask_jobqueue.slurm import SLURMJob
-    except ImportError as error:
-        raise ConfigError(
-            f"kind {kind} needs dask-jobqueue, which is not installed: pip install 'jwst-survey[hpc]'."
-        ) from error
-    return type("Job", (_Accounted, {"slurm": SLURMJob, "pbs": PBSJob}[kind]), {})
-
-
-class _Accounted:
-    """Says how a job ended: dask-jobqueue does not, and a cluster that closes asks for it."""
-
-    async def start(self) -> None:
-        try:
-            await super().start()  # type: ignore[misc]
-        except BaseException:
-            self.status = Status.failed
-            raise
-
-    async def close(self) -> None:
-        await super().close()  # type: ignore[misc]
-        self.status = Status.closed
-
-
-def job_scripts(site: BatchSite, logs: str, security: Security | None) -> dict[str, str]:
-    """The script of a job of each group, as it would be submitted; makes no folder.
-
-    Parameters
-    ----------
-    logs : folder of the jobs' output as the scripts are to name it
-    security : certificates for encrypted connections
-    """
-    scripts = {}
-    protocol = "tls" if security else "tcp"
-    for name, group in site.groups.items():
-        with tempfile.TemporaryDirectory() as folder:  # dask-jobqueue makes the folder that it is told
-            options = job_options(site, group, folder) | _encryption(security)
-            job = job_class(site.kind)(f"{protocol}://SCHEDULER:PORT", name=f"{JOB_NAME}-{name}-1", **options)
-            scripts[name] = str(job.job_script()).replace(folder, logs)
-    return scripts
-
-
-def _encryption(security: Security | None) -> dict[str, Any]:
-    return {} if security is None else {"security": security, "protocol": "tls"}
 
 
 @dataclass
@@ -170,7 +67,10 @@ class BatchCluster(SpecCluster):
         self.capacity_gb = site.capacity_gb
         self.patience_seconds = float(site.start_timeout + GRACE_SECONDS)  # with a size of workers that never comes
         self._logs = logs
-        self._extra = _encryption(security)
+        for group in site.groups.values():
+            job_options(site, group, str(logs))  # raises here, and not at the first job, what no script can say
+        logs.mkdir(parents=True, exist_ok=True)
+        self._extra = encryption(security)
         self._class = job_class(site.kind)
         self._jobs: dict[str, _Job] = {}
         self._troubles = _Troubles()
@@ -309,12 +209,12 @@ class BatchCluster(SpecCluster):
         command = shlex.split(QUEUE_COMMANDS[self.site.kind] + separator.join(ids))
         with contextlib.suppress(OSError, TimeoutError):
             process = await asyncio.create_subprocess_exec(
-                *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+                *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
             )
-            out, _ = await asyncio.wait_for(process.communicate(), QUEUE_SECONDS)
-            # With one id alone, both systems say by their exit code that they do not know it any more.
-            if process.returncode == 0 or len(ids) == 1:
-                return dict(_states(out.decode(errors="replace"), ids))
+            out, said = await asyncio.wait_for(process.communicate(), QUEUE_SECONDS)
+            told = dict(_states(out.decode(errors="replace"), ids))
+            if process.returncode == 0 or _names_all_others(said.decode(errors="replace"), ids, told):
+                return told
         return None
 
     def _look_for_trouble(self, wanted: dict[str, int], now: float) -> None:
@@ -338,6 +238,19 @@ class BatchCluster(SpecCluster):
             with contextlib.suppress(OSError):
                 lines += [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
         return "".join(f"\n    {line[:200]}" for line in lines[-LOG_LINES:])
+
+
+def _names_all_others(said: str, ids: list[str], told: dict[str, str]) -> bool:
+    """Whether a question that failed did so only for jobs that are over.
+
+    qstat prints those that it knows and names each other one; squeue names none, and fails when it was asked for one.
+    """
+    others = [job_id for job_id in ids if job_id not in told]
+    if "Invalid job id" in said:
+        return len(ids) == 1
+    gone = [line for line in said.splitlines() if "Unknown Job" in line or "has finished" in line]
+    numbers = {number for line in gone for number in re.findall(r"\d+(?:\[\d*\])?", line)}
+    return all(job_id.split(".")[0] in numbers for job_id in others)
 
 
 def _states(text: str, ids: list[str]) -> Iterator[tuple[str, str]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
-from survey.config import SurveyConfig
+from survey.config import SCALES_ARCSEC, SurveyConfig
 from survey.pipeline_spec import missing_files
 from survey.steps import REGISTRY, check_chain
 from survey.tiled import faults as tiled_faults
@@ -29,6 +30,7 @@ def check(config: SurveyConfig) -> tuple[dict[str, dict[str, Any]], dict[str, An
     ]
     image3, found = REGISTRY["image3"].settings(given if given["resample"] else mosaic.image3, "mosaic.image3")
     faults += found
+    faults += _grid_faults(_mapping(image3.get("resample")), "mosaic.image3.resample")
     if mosaic.engine == "tiled":
         faults += tiled_faults(image3)
     else:
@@ -43,10 +45,27 @@ def check(config: SurveyConfig) -> tuple[dict[str, dict[str, Any]], dict[str, An
     return chain, image3, faults
 
 
+def _grid_faults(resample: Mapping[str, Any], where: str) -> list[str]:
+    """Scales and positions that no mosaic of this instrument has: most are slips of the unit."""
+    low, high = SCALES_ARCSEC
+    found = []
+    for name, least, most in (("pixel_scale", low, high), ("pixel_scale_ratio", low / 0.1, high / 0.01)):
+        value = resample.get(name)
+        if isinstance(value, int | float) and not least <= value <= most:
+            found.append(f"{where}.{name}: {value}: expected {least:g} to {most:g}.")
+    crval = resample.get("crval")
+    if isinstance(crval, list | tuple) and len(crval) == 2 and not (0 <= crval[0] < 360 and -90 <= crval[1] <= 90):
+        found.append(f"{where}.crval: {list(crval)} is not on the sky.")
+    return found
+
+
 def not_there(config: SurveyConfig, chain: Mapping[str, Any], image3: Mapping[str, Any]) -> list[str]:
     """Faults for files and folders that a config names, and that are not there."""
     alignment = {} if config.mosaic.alignment is None else {"alignment": str(config.mosaic.alignment)}
     faults = missing_files(chain, "steps") + missing_files(image3, "mosaic.image3") + missing_files(alignment, "mosaic")
+    place = config.workspace
+    if os.path.exists(place) and not os.path.isdir(place):
+        faults.append(f"workspace: {place}: is no folder; expected one, or a name that is free.")
     if config.archive.local is not None and not config.archive.local.is_dir():
         faults.append(f"archive.local: {config.archive.local}: no such folder; expected one of *_uncal.fits.")
     return faults

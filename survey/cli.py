@@ -23,8 +23,17 @@ from survey.console import JSON, emit, say, shown
 from survey.errors import ConfigError, DiskFullError, InterruptedRunError, SurveyError
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
+
+
+def _named(_context: click.Context, _option: click.Parameter, value: str | None) -> Path | None:
+    """A folder's path; an empty one would mean the current folder."""
+    if value is not None and not value.strip():
+        raise click.BadParameter("a path must not be empty.")
+    return None if value is None else Path(value)
+
+
 WORKSPACE = click.option(
-    "--workspace", type=click.Path(path_type=Path), help="Folder of all products; overrides the config's."
+    "--workspace", type=click.Path(), callback=_named, help="Folder of all products; overrides the config's."
 )
 
 

@@ -345,7 +345,7 @@ def preview(path: Path, workspace: str, tls: Path | None = None) -> dict[str, st
     """
     site = load_site(path)
     if isinstance(site, BatchSite):
-        from survey.batch import job_scripts
+        from survey.scripts import job_scripts
 
         folder = tls or site.tls
         guard = None if folder is None else security(folder, ROLES)

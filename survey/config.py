@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from survey.credentials import TOKEN
+from survey.credentials import TOKEN, server_address
 from survey.documents import MAX_FAULTS, Document, nearest, plain, read_document, shown
 from survey.errors import ConfigError
 from survey.limits import Limits
@@ -68,6 +68,9 @@ def _expanded(value: Any) -> Any:
     return expand(str(value)) if isinstance(value, (str, Path)) else value
 
 
+MAX_PATH_BYTES = 4096  # of Linux
+
+
 def _as_path(value: Any) -> Any:
     if not isinstance(value, (str, Path)):
         return value
@@ -75,7 +78,8 @@ def _as_path(value: Any) -> Any:
     if not text.strip():
         raise ValueError("a path must not be empty.")
     try:
-        os.fsencode(text)
+        if len(os.fsencode(text)) >= MAX_PATH_BYTES or any(len(os.fsencode(part)) > 255 for part in Path(text).parts):
+            raise ValueError(f"{shown(text)}: no file system has so long a path.")
     except UnicodeEncodeError:
         raise ValueError(f"{shown(text)}: no file system has such a path.") from None
     if not text.isprintable():
@@ -93,6 +97,7 @@ def _known_filter(value: str) -> str:
     return value
 
 
+SCALES_ARCSEC = (0.001, 10.0)  # of a mosaic; a slip of the unit is outside
 ConfigPath = Annotated[Path, BeforeValidator(_as_path)]
 Server = Annotated[str, BeforeValidator(_expanded)]
 Filter = Annotated[str, AfterValidator(_known_filter)]
@@ -116,7 +121,7 @@ class ArchiveConfig(Section):
     @field_validator("server")
     @classmethod
     def _is_http(cls, value: str) -> str:
-        return _http(value)
+        return server_address(value)
 
 
 class ReferencesConfig(Section):
@@ -132,7 +137,7 @@ class ReferencesConfig(Section):
     @field_validator("server")
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
-        return None if value is None else _http(value)
+        return None if value is None else server_address(value)
 
 
 class MosaicConfig(Section):
@@ -140,7 +145,9 @@ class MosaicConfig(Section):
         "tiled", description="tiled: Image3 per exposure and per tile; stock: the pipeline's own, one process a mosaic"
     )
     per: tuple[Literal["filter", "observation"], ...] = Field(("filter",), description="what one mosaic is made of")
-    pixel_scale_arcsec: float | None = Field(None, gt=0, description="[arcsec]; default: the pipeline's own choice")
+    pixel_scale_arcsec: float | None = Field(
+        None, ge=SCALES_ARCSEC[0], le=SCALES_ARCSEC[1], description="[arcsec]; default: the pipeline's own choice"
+    )
     crval_deg: tuple[float, float] | None = Field(None, description="right ascension and declination of crpix [deg]")
     crpix: tuple[float, float] | None = Field(None, description="reference pixel x, y; 0-based")
     rotation_deg: float | None = Field(None, description="position angle of the y axis, north over east [deg]")
@@ -261,6 +268,13 @@ class SurveyConfig(Section):
             raise ValueError(f"{value!r}: expected up to 40 lower-case letters, digits and '-'.")
         return value
 
+    @field_validator("program", "observations", mode="before")
+    @classmethod
+    def _are_no_booleans(cls, value: Any) -> Any:
+        if any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else [value])):
+            raise ValueError(f"{value!r}: expected whole numbers, such as 1345.")
+        return value
+
     @field_validator("observations")
     @classmethod
     def _are_observations(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -342,12 +356,6 @@ def load_config(
 def resolved(config: SurveyConfig) -> dict[str, Any]:
     """The whole config as JSON types, defaults included: what goes into records and metadata."""
     return config.model_dump(mode="json")
-
-
-def _http(value: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/@]+(/[^\s@]*)?", value):
-        raise ValueError(f"{value!r}: expected http(s)://host, without a user name or token.")
-    return value.rstrip("/")
 
 
 def _sound_part(data: dict[str, Any], places: list[tuple[Any, ...]]) -> SurveyConfig | None:

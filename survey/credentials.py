@@ -1,10 +1,13 @@
-"""The archive's token: an environment variable that the fetcher reads; nobody is told it, no process inherits it."""
+"""The archive's token: an environment variable that the fetcher reads. Nobody is told it, no process inherits it, no
+address of a server holds one.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import html
 import os
+import re
 import urllib.parse
 from collections.abc import Iterator, Mapping
 
@@ -49,3 +52,25 @@ def hidden() -> Iterator[None]:
     finally:
         if kept is not None:
             os.environ[TOKEN] = kept
+
+
+def server_address(value: str) -> str:
+    """An archive's or reference server's address without a slash at its end.
+
+    Raises
+    ------
+    ValueError
+        It is none, or holds a user name.
+    """
+    if not re.fullmatch(r"https?://[^\s/@]+(/[^\s@]*)?", value):
+        raise ValueError(f"{value!r}: expected http(s)://host, without a user name or token.")
+    try:
+        parts = urllib.parse.urlsplit(value)
+        host, port = parts.hostname or "", parts.port
+        if not host or port == 0:
+            raise ValueError("no host or port")
+        if ":" not in host:
+            host.encode("idna")
+    except ValueError as error:
+        raise ValueError(f"{value!r}: no web server can have this address ({error}).") from error
+    return value.rstrip("/")

@@ -7,127 +7,26 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from survey.config import CLUSTER_ADDRESS, ConfigPath, Section
 from survey.config import Server as ExpandedText
 from survey.credentials import TOKEN
 from survey.documents import MAX_FAULTS, nearest, read_document
 from survey.errors import ConfigError
+from survey.groups import DNS_NAME, Count, JobGroup, PodGroup, Seconds, Volume, WorkerGroup, one_word
 
 # What workers declare, and tasks ask for, so that the scheduler places tasks by memory [GB].
 RESOURCE = "memory_gb"
-# What a worker takes beside its task: dask, and the server of child processes with the pipeline imported.
-OVERHEAD_GB = 0.5
 # Numerical libraries must not start threads below a worker that counts as one core.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 LOCAL = "local"
+# Where pods have their own folders.
+POD_PATHS = ("/home/survey", "/tmp", "/etc/dask", "/tls")
 
 _NAME = r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?"  # also names of jobs and of Kubernetes objects
-_DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]?\d)(?::(?P<seconds>[0-5]?\d))?", re.ASCII)
-
-
-def _as_seconds(value: Any) -> Any:
-    """Seconds of 'HH:MM:SS' or 'D-HH:MM:SS'. YAML itself reads 12:00:00, unquoted, as a number of seconds."""
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.fullmatch(value.strip())
-    if match is None:
-        raise ValueError(f"{value!r}: expected hours, minutes and seconds, such as '04:00:00'.")
-    days, hours, minutes, seconds = (int(match[name] or 0) for name in ("days", "hours", "minutes", "seconds"))
-    return 3600 * (24 * days + hours) + 60 * minutes + seconds
-
-
-Seconds = Annotated[int, BeforeValidator(_as_seconds), Field(ge=1)]
-
-
-def clock(seconds: int) -> str:
-    """HH:MM:SS, as batch systems read it."""
-    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-
-
-class WorkerGroup(Section):
-    """Workers of one size. One worker is one process that runs one task at a time."""
-
-    memory_gb: float = Field(
-        gt=0, description="largest task of a worker [GB]; 0.5 GB more is asked for the worker itself"
-    )
-    cores: int = Field(1, ge=1, description="of one worker; tasks use one, more only buys memory on some systems")
-    minimum: int = Field(0, ge=0, description="workers that are kept while nothing waits for them")
-    maximum: int = Field(1, ge=1, description="workers at most")
-
-    @model_validator(mode="after")
-    def _in_order(self) -> WorkerGroup:
-        if self.minimum > self.maximum:
-            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}.")
-        return self
-
-    @property
-    def asked_gb(self) -> float:
-        """What one worker and its task take [GB]."""
-        return self.memory_gb + OVERHEAD_GB
-
-
-class JobGroup(WorkerGroup):
-    """Workers that come by batch jobs of one kind."""
-
-    workers_per_job: int = Field(1, ge=1, description="a job asks for so many times cores and memory")
-    walltime: Seconds = Field(4 * 3600, description="of a job, HH:MM:SS or D-HH:MM:SS")
-    lifetime: Seconds | None = Field(
-        None, description="after which a worker leaves in order, HH:MM:SS; default: walltime less three times stagger"
-    )
-    stagger: Seconds | None = Field(
-        None, description="by which lifetimes differ at random, HH:MM:SS; default: 5 minutes, at most walltime / 20"
-    )
-    queue: str | None = Field(None, description="partition or queue; default: the batch system's own")
-    directives: tuple[str, ...] = Field((), description="more lines for the head of a job script, such as --exclusive")
-
-    @model_validator(mode="after")
-    def _ends_in_time(self) -> JobGroup:
-        if self.maximum < self.workers_per_job:
-            raise ValueError(f"maximum {self.maximum} is less than the {self.workers_per_job} workers of one job.")
-        lifetime, stagger = self.lifetimes
-        if lifetime + stagger > self.walltime or lifetime <= stagger:
-            raise ValueError(
-                f"lifetime {clock(lifetime)} and stagger {clock(stagger)} must end within walltime "
-                f"{clock(self.walltime)}: a worker that leaves in order hands its tasks on."
-            )
-        return self
-
-    @property
-    def lifetimes(self) -> tuple[int, int]:
-        """Lifetime of a worker and by how much it is varied [s]."""
-        stagger = self.stagger or max(1, min(300, self.walltime // 20))
-        return self.lifetime or max(self.walltime - 3 * stagger, 1), stagger
-
-    @property
-    def jobs(self) -> tuple[int, int]:
-        """Jobs at least and at most."""
-        return -(-self.minimum // self.workers_per_job), self.maximum // self.workers_per_job
-
-
-class Volume(Section):
-    """A persistent volume claim and where pods see it."""
-
-    claim: str = Field(description="name of the persistent volume claim")
-    path: str = Field(description="where pods mount it; configs name paths below it")
-    read_only: bool = Field(False, description="whether pods may only read it")
-
-    @field_validator("path")
-    @classmethod
-    def _is_absolute(cls, value: str) -> str:
-        if not value.startswith("/") or ".." in value.split("/"):
-            raise ValueError(f"{value!r}: expected an absolute path such as /data/workspace.")
-        return value
-
-
-class PodGroup(WorkerGroup):
-    """Workers that are pods of one kind."""
-
-    scratch_gb: float = Field(4.0, gt=0, description="local scratch of one pod [GB]")
-    node_selector: dict[str, str] = Field(default_factory=dict, description="labels of nodes that pods may run on")
 
 
 class SiteConfig(Section):
@@ -212,13 +111,25 @@ class BatchSite(_Grouped):
     tls: ConfigPath | None = Field(None, description="folder of certificates, on a file system that jobs see")
     idle: Seconds = Field(120, description="after which a job whose workers have nothing to do is ended, HH:MM:SS")
 
+    @field_validator("account")
+    @classmethod
+    def _is_one_word(cls, value: str | None) -> str | None:
+        return one_word(value)
+
+    @field_validator("scratch", "python")
+    @classmethod
+    def _is_one_line(cls, value: str | None) -> str | None:
+        if value is not None and not (value and value.isprintable()):
+            raise ValueError(f"{value!r}: expected a path without control characters.")
+        return value
+
 
 class KubernetesSite(_Grouped):
     """Workers as pods, through the dask operator."""
 
     kind: Literal["kubernetes"]
     groups: dict[str, PodGroup] = Field(description="pods by size: ordinary ones, and one for tasks that need more")
-    image: str = Field(description="container image, with its tag or digest")
+    image: str = Field(pattern=r"^[a-z0-9][A-Za-z0-9._:/@-]*$", description="container image, with its tag or digest")
     namespace: str = Field("survey", pattern=_NAME, description="of all objects")
     name: str = Field("survey", pattern=_NAME, description="of the cluster")
     workspace: Volume = Field(
@@ -228,11 +139,37 @@ class KubernetesSite(_Grouped):
         Volume(claim="survey-crds", path="/crds", read_only=True), description="the claim that holds the CRDS cache"
     )
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="of the image")
-    user_id: int = Field(10001, ge=1, description="that pods run as; the claims must be writable for it")
-    service_account: str = Field("survey", description="of all pods; its token is not mounted")
-    dask_config: str = Field("survey-dask", description="config map with dask's settings, mounted at /etc/dask")
-    tls_secret: str = Field("survey-tls", description="first part of the secrets' names; -scheduler, -worker follow")
+    user_id: Count = Field(10001, ge=1, description="that pods run as; the claims must be writable for it")
+    service_account: str = Field("survey", pattern=DNS_NAME, description="of all pods; its token is not mounted")
+    dask_config: str = Field(
+        "survey-dask", pattern=DNS_NAME, description="config map with dask's settings, mounted at /etc/dask"
+    )
+    tls_secret: str = Field(
+        "survey-tls", pattern=DNS_NAME, description="first part of the secrets' names; -scheduler, -worker follow"
+    )
     tls: ConfigPath | None = Field(None, description="folder of certificates, where the client sees it")
+
+    @field_validator("crds")
+    @classmethod
+    def _is_only_read(cls, value: Volume) -> Volume:
+        return value.model_copy(update={"read_only": True})
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> KubernetesSite:
+        (ordinary, first), *others = self.groups.items()
+        for name, group in others:
+            if name in ("default", "worker", "scheduler"):
+                raise ValueError(f"group {name!r}: the cluster's own objects have this name; choose another.")
+            if group.memory_gb <= first.memory_gb:
+                raise ValueError(
+                    f"group {name!r}: memory_gb {group.memory_gb:g} must be above the {first.memory_gb:g} of "
+                    f"{ordinary!r}: the autoscaler would end its workers, and starts none of them."
+                )
+        paths = [*POD_PATHS, self.workspace.path.rstrip("/"), self.crds.path.rstrip("/")]
+        twice = sorted({path or "/" for path in paths if not path or paths.count(path) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: expected a path of its own for each claim, such as /workspace.")
+        return self
 
 
 class AddressSite(SiteConfig):

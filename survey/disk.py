@@ -57,9 +57,13 @@ def room(
     records : of earlier runs, by key
     fetches : raw files are copied into the workspace, not linked
     """
+    from survey.archive.transfer import MAX_FILE_BYTES  # which brings the network along
+
     exposures = {exposure.name: exposure for exposure in made.exposures}
     absent = [exposure for exposure in made.exposures if not exposure.sha256 and not exposure.fault]
-    raw = sum(exposure.size or 0 for exposure in absent) / 1e9 if fetches else 0.0
+    # A larger size is a slip of the archive's row: that file will not be fetched.
+    sizes = [exposure.size for exposure in absent if exposure.size and exposure.size <= MAX_FILE_BYTES]
+    raw = sum(sizes) / 1e9 if fetches else 0.0
     mosaics: dict[str, list[Task]] = {}
     for task in made:
         if task.step == "drizzle":

@@ -23,6 +23,7 @@ MAX_SHOWN = 80  # characters of a foreign value in a message
 Place = tuple[str | int, ...]
 
 # The loader in C where PyYAML has it: the one in Python takes a minute for a megabyte.
+_OCTAL = re.compile(r"0[0-7_]+")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -152,7 +153,7 @@ def _check_events(path: Path, text: str) -> None:
 
 
 def _walk(node: yaml.Node, path: Place, lines: dict[Place, int]) -> Iterator[tuple[int, str]]:
-    """Note the line of every key and list entry; yields keys that stand twice."""
+    """Note the line of every key and list entry; yields keys that stand twice, and octal numbers."""
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
@@ -171,6 +172,10 @@ def _walk(node: yaml.Node, path: Place, lines: dict[Place, int]) -> Iterator[tup
                 for _ in _walk(value, path, lines):  # by its only key; what stands twice in it is told below
                     pass
             yield from _walk(value, (*path, index), lines)
+    elif node.tag == "tag:yaml.org,2002:int" and _OCTAL.fullmatch(node.value):
+        meant = node.value.replace("_", "").lstrip("0") or "0"
+        place = ".".join(str(part) if isinstance(part, int) else plain(part) for part in path)
+        yield node.start_mark.line + 1, f"{place}: {node.value}: YAML takes a leading zero for octal; write {meant}."
 
 
 def _keys_of(model: Any, place: Place) -> list[str]:

@@ -16,6 +16,7 @@ from survey.models import Exposure
 # A footprint's corners leave out the bulge of its edges, and alignment moves exposures by less than this [pixels].
 PREDICTION_PAD_PX = 32
 ARCSEC = 1 / 3600
+MAX_SIDE_PX = 1_000_000  # of a grid in a file: 8 degrees at 0.03 arcsec; the tiles of a damaged one would have no end
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +129,28 @@ class Layout:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Layout:
-        """Raises KeyError or TypeError for what is not a layout."""
+        """Raises KeyError, TypeError or ValueError for what is not a layout."""
         members = tuple(
-            Member(item["name"], int(item["group"]), _box(item["outlier"]), _box(item["final"]))
+            Member(str(item["name"]), int(item["group"]), _box(item["outlier"]), _box(item["final"]))
             for item in data["members"]
         )
-        shapes = [(int(data[key][0]), int(data[key][1])) for key in ("outlier_shape", "final_shape")]
+        shapes = [_shape(data[key]) for key in ("outlier_shape", "final_shape")]
         return cls(shapes[0], shapes[1], bool(data["shared"]), members, str(data["digest"]), dict(data["facts"]))
 
 
 def _box(value: Mapping[str, int] | None) -> Box | None:
-    return None if value is None else Box(**value)
+    if value is None:
+        return None
+    if not all(type(edge) is int and abs(edge) <= MAX_SIDE_PX for edge in value.values()):
+        raise ValueError(f"box: found {value}, expected whole pixels of at most {MAX_SIDE_PX}")
+    return Box(**value)
+
+
+def _shape(value: Sequence[Any]) -> tuple[int, int]:
+    ny, nx = value
+    if not all(type(side) is int and 0 <= side <= MAX_SIDE_PX for side in (ny, nx)):
+        raise ValueError(f"shape: found {value}, expected two sides of at most {MAX_SIDE_PX} pixels")
+    return ny, nx
 
 
 def tiles(shape: tuple[int, int], side: int) -> Iterator[Tile]:

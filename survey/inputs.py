@@ -17,7 +17,7 @@ from survey.credentials import token
 from survey.digest import digest, file_sha256
 from survey.errors import ConfigError, DownloadError, ProductNameError, ReferencesError, SurveyError
 from survey.models import Association, Exposure
-from survey.names import ExposureName, split_file
+from survey.names import ExposureName, parse_mosaic, split_file
 from survey.pipeline_spec import override_files, types_in_use
 from survey.references import References
 from survey.steps import REGISTRY
@@ -251,6 +251,13 @@ def members_of(
             faults.append(
                 f"{association.product}: member {name} has no raw file in {config.workspace}/raw, and beside the "
                 f"association: {error}. Run 'survey fetch' with a config that holds it, or put its cal file there."
+            )
+    elements = parse_mosaic(association.product).elements
+    for exposure in (*raw, *given):
+        if exposure.filter.lower() not in elements.split("-"):
+            faults.append(
+                f"{association.product}: member {exposure.name} is of {exposure.filter}, the product of {elements}; "
+                "a mosaic holds one filter."
             )
     if faults:
         raise ConfigError(faults)

@@ -73,7 +73,10 @@ def _is_foreign(record: TaskRecord, held: set[str]) -> bool:
     if record.step == "given":
         return True
     members = record.settings.get("members")
-    return REGISTRY[record.step].scope == "mosaic" and (not isinstance(members, list) or set(members) <= held)
+    step = REGISTRY.get(record.step)  # None: of another version, or damaged
+    if step is None or step.scope != "mosaic":
+        return False
+    return not isinstance(members, list) or all(isinstance(name, str) and name in held for name in members)
 
 
 def _why_unplanned(record: TaskRecord, held: set[str]) -> str:
@@ -140,10 +143,10 @@ def _store_faults(workspace: Workspace, known: set[str]) -> dict[str, str]:
     A group without its commit mark is no mosaic yet; a run that was killed may have left chunks there.
     """
     store = workspace.root / "mosaics" / "mosaics.zarr"
-    faults = {}
-    if (store / "zarr.json").exists() and (store / "zarr.json").read_bytes() != ROOT_METADATA:
-        faults["mosaics/mosaics.zarr/zarr.json"] = "was changed since it was written; run again to write it anew"
-    for mark in sorted(store.glob("[!.]*/zarr.json")):
+    marks = sorted(store.glob("[!.]*/zarr.json"))
+    cause = _root_fault(store / "zarr.json", needed=bool(marks))
+    faults = {"mosaics/mosaics.zarr/zarr.json": f"{cause}; run again to write it anew"} if cause else {}
+    for mark in marks:
         group = mark.parent
         if group.relative_to(workspace.root).as_posix() in known:  # one product: its sha256 is that of all its files
             continue
@@ -152,6 +155,18 @@ def _store_faults(workspace: Workspace, known: set[str]) -> dict[str, str]:
             if name not in known and (path.is_symlink() or not path.is_dir()):
                 faults[name] = "no record knows it"
     return faults
+
+
+def _root_fault(path: Path, *, needed: bool) -> str:
+    """Why the root metadata of the store is not as it was written; a store of no mosaic may do without."""
+    if not os.path.lexists(path):
+        return "is not there, and mosaics are" if needed else ""
+    if not paths.is_file(path):  # a pipe would be waited for
+        return "is a folder, a link or a device; expected a file"
+    try:
+        return "" if path.read_bytes() == ROOT_METADATA else "was changed since it was written"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
 
 
 def _raw_faults(workspace: Workspace, found: Records) -> dict[str, str]:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -55,8 +56,14 @@ class Holder:
         import psutil
 
         try:
-            born = psutil.Process(self.pid).create_time()
-        except psutil.Error:
+            process = psutil.Process(self.pid)
+            born = process.create_time()
+            # A killed process stays in the table until its parent asks; with other threads it may still work.
+            if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) and process.num_threads() <= 1:
+                return False
+        except psutil.AccessDenied:
+            return self.pid != os.getpid()
+        except (psutil.Error, ValueError, OverflowError):  # the last two: no process can have such a number
             return False
         return self.pid != os.getpid() and (not self.born or abs(born - self.born) < _SAME_START_SECONDS)
 
@@ -64,10 +71,12 @@ class Holder:
 def read_holder(root: Path) -> Holder | None:
     """Who holds a workspace, as the note says; None when there is none, or none that can be read."""
     try:
+        if not stat.S_ISREG((root / NOTE).lstat().st_mode):
+            return None
         facts = json.loads((root / NOTE).read_text())
         rest = str(facts.get("run", "")), float(facts.get("born", 0.0))
         return Holder(str(facts["host"]), int(facts["pid"]), str(facts["start"]), *rest)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 
@@ -135,7 +144,25 @@ def _write_note(root: Path) -> str:
 
 
 def _create(path: Path, content: bytes) -> bool:
-    """Make a file that is not there; False when it is."""
+    """Make a file that is not there, whole from its first moment; False when there is one."""
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        os.write(descriptor, content)
+        os.fsync(descriptor)
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            return _create_at_once(path, content)
+    finally:
+        os.close(descriptor)
+        part.unlink(missing_ok=True)
+    return True
+
+
+def _create_at_once(path: Path, content: bytes) -> bool:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:

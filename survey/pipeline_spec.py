@@ -233,7 +233,8 @@ def _check_value(spec: StepSpec, name: str, value: Any) -> Any:
     check = spec.parameters[name]
     try:
         clean = _VALIDATOR.check(check, _as_configobj(value))
-        if isinstance(clean, float) and not math.isfinite(clean):
+        numbers = clean if isinstance(clean, list) else [clean]
+        if not all(math.isfinite(item) for item in numbers if isinstance(item, float)):
             raise ValidateError("expected a finite number")
         if name in OUTPUT_NAMES and clean and not plain_name(str(clean)):
             raise ValidateError("it names a file that is written beside the other products: expected a plain file name")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from survey.deploy import RESOURCE, KubernetesSite, PodGroup, WorkerGroup
+from survey.deploy import RESOURCE, THREADS, KubernetesSite
+from survey.groups import PodGroup, WorkerGroup
 
 API = "kubernetes.dask.org/v1"
 HOME_GB, SCHEDULER_GB = 1, 4
@@ -40,7 +41,7 @@ def manifests(site: KubernetesSite) -> list[dict[str, Any]]:
 
 def gibibytes(group: WorkerGroup) -> int:
     """What a worker's container may take, whole [GiB]."""
-    return math.ceil(group.asked_gb / _GIB)
+    return math.ceil(group.memory_gb / _GIB + 1)
 
 
 def _resource(site: KubernetesSite, kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def _scheduler(site: KubernetesSite) -> dict[str, Any]:
         **_container(site, "scheduler", SCHEDULER_GB, SCHEDULER_GB),
         "args": [
             *("dask", "scheduler", "--protocol=tls", "--host=0.0.0.0"),
-            *(f"--port={COMM}", f"--dashboard-address=:{DASHBOARD}"),
+            *(f"--port={COMM}", f"--dashboard-address=:{DASHBOARD}", "--preload=survey.retirement"),
         ],
         "ports": _ports(COMM, DASHBOARD),
         "readinessProbe": {**health, "periodSeconds": 5},
@@ -73,6 +74,11 @@ def _scheduler(site: KubernetesSite) -> dict[str, Any]:
 def _workers(site: KubernetesSite, group: PodGroup, replicas: int) -> dict[str, Any]:
     address = f"tls://{site.name}-scheduler:{COMM}"
     volumes = {"workspace": site.workspace, "crds": site.crds}
+    environment = {
+        **{"DASK_SCHEDULER_ADDRESS": address, "USER": "survey"},
+        **dict.fromkeys(THREADS, "1"),
+        **{"CRDS_PATH": site.crds.path, **site.environment},
+    }
     container = {
         **_container(site, "worker", gibibytes(group), group.scratch_gb, str(group.cores)),
         "args": [
@@ -88,11 +94,7 @@ def _workers(site: KubernetesSite, group: PodGroup, replicas: int) -> dict[str, 
             *(f"--resources={RESOURCE}={group.memory_gb:g}", f"--worker-port={WORKER}", "--no-dashboard"),
             *(f"--dashboard-address=:{WORKER_HTTP}", "--local-directory=/tmp/dask", "--death-timeout=600"),
         ],
-        "env": [
-            {"name": "DASK_SCHEDULER_ADDRESS", "value": address},
-            {"name": "CRDS_PATH", "value": site.crds.path},
-            *({"name": name, "value": value} for name, value in site.environment.items()),
-        ],
+        "env": [{"name": name, "value": value} for name, value in environment.items()],
         "ports": _ports(WORKER, WORKER_HTTP),
         "livenessProbe": {
             **{"httpGet": {"port": "http-dashboard", "path": "/health"}, "timeoutSeconds": 10},

@@ -99,14 +99,18 @@ def publish(workspace: Path, dataset: xr.Dataset) -> Path:
 
 
 def fault(workspace: Path) -> str:
-    """Why ``provenance.zarr`` is not, byte by byte, as it was written; '' when it is, or there is none.
+    """Why ``provenance.zarr`` is not, byte by byte, as it was written; '' when it is, or none was written yet.
 
-    A snapshot bears the start of its sha256 in its name.
+    A snapshot bears the start of its sha256 in its name. One that is there without the name shows that the name was
+    removed: a run that is killed before its first snapshot leaves neither.
     """
     link = workspace / STORE
-    if not os.path.lexists(link):
-        return ""
     try:
+        if not os.path.lexists(link):
+            written = any(map(_is_whole, (workspace / SNAPSHOTS).glob("*.zarr")))
+            return f"is not there, and {SNAPSHOTS} holds what it led to; run again to write it anew" if written else ""
+        if link.exists() and not (link / "zarr.json").is_file():
+            return "holds no Dataset; run again to write it anew"
         snapshot = link.resolve(strict=True)
         said, found = snapshot.stem.rpartition("-")[2], tree_sha256(snapshot)[0]
     except (OSError, ValueError) as error:
@@ -288,6 +292,11 @@ def _text(values: Iterable[str]) -> Any:
 
 def _encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
     return {str(name): {"chunks": (CHUNK_ROWS,)} for name in dataset.variables}
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a snapshot was written to its end: it bears its sha256 then."""
+    return _is_snapshot(path) and len(path.stem.partition("-")[2]) == NAMED_DIGITS
 
 
 def _is_snapshot(path: Path) -> bool:

@@ -72,10 +72,11 @@ def recorded(task: Task, record: TaskRecord | None) -> TaskRecord | None:
 
 def in_place(root: Path, record: TaskRecord) -> bool:
     """Whether all products of a record are there in their size."""
-    return all(_in_place(root, product, record.digest) for product in record.products)
+    return all(product_in_place(root, product, record.digest) for product in record.products)
 
 
-def _in_place(root: Path, product: Product, digest: str) -> bool:
+def product_in_place(root: Path, product: Product, digest: str) -> bool:
+    """Whether a product is there, as a file of its size or as a mosaic of its task."""
     try:
         path = paths.inside(root, product.path)
         found = path.lstat()

@@ -109,7 +109,7 @@ def run(
     until : last step to run
     watch : called with the plan; returns what is called with each decided record
     progress, say : where downloads and remarks are shown
-    report : keep the survey page and dask's performance report as ``reports/dashboard.html``
+    report : keep the survey page and dask's performance report as ``reports/dashboard.html``, however the run ends
 
     Raises
     ------
@@ -246,6 +246,9 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
             # What a run that was killed at its very end did not.
             whole = {task.subject: tasks for task in tasks if task.step == "assemble"}
             tidy(root, {task.key: stored[task.key] for task in tasks}, whole, stored, config.mosaic.keep_intermediate)
+            if where.report:
+                before = " The last run's stays." if (root / "reports" / REPORT).exists() else ""
+                where.say(f"{REPORT} is not written: every task was done before, so that nothing ran.{before}")
         else:
             planner = Planner(config, references, override_digests(config), learn(stored.values()))
             records = _on_cluster(made, planner, root, references, where, stored, decided)
@@ -295,16 +298,13 @@ def _on_cluster(
         for task in tasks:
             if largest and task.memory_gb > largest:
                 where.say(f"{task.key} will not be run: {too_large(task, largest)}")
-        told = stack.enter_context(feed(client, planner.config, made, steps_until(made, where.until), where.say))
-        records = run_plan(
+        kept = root / "reports" / REPORT if where.report else None
+        told = stack.enter_context(feed(client, planner.config, made, steps_until(made, where.until), where.say, kept))
+        return run_plan(
             made, planner, site, client,
             stored=stored, watch=told.watch(decided), until=where.until, laid_out=told.laid_out,
             trouble=guard.trouble,
         )  # fmt: skip
-        told.end("finished")
-        if where.report:
-            told.save(root / "reports" / REPORT)
-        return records
 
 
 def _nobody(_plan: Plan) -> Watch:

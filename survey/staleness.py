@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from survey.models import COMPLETE, Plan, Task, TaskRecord
-from survey.publication import recorded, reusable
+from survey.publication import product_in_place, recorded, reusable
 from survey.steps import REGISTRY
 
 DONE = "done"
@@ -48,7 +48,13 @@ def state_of(task: Task, record: TaskRecord | None, root: Path) -> State:
         return State(task, FAILED, (record.error or record.status,))
     if record.digest != task.digest:
         return State(task, STALE, tuple(differences(task, record)))
-    return State(task, STALE, tuple(f"{item.path} is missing or has another size" for item in record.products))
+    return State(task, STALE, _out_of_place(record, root))
+
+
+def _out_of_place(record: TaskRecord, root: Path) -> tuple[str, ...]:
+    """Which products of a record are not there as they were written; the others are no cause."""
+    lost = [item.path for item in record.products if not product_in_place(root, item, record.digest)]
+    return tuple(f"{path} is missing or has another size" for path in lost)
 
 
 def differences(task: Task, record: TaskRecord) -> list[str]:

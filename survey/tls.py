@@ -11,6 +11,7 @@ import datetime
 import errno
 import ipaddress
 import os
+import shlex
 import shutil
 import socket
 import ssl
@@ -114,7 +115,8 @@ def faults(folder: Path, roles: Iterable[str] = ("client",)) -> list[str]:
 
 def commands(folder: Path, host: str) -> list[str]:
     """How to start a scheduler and a worker with these certificates, and run on them."""
-    shown = {name: str(folder / name) for name in FILES}
+    shown = {name: shlex.quote(str(folder / name)) for name in FILES}
+    address = shlex.quote(f"tls://[{host}]:8786" if ":" in host else f"tls://{host}:8786")
 
     def flags(role: str) -> str:
         certificate, key = file_names(role)
@@ -125,8 +127,8 @@ def commands(folder: Path, host: str) -> list[str]:
     memory = "--memory-limit 8.5GB --resources memory_gb=8"
     return [
         f"dask scheduler --protocol tls --port 8786 {closed}8787 {flags('scheduler')}",
-        f"dask worker tls://{host}:8786 --nthreads 1 {memory} {closed}0 {flags('worker')}",
-        f"survey run CONFIG --cluster tls://{host}:8786 --tls {folder}",
+        f"dask worker {address} --nthreads 1 {memory} {closed}0 {flags('worker')}",
+        f"survey run CONFIG --cluster {address} --tls {shlex.quote(str(folder))}",
     ]
 
 

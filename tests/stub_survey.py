@@ -50,6 +50,7 @@ def main() -> int:
     parser.add_argument("workspace", type=Path)
     parser.add_argument("--until")
     parser.add_argument("--cluster")
+    parser.add_argument("--report", action="store_true")
     given = parser.parse_args()
     root = given.workspace.absolute()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
@@ -59,7 +60,9 @@ def main() -> int:
     reduction.sync_references = lambda *_: FakeReferences()
     crds_references.worker_environment = lambda _: {**ENVIRONMENT, **seconds}
     try:
-        done = reduction.run(config_of(root), cluster=given.cluster, until=given.until)
+        told = (lambda line: print(line, file=sys.stderr)) if given.report else (lambda _line: None)
+        where = {"cluster": given.cluster, "until": given.until}
+        done = reduction.run(config_of(root), **where, say=told, report=given.report)
     except SurveyError as error:
         print(error, file=sys.stderr)
         return error.exit_code

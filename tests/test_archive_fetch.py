@@ -282,6 +282,12 @@ def test_everything_refused_is_named(server, tmp_path):
     assert all(name in str(report.error) for name in (*closed, ONE)) and report.error.exit_code == 3
 
 
+def test_absurd_size_in_the_row_costs_that_file_alone(server, tmp_path):
+    found = [exposure(server.archive.exposures[ONE], size=10**15), *rows(server)[1:]]
+    report = fetch(found, tmp_path, server=server.url, settings=QUICK)
+    assert "no exposure is so large" in report.missing[ONE] and len(report.exposures) == len(found) - 1
+
+
 def test_wrong_size_in_the_row_is_named(server, tmp_path):
     found = [exposure(server.archive.exposures[ONE], size=2880 * 3)]
     report = fetch([*found, *rows(server)[1:]], tmp_path, server=server.url, settings=QUICK)
@@ -385,8 +391,11 @@ def test_token_with_a_line_break_is_refused_unshown(server, tmp_path):
 
 
 def test_disk_full(server, tmp_path, monkeypatch):
-    with pytest.raises(DiskFullError, match="to fetch"):
-        fetch(rows(server, size=10**18), tmp_path, server=server.url, settings=QUICK)
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as small:
+        small.setattr("survey.archive.fetch.shutil.disk_usage", lambda _path: usage._replace(free=10**9))
+        with pytest.raises(DiskFullError, match="to fetch"):
+            fetch(rows(server, size=10**9), tmp_path, server=server.url, settings=QUICK)
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
 from observatory import CORNERS, make_observatory, write_raw
 
 from survey.archive import local
+from survey.archive.held import held
 from survey.archive.ledger import LEDGER, Ledger
 from survey.archive.local import find_exposures, read_exposure
-from survey.archive.raw import link_local
+from survey.archive.raw import checked_facts, link_local
 from survey.archive.structure import DamagedFileError
 from survey.errors import ConfigError, ProductNameError, SurveyError
+from survey.models import Exposure
 
 ONE = "jw01345001001_02101_00001_nrcb1"
 
@@ -103,3 +106,48 @@ def test_cache_spares_the_headers_of_unchanged_files(folder, tmp_path, monkeypat
     again, _ = find_exposures(folder, cache=Ledger(ledger))
     assert opened == [f"{ONE}_uncal.fits"] and again[0].filter == "F115W"
     assert ledger.read_bytes() == lines  # whoever looks does not hold the workspace
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"footprint": 5}, {"footprint": [["a", "b"]]}, {"footprint": [[1.0]]}, {"footprint": [[1.0, float("nan")]]},
+        {"filter": 5}, {"filter": ["F200W"]}, {"pupil": {}}, {"subarray": 3}, {"subarray": "S" * 500},
+        {"groups": "5"}, {"groups": 2.5}, {"groups": True}, {"groups": -1}, {"integrations": [1]},
+        {"start_mjd": "today"}, {"start_mjd": float("inf")},
+    ],
+)  # fmt: skip
+def test_a_ledger_line_of_odd_facts_is_not_known(folder, tmp_path, odd):
+    first, _ = find_exposures(folder)
+    link_local(first, tmp_path / "raw")
+    path = tmp_path / "raw" / LEDGER
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(Ledger(path)) == len(lines)
+    lines[0]["facts"] |= odd
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert lines[0]["name"] not in Ledger(path).names() and len(Ledger(path)) == len(lines) - 1
+    assert len(held(tmp_path / "raw")) == len(lines) - 1
+    assert find_exposures(folder, cache=Ledger(path))[0] != ()
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [{"FILTER": "F115W"}, {"FILTER": "F444W"}, {"EXP_TYPE": "NRC_GRISM"}, {"PUPIL": "WLP8"}, {"OBSERVTN": "002"},
+     {"VISIT": "003"}],
+)  # fmt: skip
+def test_file_that_is_not_the_one_of_its_row_is_refused(tmp_path, keywords):
+    row = Exposure(ONE, 1345, 1, 1, "NRCB1", "F200W", uri="mast:JWST/product/x")
+    path = tmp_path / row.file
+    write_raw(path, ONE, "NRCB1", "F200W", OBSERVTN="001", VISIT="001")
+    assert checked_facts(path, row)["filter"] == "F200W"
+    write_raw(
+        path, ONE, "NRCB1", keywords.get("FILTER", "F200W"), **{k: v for k, v in keywords.items() if k != "FILTER"}
+    )
+    with pytest.raises(DamagedFileError, match="by its header"):
+        checked_facts(path, row)
+
+
+def test_row_that_names_the_narrow_filter_alone_fits_its_pair(tmp_path):
+    row = Exposure(ONE, 1345, 1, 1, "NRCB1", "F162M", uri="mast:JWST/product/x")
+    write_raw(tmp_path / row.file, ONE, "NRCB1", "F150W2", PUPIL="F162M")
+    assert checked_facts(tmp_path / row.file, row)["pupil"] == "F150W2"

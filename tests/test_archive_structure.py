@@ -37,11 +37,34 @@ HUGE = {
     ),
     "huge PCOUNT": (card("BITPIX", 8), card("NAXIS", 1), card("NAXIS1", 1), card("PCOUNT", 10**17)),
     "huge GCOUNT": (card("BITPIX", 8), card("NAXIS", 1), card("NAXIS1", 1), card("PCOUNT", 0), card("GCOUNT", 10**17)),
+    "no group": (
+        card("BITPIX", 8), card("NAXIS", 2), card("NAXIS1", 10**8), card("NAXIS2", 10**8), card("GCOUNT", 0)
+    ),
+    "one empty axis": (card("BITPIX", 8), card("NAXIS", 2), card("NAXIS1", 10**14), card("NAXIS2", 0)),
     "a thousand axes": (card("BITPIX", 8), card("NAXIS", 1000)),
     "axis of too many digits": (card("BITPIX", 8), card("NAXIS", 1), card("NAXIS1", "9" * 20)),
     "negative axis": (card("BITPIX", 8), card("NAXIS", 1), card("NAXIS1", -8)),
     "no such BITPIX": (card("BITPIX", 7), card("NAXIS", 0)),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["no group", "one empty axis"])
+def test_size_that_counts_as_nothing_is_refused_by_itself(tmp_path, kind):
+    path = tmp_path / "x.fits"
+    path.write_bytes(PRIMARY + header("XTENSION= 'IMAGE   '", *HUGE[kind]))
+    with pytest.raises(DamagedFileError, match="elements"):
+        read_hdus(path)
+
+
+@pytest.mark.parametrize("value", ["'asdf    '", "    'ASDF'", "'ASDF'"])
+def test_packed_tree_is_refused_however_its_name_is_written(tmp_path, value):
+    block = b"\xd3BLK" + (48).to_bytes(2, "big") + bytes(4) + b"zlib" + (8).to_bytes(8, "big") * 2
+    block += (50_000_000).to_bytes(8, "big") + bytes(16)
+    cards = (card("BITPIX", 8), card("NAXIS", 1), card("NAXIS1", len(block)), f"EXTNAME = {value}")
+    path = tmp_path / "x.fits"
+    path.write_bytes(PRIMARY + header("XTENSION= 'IMAGE   '", *cards) + block.ljust(2880, b"\0"))
+    with pytest.raises(DamagedFileError, match="ASDF block"):
+        read_hdus(path)
 
 
 @pytest.mark.parametrize("kind", HUGE)

@@ -137,6 +137,15 @@ mosaic:
         ("mosaic: {per: [filter, filter]}", "a mosaic holds one filter"),
         ("instrument: MIRI", "NIRCAM"),
         ("archive: {server: 'http://user:secret@host'}", "without a user name"),
+        ("archive: {server: 'http://[::1'}", "no web server can have this address"),
+        ("archive: {server: 'http://\u2100.com'}", "no web server can have this address"),
+        ("archive: {server: 'http://host:99999999'}", "no web server can have this address"),
+        ("archive: {server: 'http://:'}", "no web server can have this address"),
+        ("observations: [true]", "expected whole numbers"),
+        ("observations: [1, 052]", "observations.1: 052: YAML takes a leading zero for octal; write 52."),
+        ("mosaic: {pixel_scale_arcsec: 0.0000083}", "pixel_scale_arcsec"),
+        ("mosaic: {pixel_scale_arcsec: 1.0e-320}", "pixel_scale_arcsec"),
+        (f"archive: {{local: {'a' * 5000}}}", "no file system has so long a path"),
         ("archive: {local: ''}", "must not be empty"),
         ("archive: {local: '${NOT_SET_ANYWHERE}'}", "environment variable NOT_SET_ANYWHERE is not set"),
         ("mosaic: 4", "mosaic"),
@@ -334,3 +343,27 @@ def test_every_field_is_described():
         for key, value in (fields or {name: item}).items():
             plain = {"instrument", "kernel", "weight"}  # their values say it
             assert value.description or key in plain, f"{name}.{key}"
+
+
+@pytest.mark.parametrize(
+    ("resample", "words"),
+    [
+        ("{crval: [.nan, 52.8]}", "finite"),
+        ("{crval: [1.0e+400, -500]}", "crval"),
+        ("{crval: [214.8, -500]}", "is not on the sky"),
+        ("{crval: [214.8, 52.8], crpix: [.inf, 0]}", "finite"),
+        ("{pixel_scale_ratio: 1.0e-9}", "pixel_scale_ratio: 1e-09: expected 0.01 to 1000"),
+        ("{pixel_scale: 8.3e-6}", "pixel_scale: 8.3e-06: expected 0.001 to 10"),
+    ],
+)
+def test_a_grid_that_no_mosaic_has_is_refused(tmp_path, resample, words):
+    with pytest.raises(ConfigError) as raised:
+        load_checked(write(tmp_path, f"{SMALL}mosaic: {{image3: {{resample: {resample}}}}}\n"))
+    assert any(words in fault and ":5: mosaic.image3.resample." in fault for fault in raised.value.faults)
+
+
+def test_a_file_in_place_of_the_workspace_is_refused(tmp_path):
+    path = write(tmp_path, SMALL)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match=r"workspace: .*is no folder"):
+        load_checked(path, workspace=tmp_path / "file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ from survey.config import SurveyConfig
 from survey.dashboard.feed import feed, guesses
 from survey.dashboard.journal import journal_path
 from survey.digest import file_sha256
+from survey.errors import ClusterError, InterruptedRunError
 from survey.execute import Site
 from survey.graph import RESOURCE, run_plan
 from survey.models import COMPLETE, FAILED
@@ -62,14 +64,11 @@ class Line:
     def run(self, client, watch=lambda *_: None, save: Path | None = None):
         site = Site(str(self.workspace.root), self.config.survey, {**ENVIRONMENT, "STUB_SECONDS": str(self.seconds)})
         stored = read_records(self.workspace.records).by_key
-        with feed(client, self.config, self.plan, steps_until(self.plan, None), self.said.append) as told:
+        with feed(client, self.config, self.plan, steps_until(self.plan, None), self.said.append, save) as told:
             records = run_plan(
                 self.plan, Planner(self.config, self.references), site, client,
                 stored=stored, watch=told.watch(watch), laid_out=told.laid_out,
             )  # fmt: skip
-            told.end("finished")
-            if save is not None:
-                told.save(save)
         return {record.key: record for record in records}
 
 
@@ -163,27 +162,69 @@ def test_a_run_is_told_to_the_scheduler(client, tmp_path, monkeypatch):
     assert 'href="survey"' in ask(client, "/status")
 
 
+def run_with_a_report(line, client, decided):
+    """`survey run --until image2 --report` of a line, on a client that is there."""
+    where = reduction._Where(client, None, "image2", reduction._nobody, line.said.append, report=True)
+    planner, root = Planner(line.config, line.references), line.workspace.root
+    return reduction._on_cluster(line.plan, planner, root, line.references, where, {}, decided)
+
+
 @pytest.mark.slow
 def test_a_run_with_a_report_keeps_it_in_the_workspace(client, tmp_path, monkeypatch):
     line = Line(tmp_path / "ws", 1)
     (line.workspace.root / "faults.json").unlink()
     monkeypatch.setattr(reduction.crds_references, "worker_environment", lambda _references: ENVIRONMENT)
-    where = reduction._Where(client, None, "image2", reduction._nobody, line.said.append, report=True)
-    planner = Planner(line.config, line.references)
     decided = []
-    records = reduction._on_cluster(
-        line.plan,
-        planner,
-        line.workspace.root,
-        line.references,
-        where,
-        {},
-        lambda record, _reused: decided.append(record),
-    )
+    records = run_with_a_report(line, client, lambda record, _reused: decided.append(record))
     assert [record.status for record in records] == [COMPLETE] * 4 and len(decided) == 4
     saved = line.workspace.root / "reports" / "dashboard.html"
     assert line.said == [f"report: {saved}"] and "Dask performance" in saved.read_text()
     assert state(client)["tasks"]["total"] == 4 and state(client)["outcome"] == "finished"
+    # Again: nothing runs, which is said, and the report of the run that did stays.
+    before, line.said[:] = saved.read_bytes(), []
+    where = reduction._Where(client, None, "image2", reduction._nobody, line.said.append, report=True)
+    again = reduction._run_tasks(line.config, line.plan, line.references, where)
+    assert len(again.reused) == 4 and saved.read_bytes() == before
+    assert line.said == [
+        "dashboard.html is not written: every task was done before, so that nothing ran. The last run's stays."
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", ["interrupt", "trouble"])
+def test_a_run_that_is_stopped_keeps_its_report(client, tmp_path, monkeypatch, ends):
+    line = Line(tmp_path / "ws", 2)
+    line.seconds = 0.3
+    slowly = {**ENVIRONMENT, "STUB_SECONDS": "0.3"}
+    monkeypatch.setattr(reduction.crds_references, "worker_environment", lambda _references: slowly)
+
+    def decided(record, _reused):
+        if record.status == COMPLETE and ends == "interrupt":
+            signal.raise_signal(signal.SIGINT)
+        elif record.status == COMPLETE:
+            raise ClusterError("three jobs in a row ended before a worker was there.")
+
+    error, words = {"interrupt": (InterruptedRunError, "stopped"), "trouble": (ClusterError, "three jobs")}[ends]
+    with pytest.raises(error, match=words):
+        run_with_a_report(line, client, decided)
+    saved = line.workspace.root / "reports" / "dashboard.html"
+    assert line.said == [f"report: {saved}"] and "Dask performance" in saved.read_text()
+    assert state(client)["outcome"] == "stopped" and ", stopped, began" in saved.read_text()
+
+
+@pytest.mark.slow
+def test_a_report_that_cannot_be_written_hides_no_error(client, tmp_path, monkeypatch):
+    line = Line(tmp_path / "ws", 1)
+    monkeypatch.setattr(reduction.crds_references, "worker_environment", lambda _references: ENVIRONMENT)
+    (line.workspace.root / "reports").rmdir()
+    (line.workspace.root / "reports").write_text("in the way")
+
+    def decided(record, _reused):
+        raise ClusterError(f"{record.key} was the last.")
+
+    with pytest.raises(ClusterError, match="was the last"):
+        run_with_a_report(line, client, decided)
+    assert len(line.said) == 1 and line.said[0].startswith("dashboard.html is not written: ")
 
 
 @pytest.mark.slow

@@ -183,6 +183,12 @@ def test_a_journal_tells_how_far_a_run_is(tmp_path, record):
     assert cell.counts == {"done": 1, "reused": 1, "failed": 0, "skipped": 1} and cell.left == 2
     assert state.cells["drizzle", "F200W"].total == 7 and not state.guessed
     assert state.seconds_left(began + 20.0) > 0
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    journal_path(tmp_path).with_suffix(".part").symlink_to(victim)
+    journal.lay_out({"product": MOSAIC, "totals": []})
+    assert victim.read_text() == "mine"  # written aside, never through a link
+    assert not journal_path(tmp_path).is_symlink()
     journal.close()
     assert not journal_path(tmp_path).exists()
     journal_path(tmp_path).write_text("{torn")

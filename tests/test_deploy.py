@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
+from survey.batch import BatchCluster
 from survey.cli import main
 from survey.cluster import address_faults
 from survey.deploy import KINDS, THREADS, AddressSite, BatchSite, LocalSite, Section, load_site, site_of
 from survey.errors import ConfigError
-from survey.pods import manifests
+from survey.groups import JobGroup, WorkerGroup
+from survey.pods import gibibytes, manifests
 from survey.scaling import Group, jobs_wanted
+from survey.scripts import job_scripts, shell_word
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "deploy").glob("*.yaml"))
@@ -26,6 +31,7 @@ interface: lo
 groups:
   ordinary: {memory_gb: 4, workers_per_job: 2, maximum: 4}
 """
+PODS = "kind: kubernetes\nimage: x\ngroups:\n  a: {memory_gb: 4}\n  b: {memory_gb: 8}\n"
 
 
 def site(tmp_path: Path, text: str) -> Path:
@@ -73,7 +79,28 @@ def test_every_fault_is_named_with_its_line_and_the_nearest_key(tmp_path):
         (SLURM.replace("lo\n", "'lo; rm -rf /'\n"), "interface"),
         ("kind: slurm\ninterface: lo\ngroups: {}\n", "at least one group"),
         (SLURM.replace("maximum: 4", "maximum: 1"), "less than the 2 workers of one job"),
-        (SLURM.replace("maximum: 4", "maximum: 4, walltime: '00:10:00', lifetime: '0:10:00'"), "end within walltime"),
+        (SLURM.replace("maximum: 4", "maximum: 4, walltime: '10:00', lifetime: '10:00'"), "must end 60 s or more"),
+        (SLURM.replace("4}", "4, walltime: '04:00:00', lifetime: '3:58:00', stagger: 90}"), "before walltime 04:00:00"),
+        (SLURM.replace("4}", "4, walltime: '0:50'}"), "must end 60 s or more before walltime 00:00:50"),
+        (SLURM.replace("maximum: 4", "maximum: 4, walltime: '25:61:00'"), "walltime: '25:61:00': expected hours"),
+        (SLURM.replace("maximum: 4", "maximum: 4, walltime: '240'"), "walltime: '240': expected hours"),
+        (SLURM.replace("maximum: 4", "maximum: 4, walltime: true"), "walltime: expected a number, found true"),
+        (SLURM.replace("memory_gb: 4", "memory_gb: true"), "4: groups.ordinary.memory_gb: expected a number"),
+        (SLURM.replace("maximum: 4", "maximum: 4, cores: true"), "cores: expected a number, found true"),
+        (SLURM.replace("maximum: 4", "maximum: 4, minimum: false"), "minimum: expected a number, found false"),
+        (SLURM + "idle: no\n", "idle: expected a number, found false"),
+        (SLURM.replace("2, maximum: 4", "3, minimum: 5, maximum: 5"), "minimum 5 needs 2 jobs of 3 workers"),
+        (PODS.replace(" b:", " default:"), "group 'default': the cluster's own objects"),
+        (PODS.replace("8}", "4}"), "memory_gb 4 must be above the 4 of 'a'"),
+        (PODS.replace("8}", "8, node_selector: {a b: x}}"), "expected a label of nodes"),
+        (PODS.replace("image: x", "image: X y"), "image"),
+        (PODS + "workspace: {claim: Bad_Claim!, path: /w}\n", "workspace.claim"),
+        (PODS + "workspace: {claim: w, path: /tmp}\n", "/tmp: expected a path of its own"),
+        (PODS + "workspace: {claim: w, path: /crds/}\n", "/crds: expected a path of its own"),
+        (SLURM + "account: a b\n", "account: 'a b': expected one word"),
+        (SLURM.replace("maximum: 4", 'maximum: 4, queue: "q\\n#SBATCH -x"'), "expected one word"),
+        (SLURM.replace("maximum: 4", 'maximum: 4, directives: ["-x\\ntouch y"]'), "expected one line"),
+        (SLURM.replace("maximum: 4", "maximum: 4, directives: ['#SBATCH -x']"), "expected one line"),
         ("kind: address\n", "expected either 'address' or 'scheduler_file'"),
         ("kind: address\naddress: localhost\n", "expected one such as tcp://"),
         ("kind: kubernetes\ngroups: {a: {memory_gb: 1}}\nimage: x\ncrds: {claim: c, path: ../x}\n", "absolute path"),
@@ -85,16 +112,22 @@ def test_what_a_file_cannot_ask_for(tmp_path, text, fault):
 
 
 def test_times_as_people_and_yaml_write_them(tmp_path):
-    written = {"'04:00:00'": 14400, "12:00:00": 43200, "1-02:00:00": 93600, "'0:30'": 1800, "90": 90}
+    written = {
+        "'04:00:00'": 14400, "12:00:00": 43200, "1-02:00:00": 93600, "'1-02:00'": 93600, "90": 90,
+        "30:00": 1800, "'30:00'": 1800, "90:00": 5400, "'90:00'": 5400, "'2:30'": 150,
+    }  # fmt: skip
     for text, seconds in written.items():
         path = site(tmp_path, SLURM.replace("maximum: 4", f"maximum: 4, walltime: {text}"))
-        assert load_site(path).sizes["ordinary"].walltime == seconds
+        assert load_site(path).sizes["ordinary"].walltime == seconds, text
 
 
 def test_a_lifetime_ends_below_the_walltime(tmp_path):
     group = load_site(site(tmp_path, SLURM)).sizes["ordinary"]
     assert group.lifetimes == (4 * 3600 - 900, 300)
     assert group.jobs == (0, 2)
+    for walltime in (70, 120, 600, 3600, 86400):
+        group = JobGroup(memory_gb=1, walltime=walltime)
+        assert sum(group.lifetimes) <= walltime - 60, walltime
 
 
 def test_environment_of_workers(tmp_path, monkeypatch):
@@ -189,12 +222,44 @@ def test_a_minimum_is_kept():
     assert jobs_wanted([], [Group("a", 1.0, 1, 2, 5)]) == {"a": 2}
 
 
+# --- what the batch system says of jobs ---------------------------------------------------------------------------
+
+UNKNOWN = "qstat: Unknown Job Id 12.pbs"
+FINISHED = "qstat: 13.pbs Job has finished, use -x or -H to obtain historical job information"
+ROW = "11.pbs survey me 0 Q regular"
+INVALID = "slurm_load_jobs error: Invalid job id specified"
+
+
+@pytest.mark.parametrize(
+    ("kind", "ids", "out", "err", "code", "known"),
+    [
+        ("pbs", ["11.pbs", "12.pbs", "13.pbs"], ROW, f"{UNKNOWN}\n{FINISHED}", 35, {"11.pbs"}),
+        ("pbs", ["11.pbs", "12.pbs", "14.pbs"], ROW, UNKNOWN, 153, None),
+        ("pbs", ["12.pbs", "13.pbs"], "", f"{UNKNOWN}\n{FINISHED}", 35, set()),
+        ("pbs", ["1.pbs"], "", UNKNOWN, 153, None),
+        ("pbs", ["12.pbs"], "", UNKNOWN, 153, set()),
+        ("pbs", ["12.pbs"], "", "qstat: cannot connect to server", 255, None),
+        ("slurm", ["12"], "", INVALID, 1, set()),
+        ("slurm", ["12"], "", "slurm_load_jobs error: Unable to contact slurm controller", 1, None),
+        ("slurm", ["12", "13"], "13|PENDING|Priority", "", 0, {"13"}),
+    ],
+)
+def test_jobs_that_the_batch_system_no_longer_knows(tmp_path, monkeypatch, kind, ids, out, err, code, known):
+    for name in ("qstat", "squeue"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{out}'\necho '{err}' >&2\nexit {code}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    cluster = SimpleNamespace(site=SimpleNamespace(kind=kind))
+    told = asyncio.run(BatchCluster._ask_queue(cluster, ids))
+    assert (told if told is None else set(told)) == known
+
+
 # --- what would be submitted ---------------------------------------------------------------------------------------
 
 WORKER = (
     f"{sys.executable} -m distributed.cli.dask_worker tcp://SCHEDULER:PORT --name survey-ordinary-1 --nthreads 1 "
-    "--memory-limit 7.92GiB --nworkers 4 --nanny --death-timeout 300 --local-directory $TMPDIR --resources memory_gb=8 "
-    "--lifetime 13500s --lifetime-stagger 300s --no-dashboard --interface ib0"
+    '--memory-limit 7.92GiB --nworkers 4 --nanny --death-timeout 300 --local-directory "$TMPDIR" '
+    "--resources memory_gb=8 --lifetime 13500s --lifetime-stagger 300s --no-dashboard --interface ib0"
 )
 EXPORTS = ['export USER="${USER:-survey}"', *(f"export {name}=1" for name in THREADS)]
 # Line by line what dask-jobqueue documents for PBSCluster and SLURMCluster: name, queue, account, resources, walltime,
@@ -248,6 +313,32 @@ def test_job_scripts_line_by_line(tmp_path, kind, script):
     assert not Path("/ws").exists()
 
 
+@pytest.mark.parametrize(
+    "text", ["/my scratch", "$TMPDIR; touch {0}/x", "`touch {0}/x`$(touch {0}/x)", '"a"\\', "${{A:-x}}"]
+)
+def test_a_path_is_one_word_of_the_shell(tmp_path, text):
+    text = text.format(tmp_path)
+    done = subprocess.run(
+        ["bash", "-c", f"printf '%s|' {shell_word(text)}"],
+        capture_output=True, text=True, timeout=20, check=True, env={"TMPDIR": "/tmp/a b", "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.stdout == text.replace("$TMPDIR", "/tmp/a b") + "|"
+    assert not (tmp_path / "x").exists()
+
+
+def test_logs_in_a_folder_with_spaces(tmp_path):
+    slurm = load_site(site(tmp_path, SLURM))
+    script = job_scripts(slurm, "/log dir", None)["ordinary"]
+    assert '#SBATCH -e "/log dir/survey-%J.err"' in script.splitlines()
+    assert "#SBATCH -e /log" not in script
+    pbs = load_site(site(tmp_path, SLURM.replace("slurm", "pbs")))
+    with pytest.raises(ConfigError, match="Set 'logs'"):
+        job_scripts(pbs, "/log dir", None)
+    with pytest.raises(ConfigError, match="Set 'logs'"):
+        BatchCluster(pbs, tmp_path / "log dir", {}, None)
+    assert not (tmp_path / "log dir").exists()
+
+
 def test_a_job_asks_for_no_less_than_its_workers_may_use(tmp_path):
     """PBS and Slurm say MB and GB for powers of two."""
     (line,) = [line for line in PBS_SCRIPT if "mem=" in line]
@@ -283,8 +374,27 @@ def test_manifests_are_those_of_the_base(tmp_path):
     wanted = {document["kind"]: document for document in base if document["kind"] != "Kustomization"}
     resources = wanted["DaskWorkerGroup"]["spec"]["worker"]["spec"]["containers"][0]["resources"]
     for limits in resources.values():
-        limits["memory"] = "23Gi"  # the base is more generous
+        limits["memory"] = "24Gi"  # the base is more generous
     assert {document["kind"]: document for document in rendered} == wanted
+
+
+def test_a_container_holds_a_gibibyte_above_the_task_and_only_reads_references(tmp_path):
+    found = load_site(site(tmp_path, PODS + "crds: {claim: c, path: /crds}\n"))
+    assert found.crds.read_only
+    for size in range(1, 200):
+        assert gibibytes(WorkerGroup(memory_gb=size)) * 2**30 >= size * 1e9 + 2**30, size
+
+
+def test_the_environment_of_a_pod_names_each_variable_once(tmp_path):
+    found = load_site(site(tmp_path, PODS + "environment: {CRDS_PATH: /mine, OMP_NUM_THREADS: 2}\n"))
+    cluster, large, _ = manifests(found)
+    for item in (cluster, large):
+        env = item["spec"]["worker"]["spec"]["containers"][0]["env"]
+        values = {one["name"]: one["value"] for one in env}
+        assert len(values) == len(env)
+        assert values["USER"] == "survey"
+        assert values["CRDS_PATH"] == "/mine"
+        assert [values[name] for name in THREADS] == ["2", "1", "1", "1"]
 
 
 def test_a_dry_run_is_what_kubectl_reads(tmp_path):

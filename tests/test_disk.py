@@ -64,6 +64,8 @@ def test_only_what_is_not_there_is_counted(tmp_path):
     task = made[f"detector1/{exposures[0].name}"]
     assert room(tmp_path, made, [task], {}).fetch_gb == pytest.approx(1e-6)  # the second, of 1000 bytes
     assert room(tmp_path, made, [task], {}, fetches=False).fetch_gb == 0
+    absurd = make_plan(tmp_path, exposures=[exposures[0], replace(exposures[1], size=10**15)])
+    assert room(tmp_path, absurd, [task], {}).fetch_gb == 0  # refused by itself, not for all
     path = tmp_path / "stage1" / "x_rate.fits"
     path.parent.mkdir()
     path.write_bytes(b"x")

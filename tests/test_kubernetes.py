@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -17,6 +18,7 @@ import yaml
 
 import survey
 from survey.config import load_config
+from survey.deploy import THREADS
 from survey.errors import ConfigError, DiskFullError, InterruptedRunError, ServiceError, WorkspaceBusyError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -225,6 +227,15 @@ def test_the_openings_to_the_world(builds, name):
 # --- what they run ---
 
 
+@pytest.mark.parametrize("name", manifests.BUILDS)
+def test_workers_have_a_user_and_one_thread(builds, name):
+    for owner, pod, labels in manifests.pods(builds[name]):
+        if labels.get("dask.org/component") == "worker":
+            values = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+            assert values["USER"] == "survey", owner
+            assert {values[thread] for thread in THREADS} == {"1"}, owner
+
+
 def memory_bytes(text):
     return float(re.fullmatch(r"(\d+)Gi", text)[1]) * 2**30
 
@@ -241,8 +252,23 @@ def test_workers_declare_memory_that_their_container_holds(builds, name):
             assert room >= 0.8e9, owner  # the worker, and the process with the pipeline from which children are forked
             assert {"--nthreads=1", "--no-nanny"} <= set(box["args"])
     assert len(declared) == 2
+    if any(item["kind"] == "DaskAutoscaler" for item in builds[name]):  # survey.retirement tells them apart by it
+        large = next(amount for owner, amount in declared.items() if owner.startswith("survey-large"))
+        assert large > min(declared.values())
     if name in ("base", "plain"):
         assert max(declared.values()) >= 4 * min(declared.values())
+
+
+@pytest.mark.parametrize("name", manifests.BUILDS)
+def test_the_scheduler_lets_no_large_worker_go(builds, name):
+    (box,) = [
+        box
+        for _, pod, labels in manifests.pods(builds[name])
+        if labels.get("dask.org/component") == "scheduler"
+        for box in pod["containers"]
+    ]
+    (module,) = [word.removeprefix("--preload=") for word in box["args"] if word.startswith("--preload=")]
+    assert callable(importlib.import_module(module).dask_setup)
 
 
 @pytest.mark.parametrize("name", manifests.BUILDS)
@@ -296,6 +322,43 @@ def test_jobs_are_tried_again_when_that_can_help(builds):
         (codes,) = [rule["onExitCodes"]["values"] for rule in rules if rule["action"] == "FailJob"]
         assert set(codes) == {1, ConfigError.exit_code, DiskFullError.exit_code}
         assert not {ServiceError.exit_code, WorkspaceBusyError.exit_code, InterruptedRunError.exit_code} & set(codes)
+
+
+# --- the document's commands ---
+
+
+def blocks_with(command):
+    """Lines of the document's blocks that hold a command."""
+    text = (ROOT / "docs" / "deploy.md").read_text().replace("\\\n", " ")
+    blocks = [body.splitlines() for body in re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+    found = [lines for lines in blocks if any(command in line for line in lines)]
+    assert found, command
+    return found
+
+
+def place_of(lines, command):
+    (place,) = [number for number, line in enumerate(lines) if command in line]
+    return place
+
+
+def test_the_token_is_made_before_what_the_fetch_job_waits_for(builds):
+    """It waits for its config alone; a token that is not there yet would be done without."""
+    job = named(builds["base"], "Job", "survey-fetch")["spec"]
+    (config,) = [volume["configMap"] for volume in job["template"]["spec"]["volumes"] if "configMap" in volume]
+    assert config == {"name": "survey-config"}
+    assert not job.get("suspend")
+    for lines in blocks_with("survey-archive-token"):
+        made = place_of(lines, "create secret generic survey-archive-token")
+        assert place_of(lines, "kubectl apply") < made < place_of(lines, "create configmap survey-config")
+
+
+def test_a_job_that_is_made_suspended_is_let_go(builds):
+    assert named(builds["base"], "Job", "survey-run")["spec"]["suspend"] is True
+    go = 'patch job survey-run --type merge --patch \'{"spec": {"suspend": false}}\''
+    for lines in blocks_with("delete job survey-run"):
+        assert place_of(lines, "delete job") < place_of(lines, "kubectl apply") < place_of(lines, go)
+    for lines in blocks_with("logs --follow job/survey-run"):
+        assert place_of(lines, "job/survey-fetch") < place_of(lines, go) < place_of(lines, "logs --follow")
 
 
 # --- the image ---
@@ -462,6 +525,7 @@ with connect("tls://survey-scheduler:8786") as client:
     worker, = facts["workers"].values()
     met = {"scheduler": facts["address"], "sum": client.submit(sum, [1, 2]).result(), "capacity": capacity(client)}
     met |= {"worker": next(iter(facts["workers"])), "threads": worker["nthreads"], "name": worker["name"]}
+    met["plugins"] = client.run_on_scheduler(lambda dask_scheduler: sorted(dask_scheduler.plugins))
     print(json.dumps(met), flush=True)
 try:
     with connect("tcp://survey-scheduler:8786"):
@@ -488,6 +552,7 @@ def test_scheduler_worker_and_client_meet_over_tls(builds, places):
         "sum": 3, "capacity": 2.0, "threads": 1, "name": "worker",
     }  # fmt: skip
     assert met["scheduler"].startswith("tls://")
+    assert "survey-retirement" in met["plugins"]
     assert re.fullmatch(r"tls://[\d.]+:8789", met["worker"])
     assert "not encrypted" in plain["plain"]
     assert served["health"] == "ok"

@@ -18,7 +18,7 @@ MAX_LINES = 400
 # They take seconds to import; a module that the command line loads must not have them at its top.
 HEAVY = {"jwst", "crds", "pysiaf", "astroquery", "stdatamodels", "gwcs", "stcal", "stpipe", "tweakwcs", "drizzle"}
 MAY_BE_HEAVY = {"corrections", "simulate"}
-DASK_ROOMS = {"graph", "cluster", "batch", "workers", "dashboard"}
+DASK_ROOMS = {"graph", "cluster", "batch", "scripts", "workers", "retirement", "dashboard"}
 
 
 @pytest.fixture(scope="module")

@@ -36,5 +36,14 @@ def test_a_layout_that_lacks_a_part_is_none(tmp_path):
         assert read_layout(tmp_path, "p") is None, name
 
 
+@pytest.mark.parametrize("odd", ["a", 1.5, True, None, [1], 10**12, -(10**12)])
+@pytest.mark.parametrize("part", ["x0", "y1", "outlier_shape", "final_shape"])
+def test_a_layout_of_odd_edges_is_none(tmp_path, part, odd):
+    data = json.loads(json.dumps(LAYOUT.to_json()))
+    (data if part in data else data["members"][0]["outlier"])[part] = [odd, 8] if part in data else odd
+    write(tmp_path, "p", json.dumps(data))
+    assert read_layout(tmp_path, "p") is None
+
+
 def test_without_a_workspace_there_is_none(tmp_path):
     assert read_layout(tmp_path, "p") is None and read_layouts(tmp_path, []) == {}

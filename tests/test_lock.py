@@ -83,6 +83,38 @@ def test_the_lock_of_a_killed_process_is_taken_over_with_a_line_in_the_log(tmp_p
     assert f"took over the lock of process {holder.pid} on {socket.gethostname()}" in line and "dead" in line
 
 
+def test_a_killed_process_that_nobody_has_waited_for_holds_nothing(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        assert current_holder(tmp_path)
+        holder.send_signal(signal.SIGKILL)
+        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it ended, and stays a zombie
+        assert not current_holder(tmp_path)
+        with Workspace(tmp_path).lock():
+            assert read_holder(tmp_path).pid == os.getpid()
+    finally:
+        holder.wait()
+        holder.stdout.close()
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 10**30])
+def test_a_note_with_the_number_of_no_process_holds_nothing(tmp_path, pid):
+    write_note(tmp_path, pid=pid)
+    with Workspace(tmp_path).lock():
+        assert read_holder(tmp_path).pid == os.getpid()
+
+
+def test_a_pipe_in_the_notes_place_stops_nobody(tmp_path):
+    write_note(tmp_path).unlink()
+    os.mkfifo(tmp_path / NOTE)
+    assert current_holder(tmp_path) is None
+    with Workspace(tmp_path).lock():
+        assert read_holder(tmp_path).pid == os.getpid()
+
+
 def test_the_command_says_it_too(tmp_path):
     """On standard error, whatever it ends with."""
     config = tmp_path / "config.yaml"
@@ -129,7 +161,13 @@ def test_a_live_process_of_this_host_counts_where_the_file_system_has_no_locks(t
         other.wait()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 1}', '{"host": "a", "pid": "x", "start": ""}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "[]", '{"host": 1}', '{"host": "a", "pid": "x", "start": ""}', "[" * 100_000,
+        '{"host": "a", "pid": 1e999, "start": ""}',
+    ],
+)  # fmt: skip
 def test_a_note_that_cannot_be_read_is_nobodys(tmp_path, content, caplog):
     write_note(tmp_path).write_text(content)
     with Workspace(tmp_path).lock():

@@ -29,12 +29,13 @@ from survey.cluster import _quiet
 from survey.config import SurveyConfig
 from survey.digest import file_sha256
 from survey.errors import ConfigError, ReferencesError, TaskError
-from survey.execute import Site, publish, run_task, stored_record
+from survey.execute import Site, run_task
 from survey.grid import Box, Tile
 from survey.layouts import read_layout
 from survey.models import COMPLETE, Exposure, Product, Task
 from survey.names import parse_mosaic
 from survey.pipeline_spec import check_settings, read_spec
+from survey.publication import publish, stored_record
 from survey.records import read_record, read_records, record_path, write_record
 from survey.steps.base import Outcome
 from survey.steps.pipeline import refuse_foreign_orders

@@ -24,6 +24,7 @@ from survey.errors import AccessRefusedError, DiskFullError, ReferencesError, Se
 from survey.references import downloads
 from survey.references.cache import Cache
 from survey.references.downloads import Wanted
+from survey.references.record import References
 from survey.simulate.faults import Fault
 from survey.simulate.server import serve
 
@@ -221,3 +222,20 @@ def test_processes_sync_one_cache_at_once(server, raw, tmp_path):
         assert file_sha1(tmp_path / "cache" / "references/jwst/nircam" / name) == sha1
     gets = [item.path for item in server.requests if item.method == "GET"]
     assert len(gets) == len(set(gets))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"exposures": {"x": 99}}, {"exposures": {"x": -1}}, {"exposures": {"x": "a"}}, {"exposures": {"x": True}},
+        {"groups": [5]}, {"groups": [{"flat": 5}]}, {"groups": 5}, {"files": []}, {"paths": {"f": 1}}, {"other": 1},
+    ],
+)  # fmt: skip
+def test_an_answer_of_odd_parts_is_none(odd):
+    good = {
+        "context": "jwst_0001.pmap", "cache": "/c", "groups": [{"flat": "f"}], "exposures": {"x": 0},
+        "files": {"f": "1" * 40}, "paths": {"f": "references/f"}, "mappings": {},
+    }  # fmt: skip
+    assert References.from_json(good).of("x") == {"flat": "f"}
+    with pytest.raises((ValueError, TypeError)):
+        References.from_json(good | odd)

@@ -42,11 +42,12 @@ def test_a_run_whose_scheduler_is_killed_ends_and_says_so(tmp_path):
                         "--no-dashboard")  # fmt: skip
     worker = started("-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--host", "127.0.0.1",
                      "--resources", "memory_gb=8", "--no-dashboard", "--death-timeout", "60")  # fmt: skip
-    run = started(str(STUB_SURVEY), str(root), "--cluster", address)
+    run = started(str(STUB_SURVEY), str(root), "--cluster", address, "--report")
     try:
         wait_for(lambda: len(read_records(root / "records").by_key) >= 3)
         scheduler.kill()
         _, said = run.communicate(timeout=120)
+        assert "dashboard.html is not written" in said and said.splitlines()[-1].startswith("the scheduler "), said
         assert run.returncode in (1, 3), said
         assert "Traceback" not in said and "scheduler" in said, said
     finally:

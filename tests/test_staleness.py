@@ -46,6 +46,15 @@ def test_states(record, tmp_path):
     assert state_of(TASK, record, tmp_path).reasons == ("stage2/x_cal.fits is missing or has another size",)
 
 
+def test_only_the_product_that_is_out_of_place_is_a_cause(record, tmp_path):
+    (tmp_path / "stage2" / "x_i2d.fits").write_text("i2d")
+    more = Product("stage2/x_i2d.fits", file_sha256(tmp_path / "stage2" / "x_i2d.fits"), 3)
+    both = replace(record, products=(*record.products, more))
+    assert state_of(TASK, both, tmp_path).state == DONE
+    (tmp_path / "stage2" / "x_i2d.fits").write_text("longer")
+    assert state_of(TASK, both, tmp_path).reasons == ("stage2/x_i2d.fits is missing or has another size",)
+
+
 @pytest.mark.parametrize("status", [FAILED, SKIPPED])
 @pytest.mark.parametrize("digest", [TASK.digest, "f" * 64])
 def test_what_never_came_to_an_end_failed_whatever_it_stood_on(record, tmp_path, status, digest):

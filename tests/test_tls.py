@@ -242,6 +242,14 @@ def test_the_command_line_refuses_before_anything_starts(tmp_path, monkeypatch, 
     assert not Path("ws").exists()
 
 
+def test_the_commands_hold_whatever_the_folder_and_the_host_are_called(tmp_path):
+    folder = tmp_path / "my certificates"
+    lines = tls.commands(folder, "::1")
+    assert shlex.split(lines[2])[3:] == ["--cluster", "tls://[::1]:8786", "--tls", str(folder)]
+    assert str(folder / "ca.pem") in shlex.split(lines[1])
+    assert "tls://[::1]:8786" in shlex.split(lines[1])
+
+
 # --- a real scheduler -------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from dataclasses import replace
@@ -15,7 +16,7 @@ from survey.archive.ledger import Entry, Ledger, signature
 from survey.config import SurveyConfig
 from survey.digest import file_sha256
 from survey.execute import blank_record
-from survey.inspection import verify
+from survey.inspection import explain, verify
 from survey.models import COMPLETE, Product, Task
 from survey.mosaics import ensure_store
 from survey.provenance import ProvenanceWriter
@@ -38,6 +39,7 @@ PRODUCTS = {
     f"assemble/{MOSAIC}": [f"mosaics/{MOSAIC}_i2d.fits", f"{GROUP}/sci/zarr.json", f"{GROUP}/zarr.json"],
     f"source_catalog/{MOSAIC}": [f"mosaics/{MOSAIC}_segm.fits"],
 }
+ROOT = "mosaics/mosaics.zarr/zarr.json"
 RAW = f"raw/{NAME}_uncal.fits"
 
 
@@ -101,6 +103,20 @@ def test_a_byte_of_every_file_that_is_changed_is_found(made):
     assert verify(config_of(made)) == {}
 
 
+def test_every_file_that_is_deleted_is_found(made):
+    """But records, which are all that is known, and products that may go once they were read."""
+    links = [path.relative_to(made) for path in made.iterdir() if path.is_symlink()]
+    gone = [name for name in kinds(made) if name.parts[0] != "records" and name.suffix != ".npy"] + links
+    assert any(str(name) == "provenance.zarr" for name in gone) and any(str(name) == ROOT for name in gone)
+    for name in gone:
+        aside = made.parent / "aside"
+        (made / name).rename(aside)
+        faults = verify(config_of(made))
+        aside.rename(made / name)
+        assert faults, name
+    assert verify(config_of(made)) == {}
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_byte_of_any_record_that_is_changed_is_found(made, data):
@@ -143,6 +159,24 @@ def test_chunks_of_a_mosaic_that_is_none_yet_are_no_fault(copy):
     assert verify(config_of(copy)) == {}
 
 
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("elsewhere", path)])
+@pytest.mark.parametrize("name", [ROOT, "provenance.zarr"])
+def test_what_took_the_place_of_a_file_is_a_fault_beside_the_others(copy, name, make):
+    (copy / f"asn/{MOSAIC}_asn.json").unlink()
+    (copy / name).unlink()
+    make(copy / name)
+    found = set(verify(config_of(copy)))
+    assert f"asn/{MOSAIC}_asn.json" in found
+    assert name in found
+
+
+def test_a_run_that_was_killed_before_its_first_snapshot_is_no_fault(copy):
+    (copy / "provenance.zarr").unlink()
+    assert list(verify(config_of(copy))) == ["provenance.zarr"]
+    shutil.rmtree(copy / ".provenance")
+    assert verify(config_of(copy)) == {}
+
+
 def test_a_raw_file_that_the_ledger_lost_is_a_fault(copy):
     path = copy / "raw" / "ledger.jsonl"
     path.write_bytes(b"{" + path.read_bytes()[1:-20])
@@ -167,3 +201,13 @@ def test_a_run_writes_a_damaged_provenance_anew(copy):
     with ProvenanceWriter(copy, "t", {"a": 1}, read_records(copy / "records").latest.values()):
         pass
     assert verify(config_of(copy)) == {}
+
+
+@pytest.mark.parametrize(
+    ("step", "members"), [("nobody", []), ("", []), ("assemble", [["a"]]), ("assemble", [{}]), ("assemble", 5)]
+)
+def test_a_record_of_odd_parts_is_explained(copy, step, members):
+    task = Task("odd/x", step, "x", "F200W", {"members": members}, digest="0" * 64)
+    write_record(copy / "records", replace(blank_record(task), status=COMPLETE))
+    tree, stale = explain(config_of(copy), "odd/x")
+    assert tree.record.step == step and set(stale) <= {"odd/x"}

@@ -19,7 +19,7 @@ from pathlib import Path
 from survey.archive.ledger import LEDGER, Ledger
 from survey.archive.raw import kept, publish
 from survey.archive.structure import DamagedFileError
-from survey.archive.transfer import Connection, FetchSettings, Part, TransferError, download
+from survey.archive.transfer import MAX_FILE_BYTES, Connection, FetchSettings, Part, TransferError, download
 from survey.credentials import scrub
 from survey.errors import (
     AccessRefusedError,
@@ -118,7 +118,8 @@ def _checked_token(token: str | None) -> str | None:
 
 
 def _check_space(wanted: Sequence[Exposure], directory: Path) -> None:
-    needed = sum(max(0, (item.size or 0) - Part(directory, item.file).size) for item in wanted)
+    real = [item for item in wanted if (item.size or 0) <= MAX_FILE_BYTES]  # the transfer refuses the others
+    needed = sum(max(0, (item.size or 0) - Part(directory, item.file).size) for item in real)
     free = shutil.disk_usage(directory).free
     if needed > free:
         raise DiskFullError(

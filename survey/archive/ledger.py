@@ -15,6 +15,10 @@ from typing import Any
 
 LEDGER = "ledger.jsonl"
 
+_MAX_TEXT = 80  # of an element's or a subarray's name
+_MAX_COUNT = 2**31  # of groups and integrations
+_MAX_NUMBER = 1e9  # of a date [MJD] or a coordinate [deg]
+
 Signature = tuple[int, int, int, int]
 
 
@@ -88,14 +92,37 @@ def _parsed(line: bytes) -> Entry | None:
     try:
         data = json.loads(line)
         size, mtime, ctime, inode = (int(value) for value in data["stat"])
-        facts = data.get("facts")
+        facts = data.get("facts") or {}
+        if not _sound(facts):
+            return None
         return Entry(
             str(data["name"]),
             int(data["size"]),
             str(data["sha256"]),
             str(data["uri"]),
             (size, mtime, ctime, inode),
-            facts if isinstance(facts, dict) else {},
+            facts,
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def _sound(facts: Any) -> bool:
+    """Whether each fact is of its kind: what a plan stands on must not fail in it."""
+    if not isinstance(facts, dict):
+        return False
+    told = {key: value for key, value in facts.items() if value is not None}
+    texts = (told.get(key, "") for key in ("filter", "pupil", "subarray"))
+    counts = (told.get(key, 1) for key in ("groups", "integrations"))
+    corners = told.get("footprint", [])
+    return (
+        all(isinstance(value, str) and len(value) <= _MAX_TEXT and value.isascii() for value in texts)
+        and all(type(value) is int and 0 <= value < _MAX_COUNT for value in counts)
+        and _is_number(told.get("start_mjd", 0.0))
+        and isinstance(corners, list)
+        and all(isinstance(corner, list) and len(corner) == 2 and all(map(_is_number, corner)) for corner in corners)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < _MAX_NUMBER  # false for NaN

@@ -20,9 +20,12 @@ from survey.names import NIRCAM_DETECTORS, ExposureName, split_file
 
 UNCAL = "_uncal.fits"
 FACTS = ("filter", "pupil", "subarray", "start_mjd", "groups", "integrations", "footprint")
-_IMAGING = ("NRC_IMAGE",)
+IMAGING = ("NRC_IMAGE",)
 _MJD = ("EXPSTART", "MJD-BEG")
-_KEYWORDS = ("EXP_TYPE", "DETECTOR", "PROGRAM", "FILTER", "PUPIL", "SUBARRAY", *_MJD, "NGROUPS", "NINTS", "S_REGION")
+_KEYWORDS = (
+    *("EXP_TYPE", "DETECTOR", "PROGRAM", "OBSERVTN", "VISIT", "FILTER", "PUPIL", "SUBARRAY"),
+    *(*_MJD, "NGROUPS", "NINTS", "S_REGION"),
+)
 
 
 def find_exposures(
@@ -114,7 +117,7 @@ def exposure_from_headers(path: Path, hdus: tuple[Hdu, ...], filename: str | Non
     primary, science = _values(hdus[0]), _science(hdus)
     _check_identity(primary, name)
     kind = text(primary.get("EXP_TYPE")).upper()
-    if name.detector not in NIRCAM_DETECTORS or (kind and kind not in _IMAGING):
+    if name.detector not in NIRCAM_DETECTORS or (kind and kind not in IMAGING):
         return None
     filter_name, pupil = _passband(text(primary.get("FILTER")).upper(), text(primary.get("PUPIL")).upper())
     if not sees(name.detector, filter_name):
@@ -190,12 +193,15 @@ def _science(hdus: tuple[Hdu, ...]) -> Mapping[str, Any]:
 
 
 def _check_identity(primary: Mapping[str, Any], name: ExposureName) -> None:
-    """The header's detector and program must be the name's, where it names them."""
-    detector, program = text(primary.get("DETECTOR")).upper(), whole(primary.get("PROGRAM"))
+    """The header's detector, program, observation and visit must be the name's, where it names them."""
+    detector = text(primary.get("DETECTOR")).upper()
     if detector and detector != name.detector:
         raise DamagedFileError(f"holds detector {detector} by its header, expected {name.detector} by its name.")
-    if program is not None and program != name.program:
-        raise DamagedFileError(f"holds program {program} by its header, expected {name.program} by its name.")
+    numbers = {"PROGRAM": ("program", name.program), "OBSERVTN": ("observation", name.observation)}
+    for keyword, (what, expected) in (numbers | {"VISIT": ("visit", name.visit)}).items():
+        found = whole(primary.get(keyword))
+        if found is not None and found != expected:
+            raise DamagedFileError(f"holds {what} {found} by its header, expected {expected} by its name.")
 
 
 def _passband(filter_name: str, pupil: str) -> tuple[str, str]:

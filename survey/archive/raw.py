@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from survey.archive.ledger import LEDGER, Entry, Ledger, signature
-from survey.archive.local import exposure_from_headers, facts, with_facts
+from survey.archive.local import IMAGING, exposure_from_headers, facts, with_facts
+from survey.archive.rows import PUPIL_FILTERS
 from survey.archive.structure import DamagedFileError, check_structure
 from survey.digest import file_sha256
 from survey.errors import ProductNameError
@@ -60,16 +61,30 @@ def record(exposure: Exposure, path: Path, ledger: Ledger) -> Exposure:
         It is not a whole FITS file, or not this exposure.
     """
     stat = signature(path)
-    told = checked_facts(path, exposure.file)
+    told = checked_facts(path, exposure)
     sha256 = file_sha256(path)
     ledger.append(Entry(exposure.file, stat[0], sha256, exposure.uri, stat, told))
     return with_facts(exposure, told, sha256, stat[0])
 
 
-def checked_facts(path: Path, filename: str) -> dict[str, object]:
-    """Facts of a file's header, after a check of the whole file; errors as in `check_structure`."""
-    found = exposure_from_headers(path, check_structure(path), filename)
-    return facts(found) if found is not None else {}
+def checked_facts(path: Path, exposure: Exposure) -> dict[str, object]:
+    """Facts of a file's header, after a check of the whole file against its row; errors as in `record`."""
+    hdus = check_structure(path)
+    found = exposure_from_headers(path, hdus, exposure.file)
+    if found is None:
+        kind, filter_name = hdus[0].text("EXP_TYPE"), hdus[0].text("FILTER")
+        if filter_name or (kind and kind.upper() not in IMAGING):
+            raise DamagedFileError(
+                f"is no NIRCam image of {exposure.detector} by its header (EXP_TYPE {kind}, FILTER {filter_name})."
+            )
+        return {}  # a header without a filter cannot differ from the row
+    if exposure.filter and found.filter != exposure.filter:
+        raise DamagedFileError(f"holds filter {found.filter} by its header, expected {exposure.filter} by its row.")
+    # A row may name the narrow filter alone, whose partner in the other wheel it then does not tell.
+    untold = exposure.pupil == "CLEAR" and exposure.filter in PUPIL_FILTERS
+    if hdus[0].text("PUPIL") and exposure.pupil and not untold and found.pupil != exposure.pupil:
+        raise DamagedFileError(f"holds pupil {found.pupil} by its header, expected {exposure.pupil} by its row.")
+    return facts(found)
 
 
 def publish(exposure: Exposure, part: Path, directory: Path, ledger: Ledger) -> Exposure:
@@ -80,7 +95,7 @@ def publish(exposure: Exposure, part: Path, directory: Path, ledger: Ledger) -> 
     DamagedFileError
         The part is no whole FITS file, or not this exposure; it stays under its own name.
     """
-    told = checked_facts(part, exposure.file)
+    told = checked_facts(part, exposure)
     sha256 = file_sha256(part)
     with part.open("rb+") as stream:
         os.fsync(stream.fileno())

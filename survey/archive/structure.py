@@ -21,11 +21,12 @@ MAX_HEADER_BLOCKS = 4000  # 11.5 MB; the longest headers of JWST products have a
 MAX_HDUS = 1000
 MAX_TREE_BYTES = 256 * 1024 * 1024  # of an ASDF extension; the longest of JWST products has about 1 MB
 _MAX_AXES = 999
+_MAX_ELEMENTS = 2**40  # readers multiply axes before they look at the data
 _ASDF_BLOCK = b"\xd3BLK"
 _SUM_BYTES = 8 * 1024 * 1024
 _INTEGER = re.compile(rb"= +([+-]?\d{1,18}) *(?:/.*)?", re.DOTALL)
 _LOGICAL = re.compile(rb"= +([TF]) *(?:/.*)?", re.DOTALL)
-_QUOTED = re.compile(rb"= '((?:[^']|'')*)'", re.DOTALL)
+_QUOTED = re.compile(rb"= *'((?:[^']|'')*)'", re.DOTALL)
 
 
 class DamagedFileError(ValueError):
@@ -155,23 +156,26 @@ def _declared_bytes(hdu: Hdu, number: int) -> int:
         raise DamagedFileError(f"HDU {number} says BITPIX = {bitpix}, NAXIS = {axes}, which no FITS file may.")
     if axes == 0:
         return 0
-    elements = 1
+    elements = extent = 1
     for axis in range(1, axes + 1):
         length = hdu.integer(f"NAXIS{axis}")
         if length is None or length < 0:
             raise DamagedFileError(f"HDU {number} says NAXIS{axis} = {length}, which no FITS file may.")
         elements *= length
+        extent *= length or 1
     extra, groups = hdu.integer("PCOUNT") or 0, hdu.integer("GCOUNT")
-    if extra < 0 or (groups is not None and groups < 0):
-        raise DamagedFileError(f"HDU {number} says PCOUNT = {extra}, GCOUNT = {groups}, which no FITS file may.")
-    return abs(bitpix) // 8 * (1 if groups is None else groups) * (extra + elements)
+    if extra < 0 or groups not in (None, 1) or (not elements and extent > _MAX_ELEMENTS):
+        raise DamagedFileError(
+            f"HDU {number} says PCOUNT = {extra}, GCOUNT = {groups}, {extent} elements; no image may."
+        )
+    return abs(bitpix) // 8 * (extra + elements)
 
 
 def _check_unpacked(stream: BinaryIO, hdu: Hdu, number: int) -> None:
     """Refuse an HDU that a reader would unpack: its declared size is not bounded by the file's."""
     if hdu._match("ZIMAGE", _LOGICAL) == b"T" or hdu._match("ZTABLE", _LOGICAL) == b"T":
         raise DamagedFileError(f"HDU {number} is compressed (ZIMAGE or ZTABLE), which no JWST product is.")
-    if hdu.text("EXTNAME") != "ASDF":
+    if (hdu.text("EXTNAME") or "").strip().upper() != "ASDF":  # readers ignore case
         return
     if hdu.data_bytes > MAX_TREE_BYTES:
         raise DamagedFileError(f"HDU {number} holds an ASDF tree of {hdu.data_bytes} bytes.")

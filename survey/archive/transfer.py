@@ -172,6 +172,8 @@ def download(
     OSError
         The part cannot be written.
     """
+    if exposure.size is not None and exposure.size > MAX_FILE_BYTES:
+        raise TransferError(f"the archive's row says {exposure.size} bytes; no exposure is so large.", "final")
     offset = part.size
     if exposure.size is not None and offset > exposure.size:
         part.discard()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 import time
 import uuid
@@ -16,6 +15,7 @@ from typing import Any
 from dask.distributed import Client
 
 from survey.config import SurveyConfig
+from survey.credentials import scrub
 from survey.dashboard.journal import Journal
 from survey.dashboard.report import joined
 from survey.dashboard.state import update_of
@@ -144,27 +144,32 @@ class Feed:
         except Exception:  # noqa: BLE001 - the scheduler may be what ended the run
             self._alive = False
 
-    def save(self, path: Path) -> bool:
+    def save(self, path: Path, seconds: float = REPORT_SECONDS) -> bool:
         """Write dask's performance report and the page as one HTML file, and say where.
+
+        Parameters
+        ----------
+        seconds : for which the scheduler is waited for
 
         Returns
         -------
         written : False where there is no page
         """
         if not self._alive:
-            self._say(f"{path.name} is not written: this scheduler has no survey page.")
+            self._say(f"{path.name} is not written: this scheduler has no survey page, or is gone.")
             return False
         start, samples = self._since
         try:
-            page = self._ask("survey_page", seconds=REPORT_SECONDS)
+            page = self._ask("survey_page", seconds=seconds)
             # dask's own context manager would add the code that called it; and its scripts would come from a CDN.
             report = self._client.sync(
                 self._client.scheduler.performance_report, start=start, last_count=samples, code="", mode="inline",
-                callback_timeout=REPORT_SECONDS,
+                callback_timeout=seconds,
             )  # fmt: skip
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_text(joined(self._hide(page), self._hide(report)), encoding="utf-8")
+            part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+            with open(part, "x", encoding="utf-8") as stream:  # never through a link
+                stream.write(joined(self._hide(page), self._hide(report)))
             part.rename(path)
         except Exception as error:  # noqa: BLE001 - the products are there whatever becomes of a report
             self._say(f"{path.name} is not written: {error}")
@@ -174,9 +179,7 @@ class Feed:
 
     def _hide(self, text: str) -> str:
         """A text without the archive's token and the workspace's place."""
-        token = os.environ.get("MAST_API_TOKEN", "").strip()
-        text = text.replace(str(self._root), "workspace") if text else text
-        return text.replace(token, "***") if len(token) > 3 and text else text
+        return scrub(text.replace(str(self._root), "workspace")) if text else text
 
     def _ask(self, operation: str, seconds: float = ANSWER_SECONDS, **what: Any) -> Any:
         if "facts" not in what:
@@ -198,8 +201,16 @@ class Feed:
 
 
 @contextlib.contextmanager
-def feed(client: Client, config: SurveyConfig, made: Plan, names: Sequence[str], say: Say) -> Iterator[Feed]:
-    """A feed of one run; how the run ends is told."""
+def feed(
+    client: Client, config: SurveyConfig, made: Plan, names: Sequence[str], say: Say, report: Path | None = None
+) -> Iterator[Feed]:
+    """A feed of one run; how the run ends is told.
+
+    Parameters
+    ----------
+    names : steps that are run
+    report : file for the report, which is kept however the run ends
+    """
     told = Feed(client, Workspace(config.workspace).root, names, say)
     told.begin(config, made)
     outcome = "stopped"
@@ -208,6 +219,8 @@ def feed(client: Client, config: SurveyConfig, made: Plan, names: Sequence[str],
         outcome = "finished"
     finally:
         told.end(outcome)
+        if report is not None:  # whoever stopped a run is not kept waiting for long
+            told.save(report, REPORT_SECONDS if outcome == "finished" else ANSWER_SECONDS)
 
 
 def totals(tasks: Iterable[Task]) -> Totals:

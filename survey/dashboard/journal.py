@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import time
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,10 @@ class Journal:
     def _write(self) -> None:
         self._written = time.monotonic()
         reused = [[*place, count] for place, count in self._reused.items()]
-        part = self._path.with_suffix(".part")
+        part = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex[:8]}.part")
         with contextlib.suppress(OSError):  # a full disk ends the run elsewhere, and with better words
-            part.write_text(json.dumps({**self._facts, "reused": reused}))
+            with open(part, "x", encoding="utf-8") as stream:  # never through a link
+                stream.write(json.dumps({**self._facts, "reused": reused}))
             os.replace(part, self._path)
 
 

@@ -70,7 +70,17 @@ class References:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> References:
-        return cls(**{**data, "groups": tuple(data["groups"])})
+        """Raises TypeError or ValueError for what is no answer."""
+        found = cls(**{**data, "groups": tuple(data["groups"])})
+        texts = (*found.groups, found.files, found.paths, found.mappings)
+        if not all(
+            isinstance(names, dict) and all(isinstance(name, str) for name in names.values()) for names in texts
+        ):
+            raise ValueError("groups, files, paths and mappings: expected names of files by names")
+        known = range(len(found.groups))
+        if not all(type(group) is int and group in known for group in found.exposures.values()):
+            raise ValueError(f"exposures: expected the number of one of {len(known)} groups for each")
+        return found
 
 
 def changed(before: References, after: References) -> dict[str, dict[str, tuple[str, str]]]:
