@@ -100,10 +100,7 @@ def _site_faults(where: str, site: SiteConfig, tls: Path | None, insecure: bool)
         return address_faults("local", tls)
     if isinstance(site, BatchSite):
         return _interface_faults(where, site, tls or site.tls, insecure)
-    try:
-        address = _address_of(site)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return [f"{where}: scheduler_file cannot be read: {error}."]
+    address = _address_of(where, site)
     return [fault.replace("--cluster ", f"{where}: ") for fault in address_faults(address, tls or _tls(site), insecure)]
 
 
@@ -127,13 +124,34 @@ def _tls(site: SiteConfig) -> Path | None:
     return site.tls if isinstance(site, AddressSite | KubernetesSite | BatchSite) else None
 
 
-def _address_of(site: SiteConfig) -> str:
-    """Of the scheduler of a deploy file that names one that is there."""
+def _address_of(where: object, site: SiteConfig) -> str:
+    """Of the scheduler of a deploy file that names one that is there.
+
+    Raises
+    ------
+    ConfigError
+        Its scheduler_file cannot be read, or is none.
+    """
     if isinstance(site, KubernetesSite):
         return f"tls://{site.name}-scheduler.{site.namespace}.svc:8786"
     if isinstance(site, AddressSite) and site.scheduler_file is not None:
-        return str(json.loads(site.scheduler_file.read_text())["address"])
+        what = f"{where}: scheduler_file {site.scheduler_file}"
+        try:
+            facts = json.loads(site.scheduler_file.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"{what} cannot be read: {error.strerror}. Start the scheduler that writes it.") from None
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{what} is no JSON: {error}. 'dask scheduler --scheduler-file' writes one.") from None
+        address = facts.get("address") if isinstance(facts, dict) else None
+        if not isinstance(address, str) or not CLUSTER_ADDRESS.fullmatch(address):
+            raise ConfigError(f"{what} holds no address such as tcp://10.0.0.1:8786: found {str(address)[:80]!r}.")
+        return address
     return str(site.address) if isinstance(site, AddressSite) else ""
+
+
+def starts_workers(where: str | None) -> bool:
+    """Whether the workers of ``--cluster`` are started from here, and so are ours to end."""
+    return isinstance(site_of(where), LocalSite | BatchSite)
 
 
 def _is_loopback(host: str) -> bool:
@@ -180,7 +198,7 @@ def connect(
         elif isinstance(site, BatchSite):
             opened = _batch(site, (log or Path("cluster.log")).parent / "jobs", guard)
         else:
-            opened = _address(_address_of(site), guard)
+            opened = _address(_address_of(where, site), guard)
         with opened as client:
             yield client
 
@@ -340,7 +358,7 @@ def preview(path: Path, workspace: str, tls: Path | None = None) -> dict[str, st
     if isinstance(site, LocalSite):
         sizes = [f"{group.maximum} x {group.memory_gb:g} GB" for group in site.groups.values()]
         return {"workers": f"processes on this machine: {', '.join(sizes) or 'as many as cores and memory allow'}\n"}
-    return {"address": f"nothing is submitted; the scheduler is at {_address_of(site)}\n"}
+    return {"address": f"nothing is submitted; the scheduler is at {_address_of(path, site)}\n"}
 
 
 def dashboard(client: Client) -> str:

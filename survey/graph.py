@@ -20,12 +20,11 @@ from survey.errors import ClusterError, DiskFullError, InterruptedRunError, Surv
 from survey.execute import blank_record, run_task, skipped_record
 from survey.layouts import read_layout
 from survey.models import COMPLETE, FAILED, SKIPPED, Association, Plan, Task, TaskRecord
-from survey.patience import Patience, await_workers, promise_of, workers_of
+from survey.patience import Patience, await_workers, capacity, promise_of, too_large, workers_of
 from survey.planning import Planner, reference_of, steps_until
 from survey.site import Site
 from survey.steps import REGISTRY
 from survey.tidying import done, dropped_and_needed, tidy
-from survey.workers import capacity, too_large
 from survey.workspace import Workspace
 
 WAIT_SECONDS = 0.1  # for the next task to end

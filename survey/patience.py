@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from survey.errors import SurveyError
+from survey.deploy import RESOURCE
+from survey.errors import SurveyError, WorkersError
 from survey.models import Task
 
 ADVICE = "Start one and run again, or allow more time by limits.workers_minutes."
@@ -37,6 +38,42 @@ def workers_of(client: Any, resource: str) -> dict[str, float]:
     """Address of each worker of a dask client -> the memory resource that it declares [GB], 0 when it declares none."""
     workers = client.scheduler_info(n_workers=-1)["workers"]
     return {name: float(worker.get("resources", {}).get(resource, 0.0)) for name, worker in workers.items()}
+
+
+def capacity(client: Any) -> float:
+    """The largest memory resource of any worker that is there or that the cluster can bring [GB].
+
+    0: nobody declares it.
+    """
+    return max([promise_of(client).capacity_gb, *workers_of(client, RESOURCE).values()])
+
+
+def too_large(task: Task, capacity_gb: float) -> str:
+    """What to say of a task that no worker can hold; it would wait for ever."""
+    advice = "Use a larger worker, a smaller mosaic or tile, or one mosaic per [filter, observation]."
+    if task.step == "source_catalog":
+        advice = "It holds the whole mosaic: leave it out with 'source_catalog: {skip: true}', or use a larger worker."
+    return f"needs resource {RESOURCE} = {task.memory_gb:.1f}, the largest worker has {capacity_gb:.1f}. {advice}"
+
+
+def refuse_small(client: Any, exposure_gb: Sequence[float]) -> None:
+    """Refuse workers that hold no task of any exposure; what single tasks lack is said of each when its turn comes.
+
+    Parameters
+    ----------
+    exposure_gb : memory of the tasks of exposures
+
+    Raises
+    ------
+    WorkersError
+        They are too small.
+    """
+    declared = capacity(client)
+    if declared and exposure_gb and min(exposure_gb) > declared:
+        raise WorkersError(
+            f"the largest worker has {RESOURCE} = {declared:.1f}, and the smallest task of an exposure needs "
+            f"{min(exposure_gb):.1f}. Use larger workers."
+        )
 
 
 def await_workers(client: Any, limit_seconds: float) -> None:

@@ -34,6 +34,7 @@ from survey.models import COMPLETE, Exposure, Plan, Task, TaskRecord
 from survey.mosaics import ensure_store
 from survey.outcome import Run
 from survey.outside import STORES, group_of, plan_of
+from survey.patience import capacity, too_large
 from survey.planning import Planner, mosaics_of, steps_until
 from survey.planning import plan as make_plan
 from survey.provenance import ProvenanceWriter
@@ -274,10 +275,10 @@ def _on_cluster(
     decided: Watch,
 ) -> list[TaskRecord]:
     # dask takes half a second to import; a run that finds everything done does not need it.
-    from survey.cluster import connect, dashboard
+    from survey.cluster import connect, dashboard, starts_workers
     from survey.dashboard.feed import feed
     from survey.graph import run_plan
-    from survey.workers import capacity, too_large, workers_for
+    from survey.workers import workers_for
 
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
     environment = {**crds_references.worker_environment(references), "USER": os.environ.get("USER") or "survey"}
@@ -291,7 +292,8 @@ def _on_cluster(
             sizes, log = (max(small, default=1.0), large), root / "logs" / "cluster.log"
             client = stack.enter_context(connect(where.cluster, *sizes, log, tls=where.tls, insecure=where.insecure))
             where.say(f"dashboard: {dashboard(client)}")
-        guard = stack.enter_context(workers_for(client, tasks, root, references, ours=where.client is None))
+        ours = where.client is None and starts_workers(where.cluster)
+        guard = stack.enter_context(workers_for(client, tasks, root, references, ours=ours))
         largest = capacity(client)
         for task in tasks:
             if largest and task.memory_gb > largest:

@@ -124,9 +124,10 @@ def commands(folder: Path, host: str) -> list[str]:
 
     # Dashboards have no TLS of their own: on loopback they are seen through ssh alone.
     closed = "--dashboard-address 127.0.0.1:"
+    memory = "--memory-limit 8.5GB --resources memory_gb=8"
     return [
         f"dask scheduler --protocol tls --port 8786 {closed}8787 {flags('scheduler')}",
-        f"dask worker {address} --nthreads 1 --resources memory_gb=8 {closed}0 {flags('worker')}",
+        f"dask worker {address} --nthreads 1 {memory} {closed}0 {flags('worker')}",
         f"survey run CONFIG --cluster {address} --tls {shlex.quote(str(folder))}",
     ]
 

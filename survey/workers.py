@@ -21,7 +21,7 @@ from survey import __version__
 from survey.deploy import RESOURCE
 from survey.errors import SurveyError, WorkersError
 from survey.models import Task
-from survey.patience import promise_of, workers_of
+from survey.patience import capacity, refuse_small, workers_of
 from survey.references import References
 from survey.steps import REGISTRY
 
@@ -36,13 +36,15 @@ MAX_SHOWN = 10
 # --- on the worker: sent by value, since a worker's own survey may be another, or none ----------------------------
 
 
-def worker_faults(expected: Mapping[str, Any], appear_seconds: float) -> list[str]:
+def worker_faults(expected: Mapping[str, Any], appear_seconds: float, dask_worker: Any) -> list[str]:
     """What a worker lacks; runs there.
 
     Parameters
     ----------
-    expected : 'versions' {package: version}, 'files' {what: (path, sha256)}, 'written' folders that it must write to
+    expected : 'versions' {package: version}, 'files' {what: (path, sha256)}, 'written' folders that it must write to,
+        'memory' see `memory_fault`
     appear_seconds : how long to wait for a file to appear
+    dask_worker : the worker; dask fills this in
 
     Returns
     -------
@@ -88,7 +90,34 @@ def worker_faults(expected: Mapping[str, Any], appear_seconds: float) -> list[st
             os.unlink(probe)
         except OSError as error:
             faults.append(f"{folder} cannot be written: {error.strerror}.")
-    return faults
+    return [*faults, *memory_fault(dask_worker, **expected["memory"])]
+
+
+def memory_fault(worker: Any, resource: str, tasks_gb: Sequence[float], asked: bool | None) -> list[str]:
+    """Whether a worker's memory limit holds the tasks that it may have at once; runs there.
+
+    Parameters
+    ----------
+    resource : what declared memory is called
+    tasks_gb : memory of every task
+    asked : whether tasks ask for that resource; None: no worker was there to decide that, and this one's word counts
+    """
+    limit_gb, threads = (worker.memory_manager.memory_limit or 0) / 1e9, worker.state.nthreads
+    declared = worker.state.total_resources.get(resource, 0.0)
+    if declared and asked is None:
+        asked = True
+    most = threads * max((need for need in tasks_gb if not asked or need <= declared), default=0.0)
+    at_once = min(most, declared) if asked else most
+    if not limit_gb or at_once <= limit_gb:
+        return []
+    count = f"{threads} thread{'s' if threads > 1 else ''}"
+    why, advice = f"{resource} = {declared:.1f}, {count}", "Raise --memory-limit, or have it declare less."
+    if not asked:
+        why = f"tasks ask for no memory here, so that it may get any task; {count}"
+        advice = (
+            f"Give workers more memory or fewer threads, or have all say what they hold, by --resources {resource}=..."
+        )
+    return [f"its memory limit is {limit_gb:.1f} GB, and its tasks may take {at_once:.1f} GB at once ({why}). {advice}"]
 
 
 class WorkerCheck(WorkerPlugin):
@@ -104,7 +133,7 @@ class WorkerCheck(WorkerPlugin):
         self.fraction: Any = None  # while it is refused: the memory above which the worker pauses by itself
 
     async def setup(self, worker: Any) -> None:
-        faults = await asyncio.to_thread(worker_faults, self.expected, self.appear_seconds)
+        faults = await asyncio.to_thread(worker_faults, self.expected, self.appear_seconds, worker)
         self.worker = worker
         self.said = {"worker": worker.address, "name": str(worker.name), "faults": faults}
         if faults:
@@ -213,6 +242,7 @@ def checked(
     versions: Mapping[str, str],
     files: Mapping[str, tuple[str, str]],
     written: Sequence[str],
+    memory_gb: Sequence[float] = (),
     closes: bool = False,
 ) -> Iterator[Guard]:
     """Check the workers that are there, and see to it that those that come are checked before their first task.
@@ -222,6 +252,7 @@ def checked(
     versions : package -> version that the client has; dask's and Python's are added
     files : what it is -> a file that the client sees, and its sha256
     written : folders that workers write to
+    memory_gb : of every task
     closes : end workers that are refused, since they are ours
 
     Raises
@@ -229,7 +260,14 @@ def checked(
     WorkersError
         A worker that is there lacks something; every fault of every worker is named.
     """
+    declared, there = capacity(client), workers_of(client, RESOURCE)
+    memory = {
+        "resource": RESOURCE,
+        "tasks_gb": sorted(set(memory_gb)),
+        "asked": bool(declared) if declared or there else None,
+    }
     expected = {"versions": {**versions, **_dask_versions()}, "files": dict(files), "written": list(written)}
+    expected["memory"] = memory
     guard = Guard(client, closes)
     module = sys.modules[__name__]
     cloudpickle.register_pickle_by_value(module)
@@ -284,55 +322,6 @@ def _dask_versions() -> dict[str, str]:
     }
 
 
-def capacity(client: Client) -> float:
-    """The largest memory resource of any worker that is there or that the cluster can bring [GB].
-
-    0: nobody declares it.
-    """
-    return max([promise_of(client).capacity_gb, *workers_of(client, RESOURCE).values()])
-
-
-def too_large(task: Task, capacity_gb: float) -> str:
-    """What to say of a task that no worker can hold; it would wait for ever."""
-    advice = "Use a larger worker, a smaller mosaic or tile, or one mosaic per [filter, observation]."
-    if task.step == "source_catalog":
-        advice = "It holds the whole mosaic: leave it out with 'source_catalog: {skip: true}', or use a larger worker."
-    return f"needs resource {RESOURCE} = {task.memory_gb:.1f}, the largest worker has {capacity_gb:.1f}. {advice}"
-
-
-def refuse_small(client: Client, exposure_gb: Sequence[float], largest_gb: float) -> None:
-    """Refuse workers that hold no task of any exposure; what single tasks lack is said of each when its turn comes.
-
-    Workers that declare no memory get tasks by their threads alone: each thread's share of the limit must hold the
-    largest task.
-
-    Parameters
-    ----------
-    exposure_gb : memory of the tasks of exposures
-    largest_gb : of all tasks
-
-    Raises
-    ------
-    WorkersError
-        They are too small.
-    """
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    declared = capacity(client)
-    if declared and exposure_gb and min(exposure_gb) > declared:
-        raise WorkersError(
-            f"the largest worker has {RESOURCE} = {declared:.1f}, and the smallest task of an exposure needs "
-            f"{min(exposure_gb):.1f}. Use larger workers."
-        )
-    limits = {f"worker {item['name']}": item["memory_limit"] / max(item["nthreads"], 1) / 1e9 for item in workers}
-    small = {name: limit for name, limit in limits.items() if 0 < limit < largest_gb}
-    if not declared and small:
-        name, limit = min(small.items(), key=lambda item: item[1])
-        raise WorkersError(
-            f"{name} has a memory limit of {limit:.1f} GB per thread, and the largest task needs {largest_gb:.1f} GB. "
-            f"Give workers more memory or fewer threads, or have them say what they hold, by --resources {RESOURCE}=..."
-        )
-
-
 @contextlib.contextmanager
 def probes(root: Path, cache: Path, context: str) -> Iterator[dict[str, tuple[str, str]]]:
     """Files by which a worker can tell that it sees the client's workspace and CRDS cache: `checked` takes them.
@@ -364,7 +353,7 @@ def probes(root: Path, cache: Path, context: str) -> Iterator[dict[str, tuple[st
 def workers_for(
     client: Client, tasks: Sequence[Task], root: Path, references: References, *, ours: bool
 ) -> Iterator[Guard]:
-    """Workers that have what these tasks need; see `refuse_small`, `probes` and `checked`.
+    """Workers that have what these tasks need; see `memory_fault`, `refuse_small`, `probes` and `checked`.
 
     Parameters
     ----------
@@ -373,10 +362,10 @@ def workers_for(
     ours : end workers that are refused
     """
     small = [task.memory_gb for task in tasks if REGISTRY[task.step].scope == "exposure"]
-    refuse_small(client, small, max((task.memory_gb for task in tasks), default=0.0))
+    refuse_small(client, small)
     versions = {**next((dict(task.versions) for task in tasks), {}), "survey": __version__}
     with (
         probes(root, Path(references.cache), references.context) as files,
-        checked(client, versions, files, [str(root / "records")], closes=ours) as guard,
+        checked(client, versions, files, [str(root / "records")], [task.memory_gb for task in tasks], ours) as guard,
     ):
         yield guard

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import stat
@@ -13,9 +14,11 @@ import psutil
 import pytest
 
 import survey.cluster
-from survey.cluster import RESERVE_GB, connect, dashboard, local_sizes
+from survey.cluster import RESERVE_GB, connect, dashboard, local_sizes, preview, starts_workers
 from survey.errors import ConfigError, ServiceUnreachableError
 from survey.graph import RESOURCE, capacity
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
@@ -41,10 +44,61 @@ def test_local_sizes(small, large, cores, total, count):
         assert sizes[0] >= large
 
 
+@pytest.mark.parametrize(
+    ("where", "ours"),
+    [
+        (None, True),
+        ("local", True),
+        ("deploy/local.yaml", True),
+        ("deploy/slurm.yaml", True),
+        ("deploy/pbs.yaml", True),
+        ("tcp://127.0.0.1:8786", False),
+        ("deploy/address.yaml", False),
+        ("deploy/kubernetes.yaml", False),
+    ],
+)
+def test_whose_workers_they_are(where, ours, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert starts_workers(where) is ours
+
+
 @pytest.mark.parametrize("where", ["", "slurm.yaml", "127.0.0.1:8786", "http://127.0.0.1:8786", "tcp://"])
 def test_what_is_no_address_is_refused(where):
     with pytest.raises(ConfigError, match=r"expected 'local' or an address"), connect(where):
         pass
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("{", "is no JSON"),
+        ("\xff", "is no JSON"),
+        ("{}", "holds no address"),
+        ("[1]", "holds no address"),
+        ('{"address": 8786}', "holds no address"),
+        ('{"address": "deploy.yaml"}', "holds no address"),
+    ],
+)
+def test_a_scheduler_file_that_names_no_scheduler(tmp_path, monkeypatch, text, found):
+    """Of `survey cluster` and `survey run` alike: the deploy file and the other by name, and exit code 2."""
+    monkeypatch.chdir(tmp_path)
+    Path("deploy.yaml").write_text("kind: address\nscheduler_file: scheduler.json\n")
+    if text is not None:
+        Path("scheduler.json").write_bytes(text.encode("latin-1"))
+    said = rf"^deploy\.yaml: scheduler_file scheduler\.json {found}"
+    with pytest.raises(ConfigError, match=said) as raised, connect("deploy.yaml"):
+        pass
+    assert raised.value.exit_code == 2
+    with pytest.raises(ConfigError, match=said):
+        preview(Path("deploy.yaml"), "ws")
+
+
+def test_a_scheduler_file_as_dask_writes_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("scheduler.json").write_text(json.dumps({"type": "Scheduler", "address": "tcp://127.0.0.1:8786"}))
+    Path("deploy.yaml").write_text("kind: address\nscheduler_file: scheduler.json\n")
+    assert "tcp://127.0.0.1:8786" in preview(Path("deploy.yaml"), "ws")["address"]
 
 
 def test_an_address_where_nobody_answers(monkeypatch):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from dask.distributed import Client, LocalCluster
@@ -18,8 +21,9 @@ from whole_run import survey
 import survey as package
 from survey.errors import WorkersError
 from survey.graph import RESOURCE
+from survey.patience import refuse_small
 from survey.planning import installed_versions
-from survey.workers import CHECK, checked, probes, refuse_small
+from survey.workers import CHECK, checked, memory_fault, probes
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -124,17 +128,17 @@ def old_jwst(tmp_path):
 
 
 @contextlib.contextmanager
-def check(client: Client, folders: Path, closes: bool = False):
+def check(client: Client, folders: Path, closes: bool = False, memory_gb: Sequence[float] = ()):
     versions = {**installed_versions(), "survey": package.__version__}
     with (
         probes(folders / "ws", folders / "crds", "jwst_0001.pmap") as files,
-        checked(client, versions, files, [str(folders / "ws" / "records")], closes) as guard,
+        checked(client, versions, files, [str(folders / "ws" / "records")], memory_gb, closes) as guard,
     ):
         yield guard
 
 
-def refused(client: Client, folders: Path) -> str:
-    with pytest.raises(WorkersError) as raised, check(client, folders):
+def refused(client: Client, folders: Path, memory_gb: Sequence[float] = ()) -> str:
+    with pytest.raises(WorkersError) as raised, check(client, folders, memory_gb=memory_gb):
         pass
     assert raised.value.exit_code == 2
     return str(raised.value)
@@ -216,12 +220,69 @@ class Told:
 
 def test_memory_that_holds_no_task():
     with pytest.raises(WorkersError, match=r"largest worker has memory_gb = 0\.5, .* needs 1\.2"):
-        refuse_small(Told(4, 0.5), [1.2, 2.0], 2.0)
-    refuse_small(Told(4, 1.5), [1.2, 2.0], 2.0)  # what single tasks lack is said of each
-    with pytest.raises(WorkersError, match=r"worker a has a memory limit of 0\.5 GB per thread.* 1\.2 GB"):
-        refuse_small(Told(2, threads=4), [0.4], 1.2)
-    refuse_small(Told(2, threads=4), [0.4], 0.45)
-    refuse_small(Told(0), [1.2], 50.0)  # no limit
+        refuse_small(Told(4, 0.5), [1.2, 2.0])
+    refuse_small(Told(4, 1.5), [1.2, 2.0])  # what single tasks lack is said of each
+    refuse_small(Told(0), [1.2])
+
+
+@pytest.mark.parametrize(
+    ("declared", "limit", "threads", "asked", "tasks", "fits"),
+    [
+        (60, 4, 1, True, [3, 50], False),  # what it declares is more than it has
+        (60, 51, 1, True, [3, 50], True),
+        (3, 4, 1, True, [3, 50], True),  # an ordinary worker, beside a large one
+        (60, 4, 1, True, [3], True),  # no task takes what it declares
+        (60, 64, 4, True, [20], True),  # three at once
+        (60, 56, 4, True, [20], False),
+        (0, 1, 1, True, [3], True),  # where tasks ask for memory, it gets none
+        (3, 4, 1, False, [3, 50], False),  # where they do not, it may get any
+        (0, 2, 4, False, [0.5], True),
+        (0, 2, 4, False, [0.6], False),
+        (0, 2, 4, None, [0.6], False),  # the first that comes: its own word counts
+        (3, 4, 1, None, [3, 50], True),
+        (0, 0, 4, False, [50], True),  # no limit
+        (3, 4, 1, True, [], True),
+    ],
+)
+def test_what_a_memory_limit_must_hold(declared, limit, threads, asked, tasks, fits):
+    resources = {RESOURCE: float(declared)} if declared else {}
+    worker = SimpleNamespace(
+        memory_manager=SimpleNamespace(memory_limit=int(limit * 1e9) or None),
+        state=SimpleNamespace(nthreads=threads, total_resources=resources),
+    )
+    assert (memory_fault(worker, RESOURCE, tasks, asked) == []) is fits
+
+
+BOAST = ("--memory-limit", "1GB", "--resources", f"{RESOURCE}=6")
+MODEST = ("--memory-limit", "1GB", "--resources", f"{RESOURCE}=0.5")
+UNLIMITED = ("--memory-limit", "0")
+
+
+def test_a_memory_limit_below_what_a_worker_declares_is_named(place, client, folders):
+    """Of a worker that is there; beside a large one, an ordinary one is as it should be."""
+    large = place.worker("large", *UNLIMITED, "--resources", f"{RESOURCE}=6")
+    with large, place.worker("modest", *MODEST), place.worker("boast", *BOAST):
+        first, *rest = refused(client, folders, memory_gb=[0.5, 5]).splitlines()
+    assert len(rest) == 1 and first.startswith("worker boast at tcp://127.0.0.1:")
+    assert first.endswith(
+        f": its memory limit is 1.0 GB, and its tasks may take 5.0 GB at once ({RESOURCE} = 6.0, 1 thread). "
+        "Raise --memory-limit, or have it declare less."
+    )
+
+
+def test_a_memory_limit_is_looked_at_when_a_worker_comes_later(place, client, folders):
+    tasks = [0.5, 5]
+    large = place.worker("large", *UNLIMITED, "--resources", f"{RESOURCE}=6")
+    with large, check(client, folders, memory_gb=tasks) as guard, place.worker("boast", *BOAST):
+        wait_for(lambda: guard.refused)
+        with place.worker("modest", *MODEST):
+            futures = [client.submit(int, number, resources={RESOURCE: 0.5}, pure=False) for number in range(9)]
+            assert client.gather(futures) == list(range(9))
+            assert (place.status("boast"), place.status("modest")) == ("paused", "running")
+    assert "may take 5.0 GB at once" in str(guard.refused)
+    silent = place.worker("silent", *UNLIMITED)
+    with silent, check(client, folders, memory_gb=tasks) as guard, place.worker("modest", *MODEST):
+        wait_for(lambda: "it may get any task" in str(guard.refused))
 
 
 def test_a_worker_that_comes_later_gets_no_task(place, client, folders, old_jwst):
@@ -331,6 +392,25 @@ def test_nothing_but_refused_workers_ends_the_wait(place, client, folders, old_j
             assert "worker ours at" in str(guard.trouble()) and "jwst is 0.0.1" in str(guard.trouble())
             assert process.wait(30) is not None  # a worker of our own is ended, and so is its job
         assert not future.done()
+
+
+def test_a_run_at_an_address_ends_no_worker_of_others(place, tmp_path, old_jwst):
+    """It pauses one that lacks something, and gives it back."""
+    root = tmp_path / "ws"
+    command = [sys.executable, str(ROOT / "tests" / "stub_survey.py"), str(root), "--cluster", place.address]
+    command += ["--until", "image2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "STUB_SECONDS": "0.8"}
+    with (
+        place.worker("good", "--resources", f"{RESOURCE}=8", "--memory-limit", "0"),
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as run,
+    ):
+        wait_for(lambda: list(root.glob("records/*.json")))
+        with place.worker("late", shim=old_jwst) as late:
+            wait_for(lambda: place.status("late") == "paused")
+            assert json.loads(run.communicate(timeout=90)[0])["failed"] == {}
+            wait_for(lambda: place.status("late") == "running", 15)
+            assert late.poll() is None
+    assert run.returncode == 0
 
 
 @pytest.mark.whole
