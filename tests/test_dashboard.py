@@ -192,11 +192,14 @@ def test_a_run_with_a_report_keeps_it_in_the_workspace(client, tmp_path, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ends", ["interrupt", "trouble"])
-def test_a_run_that_is_stopped_keeps_its_report(client, tmp_path, monkeypatch, ends):
+def test_a_run_that_is_stopped_keeps_its_report(client, tmp_path, monkeypatch, ends, request):
     line = Line(tmp_path / "ws", 2)
     line.seconds = 0.3
     slowly = {**ENVIRONMENT, "STUB_SECONDS": "0.3"}
     monkeypatch.setattr(reduction.crds_references, "worker_environment", lambda _references: slowly)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may have none
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
 
     def decided(record, _reused):
         if record.status == COMPLETE and ends == "interrupt":
