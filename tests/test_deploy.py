@@ -193,7 +193,7 @@ def test_a_scheduler_file(tmp_path):
     path = str(site(tmp_path, f"kind: address\nscheduler_file: {tmp_path}/s.json\n"))
     assert "not this host and not encrypted" in "".join(address_faults(path))
     (tmp_path / "s.json").unlink()
-    assert "scheduler_file cannot be read" in "".join(address_faults(path))
+    assert f"scheduler_file {tmp_path}/s.json cannot be read: No such file" in "".join(address_faults(path))
 
 
 # --- how many jobs ------------------------------------------------------------------------------------------------
