@@ -22,8 +22,8 @@ MAX_SHOWN = 80  # characters of a foreign value in a message
 
 Place = tuple[str | int, ...]
 
-# The loader in C where PyYAML has it: the one in Python takes a minute for a megabyte.
 _OCTAL = re.compile(r"0[0-7_]+")
+# The loader in C where PyYAML has it: the one in Python takes a minute for a megabyte.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

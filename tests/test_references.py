@@ -8,9 +8,11 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -289,6 +291,39 @@ def test_a_full_disk_says_so(server, tmp_path, wanted, monkeypatch):
     monkeypatch.setattr(Downloads, "_transfer", full)
     with pytest.raises(DiskFullError, match="no space left"):
         fetch(server, tmp_path, wanted)
+
+
+def test_an_answer_that_comes_behind_the_end_leaves_no_part(tmp_path):
+    """The caller gives up while a server still thinks: what comes then has no place any more."""
+    asked, answer = threading.Event(), threading.Event()
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.set()
+            answer.wait(30)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"x" * 100)
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    before = set(threading.enumerate())
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with Downloads(tmp_path, {f"http://127.0.0.1:{server.server_port}/a": Wanted("a", "a", 100)}, 30.0):
+            workers = [thread for thread in threading.enumerate() if "_work" in thread.name and thread not in before]
+            assert workers and asked.wait(30)
+        answer.set()
+        for thread in workers:
+            thread.join(30)
+            assert not thread.is_alive()
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        answer.set()
+        server.shutdown()
+        server.server_close()
 
 
 def test_one_cache_per_server(cache):

@@ -268,7 +268,20 @@ def scheduler(deployment):
             words = [*python, *shlex.split(line)[1:]]
             process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             stack.callback(_end, process)
+            _await(port)
         yield f"tls://127.0.0.1:{port}"
+
+
+def _await(port: int, seconds: float = 60.0) -> None:
+    """Until somebody listens: a scheduler that is not there yet would turn everybody away."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            assert time.monotonic() < end, f"nobody listens at port {port}"
+            time.sleep(0.1)
 
 
 def _end(process: subprocess.Popen) -> None:

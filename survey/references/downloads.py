@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from survey.digest import file_sha1
 from survey.errors import AccessRefusedError, DiskFullError, ReferencesError, ServiceUnreachableError
@@ -69,6 +70,7 @@ class Downloads:
         self.done: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self.bytes = 0
         self.stopped = threading.Event()
+        self._leaving = threading.Lock()  # no part file is made behind the last look at them
         for job in self.jobs:
             self.todo.put(job)
 
@@ -78,9 +80,16 @@ class Downloads:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.stopped.set()
+        with self._leaving:
+            self.stopped.set()
         for job in self.jobs:
             job.part.unlink(missing_ok=True)
+
+    def _open(self, part: Path) -> BinaryIO:
+        with self._leaving:
+            if self.stopped.is_set():
+                raise InterruptedError("nobody waits for this file any more")
+            return open(part, "wb")
 
     def results(self) -> Iterator[tuple[Wanted, Path, Exception | None]]:
         """File, part file and error of each download as it ends; all that are left when nothing comes any more."""
@@ -127,7 +136,7 @@ class Downloads:
         # A third of the limit: silence in one file leaves time for another attempt, and for the other files.
         stall = self.silence_seconds / 3
         try:
-            with urllib.request.urlopen(url, timeout=stall) as answer, open(part, "wb") as stream:
+            with urllib.request.urlopen(url, timeout=stall) as answer, self._open(part) as stream:
                 if "html" in answer.headers.get("Content-Type", "").lower():
                     return ConnectionError("an HTML page came in place of the file")
                 size, mark_bytes, mark_time = 0, 0, time.monotonic()
