@@ -124,7 +124,8 @@ def test_whatever_ends_a_job_is_made_good(slurm, deploy, tmp_path):
         },
     )
     line = Line(tmp_path / "ws")
-    cancelled, left, timed_out = (f"{STEPS[0]}/{line.exposures[number].name}" for number in (0, 1, 2))
+    # The large task comes first: a large worker that is early must not be given the small ones.
+    cancelled, left, timed_out = (f"{STEPS[0]}/{line.exposures[number].name}" for number in (1, 2, 0))
     faults(line, e1=["hang"], e2=["hang"], e3=["hang"])
     first: dict[str, str] = {}
     with connect(str(site), log=tmp_path / "cluster.log") as client:
@@ -137,7 +138,7 @@ def test_whatever_ends_a_job_is_made_good(slurm, deploy, tmp_path):
 
         thread = threading.Thread(target=cancel)
         thread.start()
-        records = run(line, client, lambda task: 2.0 if task.key == timed_out else 0.5)
+        records = run(line, client, lambda task: LARGE_GB if task.key == timed_out else 0.5)
         thread.join()
         assert client.cluster.trouble() is None
     assert {record.status for record in records.values()} == {COMPLETE}
