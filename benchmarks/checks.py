@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from measure import ROOT, measure, say, served, simulate
 
-from survey.children import PRELOAD, WATCH_SECONDS
+from survey.execution.children import PRELOAD, WATCH_SECONDS
 
 SCENE = ROOT / "tests" / "whole_scene.yaml"
 SIDE, GROUPS = 2048, 5
@@ -62,7 +62,7 @@ def full_frame(folder: Path, exposure_seconds: float) -> dict[str, object]:
     """Seconds of each check, and of all checks that one exposure goes through until its cal file is read again."""
     from survey.archive.structure import check_structure
     from survey.digest import file_sha256
-    from survey.resident import family, held_gb
+    from survey.execution.child_memory import family, held_gb
     from survey.steps.sanity import check_image, check_ramp
 
     say("checks of one full frame")
@@ -154,7 +154,7 @@ def small_scene(folder: Path, repeat: int) -> dict[str, object]:
 def run_once(config: Path, checks: bool) -> None:
     """A whole run in this process: client, scheduler, two workers with a thread each; their children do the work."""
     import survey
-    from survey.children import close_idle
+    from survey.execution.children import close_idle
 
     if not checks:
         switch_off()
@@ -185,10 +185,11 @@ class _AnyDigest(str):
 
 def switch_off() -> None:
     """In the client and its workers."""
-    from survey import execute, reads
     from survey.archive import raw
     from survey.archive.structure import read_hdus
-    from survey.limits import Limits
+    from survey.config.limits import Limits
+    from survey.execution import inputs as reads
+    from survey.execution import task as execute
 
     nothing = "0" * 64
     execute.file_sha256 = raw.file_sha256 = lambda path: nothing
@@ -200,7 +201,7 @@ def switch_off() -> None:
 
 
 def switch_off_in_children() -> None:
-    from survey.steps import exposure
+    from survey.steps.registry import exposure
 
     exposure.check_ramp = lambda *_: None
     exposure.check_image = lambda *_: 1.0

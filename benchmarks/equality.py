@@ -23,9 +23,9 @@ from astropy.io import fits
 from measure import DEMO, make_demo, say, survey_environment
 
 from survey.models import COMPLETE, TaskRecord
-from survey.provenance import read_records
 from survey.references import References, worker_environment
-from survey.steps import REGISTRY
+from survey.steps.registry import REGISTRY
+from survey.workspace.provenance import read_records
 
 
 def unequal_pixels(ours: np.ndarray, plain: np.ndarray) -> int:

@@ -29,10 +29,10 @@ from typing import Any
 
 from measure import ROOT, SURVEY, say
 
-from survey import inputs
 from survey.archive.transfer import Part
-from survey.config import load_config
+from survey.config.model import load_config
 from survey.digest import file_sha1, file_sha256
+from survey.reduction import inputs
 from survey.simulate.faults import Fault
 from survey.simulate.server import serve
 

@@ -31,7 +31,7 @@ from measure import SURVEY, say  # noqa: E402
 from rerun import complete_records  # noqa: E402
 from test_publication import CASES, kill_everywhere  # noqa: E402
 
-from survey.workspace import Workspace  # noqa: E402
+from survey.workspace.folders import Workspace  # noqa: E402
 
 
 def publications(folder: Path) -> dict[str, int]:
@@ -109,7 +109,7 @@ def main() -> None:
     found: dict[str, Any] = {"cores": psutil.cpu_count(), "seed": given.seed}
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         if given.real is not None:
-            from survey.config import load_config
+            from survey.config.model import load_config
 
             workspace = Path(load_config(given.real).workspace).absolute()
             found["real"] = real(given.real, workspace, given.kills, given.seed, Path(folder))

@@ -1,6 +1,6 @@
 """Lines per module, who imports whom, and whether there is a cycle: ``python benchmarks/lines.py [--json]``.
 
-Reads the source with `ast`; imports nothing of the package. ``tests/test_layers.py`` stands on the same functions.
+Reads the source with `ast`; imports nothing of the package. ``tests/test_architecture.py`` uses the same functions.
 """
 
 from __future__ import annotations
@@ -15,46 +15,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "survey"
 
-# A module imports from its own layer or from one above it in this list, never from one below.
-LAYERS = (
-    ("errors", "names", "digest", "credentials", "paths", "limits", "resident"),
-    ("documents", "replies", "models", "config", "grid", "pipeline_spec", "lock", "workspace", "records", "tls"),
-    ("groups", "deploy", "pods", "scaling", "outcome"),
-    (
-        "archive",
-        "references",
-        "associations",
-        "provenance",
-        "layouts",
-        "memory",
-        "store",
-        "mosaics",
-        "quality",
-        "corrections",
-    ),
-    ("steps",),
-    ("stock", "tiled", "checks"),
-    ("children", "failures", "planning", "publication", "reads", "execute", "site", "staleness"),
-    ("tidying", "disk", "outside", "progress"),
-    ("dashboard",),
-    ("patience", "workers", "scripts", "batch", "retirement"),
-    ("graph", "cluster"),
-    ("inputs",),
-    ("admission",),
-    ("reduction",),
-    ("inspection", "report"),
-    ("__init__",),
-    ("console",),
-    ("hosting",),
-    ("simulate", "cli"),
-)
-
 
 @dataclass(frozen=True)
 class Import:
     """One import statement. ``top`` is False inside a function: it runs only when the function does."""
 
     target: str  # full dotted name of the module
+    name: str  # that is imported from it; empty when it is the module itself
     line: int
     top: bool
 
@@ -71,6 +38,11 @@ class Module:
         """First name below the package: what the layers are made of."""
         parts = self.name.split(".")
         return parts[1] if len(parts) > 1 else "__init__"
+
+    @property
+    def package(self) -> str:
+        """The package below `survey` that it belongs to, or the module itself."""
+        return ".".join(self.name.split(".")[:2])
 
 
 def read_modules(root: Path = ROOT) -> dict[str, Module]:
@@ -113,24 +85,13 @@ def find_cycle(graph: Mapping[str, set[str]]) -> list[str]:
     return []
 
 
-def layer_faults(modules: Mapping[str, Module]) -> list[str]:
-    """Every import that points to a layer further down, and every module that no layer names."""
-    level = {room: number for number, layer in enumerate(LAYERS) for room in layer}
-    faults = [
-        f"{module.path}: {module.room!r} is in no layer; name it in LAYERS of benchmarks/lines.py"
-        for module in modules.values()
-        if module.room not in level
-    ]
-    for module in modules.values():
-        for item in module.imports:
-            target = modules.get(item.target)
-            if target is None or module.room not in level or target.room not in level:
-                continue
-            if level[target.room] > level[module.room]:
-                faults.append(f"{module.path}:{item.line}: {module.room} imports {target.room}, which stands after it")
-            if target.room == "simulate" and module.room not in ("simulate", "cli"):
-                faults.append(f"{module.path}:{item.line}: only cli may import simulate")
-    return faults
+def exported(module: Module) -> set[str]:
+    """What a package lists in ``__all__``; everything that it imports by name counts only when it is listed."""
+    for node in ast.parse(module.path.read_text(encoding="utf-8")).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
+            return set(ast.literal_eval(node.value))
+    return set()
 
 
 def _dotted(path: Path) -> str:
@@ -143,7 +104,7 @@ def _imports(tree: ast.Module, name: str, is_package: bool, known: Mapping[str, 
     for node, top in _statements(tree, True):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(alias.name, node.lineno, top)
+                yield Import(alias.name, "", node.lineno, top)
         else:
             base = package[: len(package) - node.level + 1] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
@@ -151,7 +112,7 @@ def _imports(tree: ast.Module, name: str, is_package: bool, known: Mapping[str, 
                 if (source, alias.name) == (PACKAGE, "__version__"):
                     continue  # a plain string, set before anything else
                 inner = f"{source}.{alias.name}"
-                yield Import(inner if inner in known else source, node.lineno, top)
+                yield Import(*((inner, "") if inner in known else (source, alias.name)), node.lineno, top)
 
 
 def _statements(node: ast.AST, top: bool) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
@@ -173,24 +134,18 @@ def summary(modules: Mapping[str, Module]) -> dict[str, object]:
         "largest": max(modules.values(), key=lambda module: module.lines).name,
         "imports": {name: sorted(targets) for name, targets in sorted(graph.items())},
         "cycle": find_cycle(graph),
-        "wrong_direction": layer_faults(modules),
     }
 
 
 def _print_picture(modules: Mapping[str, Module]) -> None:
     graph = links(modules)
-    for layer in LAYERS:
-        rows = [module for name, module in sorted(modules.items()) if module.room in layer]
-        if rows:
-            print(" ".join(layer))
-        for module in rows:
-            targets = " ".join(sorted(target.removeprefix(f"{PACKAGE}.") for target in graph[module.name]))
-            print(f"    {module.lines:5d}  {module.name:34s} {'<- ' + targets if targets else ''}")
+    for name, module in sorted(modules.items()):
+        targets = " ".join(sorted(target.removeprefix(f"{PACKAGE}.") for target in graph[name]))
+        print(f"{module.lines:5d}  {name:42s} {'<- ' + targets if targets else ''}")
     facts = summary(modules)
     print(f"{facts['total']} lines in {len(modules)} modules")
     print(f"largest: {facts['largest']}, {modules[str(facts['largest'])].lines} lines")
     print(f"cycle: {' -> '.join(find_cycle(graph)) or 'none'}")
-    print(f"imports against the layers: {len(layer_faults(modules)) or 'none'}")
 
 
 if __name__ == "__main__":

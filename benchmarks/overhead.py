@@ -22,16 +22,16 @@ sys.path.insert(0, str(ROOT / "tests"))
 from stub_steps import FakeReferences, exposure
 from stub_tiled import ENVIRONMENT
 
-from survey.cluster import connect
-from survey.config import SurveyConfig
+from survey.cluster.connect import connect
+from survey.config.model import SurveyConfig
 from survey.dashboard.feed import feed
 from survey.dashboard.page import Page
 from survey.digest import file_sha256
-from survey.execute import Site, blank_record
-from survey.graph import run_plan
+from survey.execution.task import Site, blank_record
 from survey.models import COMPLETE, Plan, TaskRecord
-from survey.planning import Planner, plan, steps_until
-from survey.workspace import Workspace
+from survey.planning.planner import Planner, plan, steps_until
+from survey.scheduling.run_plan import run_plan
+from survey.workspace.folders import Workspace
 
 
 def _run(planned: Plan, planner: Planner, site: Site, client: Any, *, page: bool) -> list[TaskRecord]:

@@ -20,11 +20,11 @@ import yaml
 from measure import ROOT, SURVEY, Cost, measure, say, served
 
 from survey.archive.ledger import LEDGER, Entry, Ledger, signature
-from survey.config import load_config
+from survey.config.model import load_config
 from survey.digest import digest
 from survey.references import References, reference_types
 from survey.references.record import Question, write_record
-from survey.workspace import Workspace
+from survey.workspace.folders import Workspace
 
 # CEERS epoch 1: exposures per filter; its short-wave filters are seen by eight detectors, its long-wave ones by two.
 CEERS_EPOCH_1 = {"F115W": 288, "F150W": 144, "F200W": 120, "F277W": 36, "F356W": 36, "F410M": 36, "F444W": 30}
@@ -175,8 +175,8 @@ def time_query(environment: dict[str, str], folder: Path) -> float:
     script.write_text(
         "import sys, time\n"
         "import astroquery.mast\n"
-        "from survey.config import load_config\n"
-        "from survey.inputs import find_exposures\n"
+        "from survey.config.model import load_config\n"
+        "from survey.reduction.inputs import find_exposures\n"
         "config = load_config(sys.argv[1])\n"
         "started = time.monotonic()\n"
         "found = find_exposures(config)\n"

@@ -163,7 +163,7 @@ def main() -> None:
 
 def places(folder: Path, documents: list[dict[str, Any]]) -> dict[str, Path]:
     """Volumes: ConfigMaps of the manifests, certificates by `survey tls`, each role's in a folder of its own."""
-    from survey import tls
+    from survey.cluster import tls
 
     folder.chmod(0o755)
     names = ("dask", "config", "workspace", "crds", *(f"tls-{role}" for role in ROLES))

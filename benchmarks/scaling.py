@@ -28,14 +28,14 @@ from measure import ROOT, say
 sys.path.insert(0, str(ROOT / "tests"))
 from stub_steps import FakeReferences, asleep, exposure
 
-import survey.graph
-from survey.config import SurveyConfig
-from survey.deploy import RESOURCE
-from survey.execute import Site
-from survey.graph import run_plan
+import survey.scheduling.run_plan
+from survey.cluster.deploy import RESOURCE
+from survey.config.model import SurveyConfig
+from survey.execution.task import Site
 from survey.models import COMPLETE
-from survey.planning import Planner, plan
-from survey.workspace import Workspace
+from survey.planning.planner import Planner, plan
+from survey.scheduling.run_plan import run_plan
+from survey.workspace.folders import Workspace
 
 STEPS = ["detector1", "subtract_striping", "image2"]
 TASK_GB = 1.0
@@ -57,7 +57,7 @@ def planned(exposures: int, folder: Path):
 
 def measure(exposures: int, workers: int, seconds: float) -> dict[str, float]:
     """Run a graph; client and scheduler are this process, workers are others."""
-    survey.graph.run_task = functools.partial(asleep, seconds)
+    survey.scheduling.run_plan.run_task = functools.partial(asleep, seconds)
     own = psutil.Process()
     with tempfile.TemporaryDirectory() as name:
         tasks, planner = planned(exposures, Path(name))

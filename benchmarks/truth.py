@@ -19,9 +19,7 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS, FITSFixedWarning
 from measure import DEMO, OBSERVATORY, make_demo
-from scipy.ndimage import binary_dilation
-
-from survey.quality import (
+from quality import (
     UJY_PER_MJY_SR,
     MeasurementError,
     annulus_medians,
@@ -32,6 +30,8 @@ from survey.quality import (
     flux_ratio,
     position_residuals,
 )
+from scipy.ndimage import binary_dilation
+
 from survey.simulate.psf import PHASES, Psf, load_psf
 
 DO_NOT_USE, SATURATED, JUMP_DET = 1, 2, 4  # bits of the pipeline's DQ arrays

@@ -15,23 +15,23 @@ __version__ = "0.1.0"
 
 # Public name -> module. Resolved on first use: `survey --help` must not wait for what it does not need.
 _PUBLIC = {
-    "SurveyConfig": "survey.config",
-    "load_config": "survey.admission",
-    "find_exposures": "survey.inputs",
-    "held_exposures": "survey.inputs",
-    "fetch": "survey.inputs",
-    "sync_references": "survey.inputs",
-    "plan": "survey.reduction",
-    "run": "survey.reduction",
-    "mosaic": "survey.reduction",
-    "plan_states": "survey.inspection",
-    "status": "survey.inspection",
-    "explain": "survey.inspection",
-    "verify": "survey.inspection",
-    "cutout": "survey.mosaics",
-    "exposures_at": "survey.mosaics",
-    "open_mosaic": "survey.mosaics",
-    "read_wcs": "survey.mosaics",
+    "SurveyConfig": "survey.config.model",
+    "load_config": "survey.reduction.load",
+    "find_exposures": "survey.reduction.inputs",
+    "held_exposures": "survey.reduction.inputs",
+    "fetch": "survey.reduction.inputs",
+    "sync_references": "survey.reduction.inputs",
+    "plan": "survey.reduction.job",
+    "run": "survey.reduction.job",
+    "mosaic": "survey.reduction.job",
+    "plan_states": "survey.reduction.inspection",
+    "status": "survey.reduction.inspection",
+    "explain": "survey.reduction.inspection",
+    "verify": "survey.reduction.inspection",
+    "cutout": "survey.mosaics.groups",
+    "exposures_at": "survey.mosaics.groups",
+    "open_mosaic": "survey.mosaics.groups",
+    "read_wcs": "survey.mosaics.groups",
     "SurveyError": "survey.errors",
 }
 
@@ -58,13 +58,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from survey.admission import load_config
-    from survey.config import SurveyConfig
+    from survey.config.model import SurveyConfig
     from survey.errors import SurveyError
-    from survey.inputs import fetch, find_exposures, held_exposures, sync_references
-    from survey.inspection import explain, plan_states, status, verify
-    from survey.mosaics import cutout, exposures_at, open_mosaic, read_wcs
-    from survey.reduction import mosaic, plan, run
+    from survey.mosaics.groups import cutout, exposures_at, open_mosaic, read_wcs
+    from survey.reduction.inputs import fetch, find_exposures, held_exposures, sync_references
+    from survey.reduction.inspection import explain, plan_states, status, verify
+    from survey.reduction.job import mosaic, plan, run
+    from survey.reduction.load import load_config
 
 
 def __getattr__(name: str) -> Any:

@@ -16,11 +16,6 @@ from dataclasses import dataclass
 
 from survey.errors import ProductNameError
 
-# Side of a pixel on the sky [arcsec], to a per cent; SIAF has the exact ones.
-SHORT_WAVE_SCALE_ARCSEC = 0.031
-LONG_WAVE_SCALE_ARCSEC = 0.063
-NIRCAM_DETECTORS = tuple(f"NRC{module}{chip}" for module in "AB" for chip in ("1", "2", "3", "4", "LONG"))
-
 # re.ASCII: a Unicode digit is not a digit here. fullmatch everywhere: no trailing newline slips through.
 _EXPOSURE = re.compile(
     r"jw(?P<program>\d{5})(?P<observation>\d{3})(?P<visit>\d{3})"
@@ -33,6 +28,8 @@ _MOSAIC = re.compile(
     r"_(?P<elements>[a-z0-9]{1,16}-[a-z0-9]{1,16})(?:-(?P<subarray>[a-z0-9]{1,24}))?",
     re.ASCII,
 )
+# ASCII, so that no two spellings of one name, no look-alike and no invisible character makes a second file.
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}", re.ASCII)
 _SUFFIX = re.compile(r"(?=.{1,32}$)[a-z][a-z0-9]*(?:-[a-z0-9]+)*", re.ASCII)
 
 
@@ -160,3 +157,8 @@ def _shown(name: object) -> str:
     """A name fit for a message: quoted, control characters escaped, bounded."""
     text = ascii(name)
     return text if len(text) <= 120 else text[:117] + "..."
+
+
+def plain_name(name: str) -> bool:
+    """Whether a name is that of a file and nothing else: no folder, no leading dot or dash, nothing beyond ASCII."""
+    return _PLAIN.fullmatch(name) is not None

@@ -22,19 +22,19 @@ import yaml
 from hypothesis import strategies as st
 from observatory import write_raw
 
-import survey.cli
-from survey.admission import load_config
+import survey.cli.main
 from survey.archive.ledger import Ledger
 from survey.archive.local import read_exposure
+from survey.archive.replies import PACKED, PackedBodyError, retry_after_seconds, unpacked
 from survey.archive.rows import merge, needed, read_parent, read_product
 from survey.archive.structure import DamagedFileError, check_structure
-from survey.associations import read_association
 from survey.errors import ConfigError, ProductNameError
 from survey.models import Product, TaskRecord, to_json
+from survey.mosaics.association_files import read_association
 from survey.names import change_suffix, parse_exposure, parse_mosaic, split_file
-from survey.records import read_record, record_path
+from survey.reduction.load import load_config
 from survey.references.lookup import read_primary_header
-from survey.replies import PACKED, PackedBodyError, retry_after_seconds, unpacked
+from survey.workspace.records import read_record, record_path
 
 EXPOSURE = "jw01345001001_02201_00001_nrcb1"
 PRODUCT = "jw01345-o001_t001_nircam_clear-f200w"
@@ -250,13 +250,13 @@ def command(folder: Path, *arguments: str) -> int:
     with (
         contextlib.chdir(folder),
         mock.patch.object(sys, "argv", ["survey", *arguments]),
-        mock.patch.object(survey.cli.signal, "signal"),
-        mock.patch.object(survey.cli.gc, "freeze"),
+        mock.patch.object(survey.cli.main.signal, "signal"),
+        mock.patch.object(survey.cli.main.gc, "freeze"),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
         try:
-            survey.cli.console()
+            survey.cli.main.console()
         except SystemExit as error:
             code = int(error.code or 0)
     out.flush()

@@ -17,9 +17,9 @@ import psutil
 
 from survey.digest import file_sha256
 from survey.models import COMPLETE
-from survey.records import read_records
-from survey.steps import REGISTRY
-from survey.workspace import Workspace
+from survey.steps.registry import REGISTRY
+from survey.workspace.folders import Workspace
+from survey.workspace.records import read_records
 
 TESTS = Path(__file__).parent
 KINDS = ("client", "worker", "server", "child")  # the client's process holds the scheduler and the nannies as well
@@ -68,8 +68,8 @@ def family(client: subprocess.Popen) -> dict[str, list[psutil.Process]]:
     for process in below:
         try:
             line, parent = " ".join(process.cmdline()), process.parent()
-            if "survey.children" in line:
-                is_child = parent is not None and "survey.children" in " ".join(parent.cmdline())
+            if "survey.execution.children" in line:
+                is_child = parent is not None and "survey.execution.children" in " ".join(parent.cmdline())
                 found["child" if is_child else "server"].append(process)
             elif "spawn_main" in line:
                 found["worker"].append(process)

@@ -18,10 +18,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import survey.steps
+import survey.steps.registry
 from survey.digest import digest
 from survey.errors import TaskError
-from survey.execute import blank_record
+from survey.execution.task import blank_record
 from survey.models import COMPLETE, Exposure
 from survey.steps.base import Job, Outcome, Step
 
@@ -29,7 +29,7 @@ TESTS = Path(__file__).parent
 ENVIRONMENT = {"SURVEY_PRELOAD": "stub_steps", "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
 
 
-def install(registry=survey.steps.REGISTRY) -> None:
+def install(registry=survey.steps.registry.REGISTRY) -> None:
     for name, step in registry.items():
         registry[name] = replace(step, run="stub_steps:run")
 
@@ -122,7 +122,7 @@ FAULTS = {
 
 
 def asleep(seconds: float, task, *rest):
-    """In place of `survey.execute.run_task`: the worker itself sleeps, and nothing is written."""
+    """In place of `survey.execution.task.run_task`: the worker itself sleeps, and nothing is written."""
     time.sleep(seconds)
     return replace(blank_record(task), status=COMPLETE, seconds=seconds)
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from stub_steps import FakeReferences, exposure
 from stub_tiled import ENVIRONMENT
 
-from survey import reduction
 from survey import references as crds_references
-from survey.config import SurveyConfig
+from survey.config.model import SurveyConfig
 from survey.digest import file_sha256
 from survey.errors import SurveyError
-from survey.workspace import Workspace
+from survey.reduction import job as reduction
+from survey.workspace.folders import Workspace
 
 
 def config_of(root: Path) -> SurveyConfig:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import stub_steps
 
-import survey.steps
-from survey.grid import Box, Layout, Member, Tile
+import survey.steps.registry
+from survey.mosaics.grid import Box, Layout, Member, Tile
+from survey.mosaics.tiles import chunk_files
 from survey.steps.base import Job, Outcome, Step
-from survey.store import chunk_files
 
 ENVIRONMENT = {**stub_steps.ENVIRONMENT, "SURVEY_PRELOAD": "stub_tiled"}
 SHAPE = (300, 500)
@@ -28,7 +28,7 @@ SUFFIXES = {
 }  # fmt: skip
 
 
-def install(registry=survey.steps.REGISTRY) -> None:
+def install(registry=survey.steps.registry.REGISTRY) -> None:
     stub_steps.install(registry)
     for name in (*SUFFIXES, "align", "drizzle"):
         registry[name] = replace(registry[name], run="stub_tiled:run")

@@ -13,9 +13,10 @@ import pytest
 from observatory import CORNERS, make_observatory
 
 from survey.archive.query import find_exposures
-from survey.archive.rows import footprint, passband, read_parent, read_product, whole
+from survey.archive.rows import footprint, read_parent, read_product, whole
 from survey.errors import AccessRefusedError, ServiceUnreachableError, SurveyError
 from survey.models import Exposure
+from survey.nircam import passband
 from survey.simulate.faults import Fault
 from survey.simulate.server import serve
 

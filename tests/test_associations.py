@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from survey.associations import MAX_FILE_BYTES, group, link_members, read_association, write_association
 from survey.errors import ConfigError
 from survey.models import Association, Exposure
+from survey.mosaics.association_files import MAX_FILE_BYTES, link_members, read_association, write_association
 from survey.names import parse_mosaic
+from survey.planning.associations import group
 
 PRODUCT = "jw01345-a3001_t001_nircam_clear-f200w-sub320"
 MEMBER = "jw01345001001_02201_00001_nrcb1_cal.fits"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from survey.children import ChildServer, child_server, close_idle
 from survey.errors import TaskError
+from survey.execution.children import ChildServer, child_server, close_idle
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is watched through /proc")
 
@@ -180,7 +180,7 @@ def test_closing_the_server_ends_its_child(own, tmp_path):
 
 def test_a_killed_worker_takes_its_child_along(tmp_path):
     code = (
-        "import pathlib, sys; from survey.children import ChildServer; folder = pathlib.Path(sys.argv[1])\n"
+        "import pathlib, sys; from survey.execution.children import ChildServer; folder = pathlib.Path(sys.argv[1])\n"
         "server = ChildServer({}); (folder / 'server').write_text(str(server._process.pid))\n"
         "server.run('child_jobs:sleep', folder, folder / 'log', 60.0)\n"
     )
@@ -196,7 +196,7 @@ def test_a_server_starts_no_job_of_a_worker_that_is_gone(tmp_path):
     (tmp_path / "slow_import.py").write_text("import time\ntime.sleep(0.5)\n")
     environment = {**os.environ, **ENVIRONMENT, "SURVEY_PRELOAD": "slow_import"}
     environment["PYTHONPATH"] += os.pathsep + str(tmp_path)
-    server = subprocess.Popen([sys.executable, "-m", "survey.children"], env=environment,
+    server = subprocess.Popen([sys.executable, "-m", "survey.execution.children"], env=environment,
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
     job = {"function": "child_jobs:write_result", "folder": str(tmp_path), "log": str(tmp_path / "log"), "limit_gb": 0}
     answers, _ = server.communicate(json.dumps(job).encode() + b"\n", timeout=60)  # and the pipe closes

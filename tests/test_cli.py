@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 from observatory import make_observatory
 
-import survey.cli
-from survey.cli import main
+import survey.cli.main
+from survey.cli.main import main
 from survey.errors import DiskFullError
 from survey.simulate.faults import Fault
 from survey.simulate.server import serve
@@ -41,9 +41,9 @@ def survey_command(*arguments: object, cwd: Path | None = None, **environment: s
 def console(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
     """The entry point in this process: exit code, standard output, standard error."""
     monkeypatch.setattr(sys, "argv", ["survey", *map(str, arguments)])
-    monkeypatch.setattr(survey.cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(survey.cli.main.signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit) as raised:
-        survey.cli.console()
+        survey.cli.main.console()
     out, err = capsys.readouterr()
     assert "Traceback" not in err
     return int(raised.value.code or 0), out, err
@@ -90,7 +90,7 @@ def test_the_interface_is_whole():
 def test_help_imports_nothing_slow():
     code = (
         "import sys; sys.argv = ['survey', '--help']\n"
-        "import atexit; from survey.cli import console\n"
+        "import atexit; from survey.cli.main import console\n"
         "slow = set('jwst crds astroquery astropy dask distributed pydantic xarray numpy zarr'.split())\n"
         "atexit.register(lambda: print('slow:', sorted(slow & set(sys.modules))))\n"
         "console()\n"
@@ -186,7 +186,7 @@ def test_refs_before_fetch_says_what_to_do(folder, monkeypatch, capsys):
 
 
 def test_a_busy_workspace_is_4_and_names_the_holder(archive, folder):
-    from survey.workspace import Workspace
+    from survey.workspace.folders import Workspace
 
     with Workspace(folder / "ws").lock():
         done = survey_command("fetch", "c.yaml", cwd=folder)
@@ -199,24 +199,24 @@ def test_a_busy_workspace_is_4_and_names_the_holder(archive, folder):
     "error", [DiskFullError("/ws: full"), OSError(errno.ENOSPC, "No space left on device", "/ws/raw")]
 )
 def test_a_full_disk_is_5(folder, monkeypatch, capsys, error):
-    import survey.inputs
+    import survey.reduction.inputs
 
     def full(*_args, **_kwargs):
         raise error
 
-    monkeypatch.setattr(survey.inputs, "fetch", full)
+    monkeypatch.setattr(survey.reduction.inputs, "fetch", full)
     code, _, err = console(monkeypatch, capsys, "fetch", "c.yaml")
     assert code == 5
     assert "/ws" in err
 
 
 def test_an_interrupt_is_130(folder, monkeypatch, capsys):
-    import survey.inputs
+    import survey.reduction.inputs
 
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(survey.inputs, "fetch", interrupted)
+    monkeypatch.setattr(survey.reduction.inputs, "fetch", interrupted)
     code, _, err = console(monkeypatch, capsys, "fetch", "c.yaml")
     assert code == 130
     assert "run again to continue" in err
@@ -243,5 +243,5 @@ def test_serve_with_a_command_ends_with_its_code(folder):
 
 def test_the_token_is_never_printed(monkeypatch, capsys):
     monkeypatch.setenv("MAST_API_TOKEN", "secret-token")
-    survey.cli.say("refused secret-token here")
+    survey.cli.main.say("refused secret-token here")
     assert capsys.readouterr().err == "refused *** here\n"

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-import survey.cluster
-from survey.cluster import RESERVE_GB, connect, dashboard, local_sizes, preview, starts_workers
+import survey.cluster.connect
+from survey.cluster.connect import RESERVE_GB, connect, dashboard, local_sizes, preview, starts_workers
 from survey.errors import ConfigError, ServiceUnreachableError
-from survey.graph import RESOURCE, capacity
+from survey.scheduling.run_plan import RESOURCE, capacity
 
 ROOT = Path(__file__).parent.parent
 
@@ -105,13 +105,13 @@ def test_an_address_where_nobody_answers(monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    monkeypatch.setattr(survey.cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(survey.cluster.connect, "CONNECT_SECONDS", 1)
     with pytest.raises(ServiceUnreachableError, match=rf"tcp://127.0.0.1:{port}"), connect(f"tcp://127.0.0.1:{port}"):
         pass
 
 
 def test_an_address_that_accepts_and_stays_silent(monkeypatch):
-    monkeypatch.setattr(survey.cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(survey.cluster.connect, "CONNECT_SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         where = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ServiceUnreachableError, match=where), connect(where):
@@ -140,7 +140,7 @@ def test_a_local_cluster_listens_on_loopback_alone():
 FAILING = """
 import asyncio
 from pathlib import Path
-from survey.cluster import connect
+from survey.cluster.connect import connect
 
 def fail():
     raise OSError("a task's own trouble")

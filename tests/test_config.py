@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from survey.admission import check_config
-from survey.admission import load_config as load_checked
-from survey.config import SurveyConfig, expand, load_config, resolved
+from survey.config.model import SurveyConfig, expand, load_config, resolved
 from survey.errors import ConfigError
+from survey.reduction.load import check_config
+from survey.reduction.load import load_config as load_checked
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SMALL = """\
@@ -60,7 +60,7 @@ def test_the_configs_that_come_along(name, monkeypatch):
     monkeypatch.setenv("CRDS_PATH", "/crds")
     config = load_config(CONFIGS / f"{name}.yaml")
     assert config.program == 1345
-    from survey.planning import check
+    from survey.planning.planner import check
 
     assert check(config)[2] == []
 

@@ -10,7 +10,7 @@ import inspect
 import numpy as np
 import pytest
 
-from survey.grid import Box
+from survey.mosaics.grid import Box
 
 pytestmark = pytest.mark.pipeline
 
@@ -64,7 +64,7 @@ def test_a_pixel_map_is_what_two_wcs_answer():
     from stcal.resample.utils import calc_pixmap
 
     assert parameters(calc_pixmap) == ["wcs_from", "wcs_to", "shape", "disable_bbox", "stepsize", "order"]
-    from survey.steps.resampling import StoredMap, Window
+    from survey.steps.image3.resampling import StoredMap, Window
 
     stored = np.random.default_rng(1).normal(size=(5, 7, 2))
     made = calc_pixmap(StoredMap(stored, ((-0.5, 6.4), (-0.5, 4.4))), Window(Box(0, 0, 9, 9)), (5, 7))
@@ -74,7 +74,7 @@ def test_a_pixel_map_is_what_two_wcs_answer():
 def test_a_bounding_box_is_read_as_the_pixels_that_it_was_made_from():
     from stcal.resample.utils import resample_range
 
-    from survey.steps.resampling import bounding_box
+    from survey.steps.image3.resampling import bounding_box
 
     used, read = Box(10, 20, 31, 44), Box(7, 17, 34, 47)
     inner = used.moved(read.x0, read.y0)
@@ -100,7 +100,7 @@ def test_parameters_hold_radians_and_show_degrees():
 def test_the_median_is_stcals(layers):
     from stcal.outlier_detection.median import nanmedian3D
 
-    from survey.steps.outliers import nanmedian
+    from survey.steps.image3.outliers import nanmedian
 
     rng = np.random.default_rng(layers)
     stack = (rng.normal(size=(layers, 50, 60)) * 10.0 ** rng.uniform(-6, 6, (layers, 50, 60))).astype("f4")
@@ -109,7 +109,7 @@ def test_the_median_is_stcals(layers):
 
 
 def test_contexts_count_the_associations_members():
-    from survey.steps.drizzle import context_of_all, context_planes
+    from survey.steps.image3.drizzle import context_of_all, context_planes
 
     rng = np.random.default_rng(1)
     members = sorted(rng.choice(100, 37, replace=False).tolist())
@@ -130,7 +130,7 @@ def test_a_window_drizzled_alone_is_the_mosaics(origin):
     """To the bit, by drizzle itself; the same with centres that are only moved is not."""
     from drizzle.resample import Drizzle
 
-    from survey.steps.corners import BEFORE, exact_map, padded
+    from survey.steps.image3.corners import BEFORE, exact_map, padded
 
     ny, nx = 120, 140
     y, x = np.indices((ny, nx), dtype=float)

@@ -14,7 +14,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from survey.grid import Box
+from survey.mosaics.grid import Box
 
 pytestmark = pytest.mark.pipeline
 
@@ -128,7 +128,7 @@ def test_a_window_is_wcs_enough():
     """Nothing is asked of an output WCS, while it is drizzled onto, but what `Window` has."""
     from stcal.resample.utils import is_imaging_wcs
 
-    from survey.steps.resampling import StoredMap, Window, window_resampler
+    from survey.steps.image3.resampling import StoredMap, Window, window_resampler
 
     window = Window(Box(0, 0, 7, 5))
     assert is_imaging_wcs(window) and is_imaging_wcs(StoredMap(np.zeros((2, 2, 2))))
@@ -143,7 +143,7 @@ def test_flags_that_are_no_good_bits_take_a_pixels_weight():
     from stcal.resample.utils import build_driz_weight
     from stdatamodels.jwst.datamodels.dqflags import pixel
 
-    from survey.steps.drizzle import DO_NOT_USE
+    from survey.steps.image3.drizzle import DO_NOT_USE
 
     assert pixel["DO_NOT_USE"] == DO_NOT_USE
     dq = np.array([list(pixel.values())], np.uint32)
@@ -200,8 +200,8 @@ def test_the_solution_asks_for_statistics_alone(subtract):
     """Levels of recorded images are those of images with pixels, as is what is taken from the pixels."""
     from stcal.skymatch import SkyImage, SkyStats, skymatch
 
-    from survey.steps.numbers import untyped
-    from survey.steps.sky import _plain, _recorded_class
+    from survey.steps.image3.numbers import untyped
+    from survey.steps.image3.sky import _plain, _recorded_class
 
     def image(number):
         left = 0.0005 * number
@@ -301,7 +301,7 @@ def test_angles_are_found_wherever_a_wcs_holds_them():
         RotateNative2Celestial,
     )
 
-    from survey.steps.wcs_files import _converted, _degrees, _set_degrees
+    from survey.steps.image3.wcs_files import _converted, _degrees, _set_degrees
 
     polynomials = Mapping((0, 1, 0, 1)) | Polynomial2D(1) & Polynomial2D(1)
     assert not list(_converted(wcs_of(polynomials))), "coefficients are no angles"

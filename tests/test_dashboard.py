@@ -22,19 +22,20 @@ from browser import browser, found
 from stub_steps import TESTS, FakeReferences, exposure
 from stub_tiled import ENVIRONMENT
 
-from survey import reduction, report
-from survey.cluster import connect
-from survey.config import SurveyConfig
+from survey.cli import report
+from survey.cluster.connect import connect
+from survey.config.model import SurveyConfig
 from survey.dashboard.feed import feed, guesses
 from survey.dashboard.journal import journal_path
 from survey.digest import file_sha256
 from survey.errors import ClusterError, InterruptedRunError
-from survey.execute import Site
-from survey.graph import RESOURCE, run_plan
+from survey.execution.task import Site
 from survey.models import COMPLETE, FAILED
-from survey.planning import Planner, plan, steps_until
-from survey.records import read_records
-from survey.workspace import Workspace
+from survey.planning.planner import Planner, plan, steps_until
+from survey.reduction import job as reduction
+from survey.scheduling.run_plan import RESOURCE, run_plan
+from survey.workspace.folders import Workspace
+from survey.workspace.records import read_records
 
 TOKEN = "token-of-nobody-0123"
 

@@ -13,7 +13,7 @@ from survey.dashboard.markup import COLORS, failures_table, headline, matrix
 from survey.dashboard.page import MAX_CELLS, Page, spans_of, standalone, steps_line, tiles_of
 from survey.dashboard.report import joined
 from survey.dashboard.state import RunState
-from survey.steps import REGISTRY
+from survey.steps.registry import REGISTRY
 
 EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>\"'&"
 

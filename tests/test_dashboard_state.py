@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from stub_steps import exposure
 
-from survey.config import SurveyConfig
+from survey.config.model import SurveyConfig
 from survey.dashboard.journal import Journal, journal_path, run_state
 from survey.dashboard.state import (
     MAX_BINS,
@@ -24,9 +24,9 @@ from survey.dashboard.state import (
     root_cause,
     update_of,
 )
-from survey.execute import blank_record
+from survey.execution.task import blank_record
 from survey.models import COMPLETE, FAILED, SKIPPED
-from survey.planning import plan
+from survey.planning.planner import plan
 
 MOSAIC = "jw01345-a3001_t001_nircam_clear-f200w"
 

@@ -13,15 +13,16 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from survey.batch import BatchCluster
-from survey.cli import main
-from survey.cluster import address_faults
-from survey.deploy import KINDS, THREADS, AddressSite, BatchSite, LocalSite, Section, load_site, site_of
+from survey.cli.main import main
+from survey.cluster.batch import BatchCluster
+from survey.cluster.connect import address_faults
+from survey.cluster.deploy import KINDS, AddressSite, BatchSite, LocalSite, Section, load_site, site_of
+from survey.cluster.groups import JobGroup, WorkerGroup
+from survey.cluster.job_scripts import job_scripts, shell_word
+from survey.cluster.pods import gibibytes, manifests
+from survey.cluster.scaling import Group, jobs_wanted
 from survey.errors import ConfigError
-from survey.groups import JobGroup, WorkerGroup
-from survey.pods import gibibytes, manifests
-from survey.scaling import Group, jobs_wanted
-from survey.scripts import job_scripts, shell_word
+from survey.execution.environment import THREADS
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "deploy").glob("*.yaml"))
@@ -348,7 +349,7 @@ def test_a_job_asks_for_no_less_than_its_workers_may_use(tmp_path):
 
 @pytest.mark.slow
 def test_encrypted_jobs_name_the_workers_certificate_alone(tmp_path):
-    from survey import tls
+    from survey.cluster import tls
 
     tls.make(tmp_path / "tls")
     path = site(tmp_path, SLURM + f"tls: {tmp_path}/tls\n")

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from stub_steps import FakeReferences, exposure
 
-from survey.config import SurveyConfig
-from survey.disk import Room, check_room, product_gb, room
+from survey.config.model import SurveyConfig
 from survey.errors import DiskFullError
-from survey.execute import blank_record
-from survey.grid import Box, Layout, Member
+from survey.execution.task import blank_record
 from survey.models import COMPLETE, Product
-from survey.planning import plan
+from survey.mosaics.grid import Box, Layout, Member
+from survey.planning.disk import Room, check_room, product_gb, room
+from survey.planning.planner import plan
 
 PLANE = 4e-9 * 320 * 320
 PRODUCT = "jw01345-a3001_t001_nircam_clear-f200w-sub320"

@@ -18,8 +18,8 @@ from survey.archive.fetch import FetchSettings, fetch
 from survey.archive.query import find_exposures
 from survey.errors import DiskFullError
 from survey.models import COMPLETE
-from survey.records import read_records
 from survey.simulate.server import serve
+from survey.workspace.records import read_records
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from survey.cli import main
+from survey.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "docs").glob("*.md")])

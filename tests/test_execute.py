@@ -13,19 +13,19 @@ from dataclasses import replace
 import pytest
 from stub_steps import ENVIRONMENT, exposure
 
-import survey.execute as execute
-import survey.publication as publication
-from survey.children import close_idle
+import survey.execution.publication as publication
+import survey.execution.task as execute
+from survey.config.limits import Limits
 from survey.digest import digest, file_sha256
 from survey.errors import TaskError
-from survey.execute import Site, blank_record, failure_class, run_task
-from survey.limits import Limits
+from survey.execution.children import close_idle
+from survey.execution.task import Site, blank_record, failure_class, run_task
 from survey.models import COMPLETE, FAILED, SKIPPED, Task, TaskRecord
-from survey.planning import installed_versions
-from survey.publication import reusable, stored_record
-from survey.records import read_record, record_path, write_record
 from survey.steps.base import Outcome
-from survey.workspace import Workspace
+from survey.versions import installed_versions
+from survey.workspace.folders import Workspace
+from survey.workspace.products import reusable, stored_record
+from survey.workspace.records import read_record, record_path, write_record
 
 
 @pytest.fixture(scope="module", autouse=True)

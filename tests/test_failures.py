@@ -7,10 +7,10 @@ from collections import namedtuple
 
 import pytest
 
-from survey import failures
-from survey.children import Usage
 from survey.errors import TaskError
-from survey.failures import cause_of_death, failure_class, is_full
+from survey.execution import failures
+from survey.execution.children import Usage
+from survey.execution.failures import cause_of_death, failure_class, is_full
 
 
 def test_what_is_worth_another_try():

@@ -10,16 +10,16 @@ import pytest
 from dask.distributed import Client, LocalCluster
 from stub_steps import ENVIRONMENT, FakeReferences, exposure
 
-from survey.config import SurveyConfig
+from survey.config.limits import Limits
+from survey.config.model import SurveyConfig
 from survey.digest import file_sha256
 from survey.errors import DiskFullError, SurveyError
-from survey.execute import Site
-from survey.graph import RESOURCE, capacity, run_plan
-from survey.limits import Limits
+from survey.execution.task import Site
 from survey.models import COMPLETE, FAILED, SKIPPED
-from survey.planning import Planner, plan
-from survey.records import read_records
-from survey.workspace import Workspace
+from survey.planning.planner import Planner, plan
+from survey.scheduling.run_plan import RESOURCE, capacity, run_plan
+from survey.workspace.folders import Workspace
+from survey.workspace.records import read_records
 
 STEPS = ("detector1", "subtract_striping", "image2")
 MOSAIC = "jw01345-a3001_t001_nircam_clear-{}-sub320"
@@ -167,7 +167,7 @@ def test_a_task_that_takes_more_memory_than_it_may_is_ended_and_tried_with_more(
 
     limits = Limits(memory_factor=3.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("survey.limits.MIN_MEMORY_GB", 0.0)
+        patch.setattr("survey.config.limits.MIN_MEMORY_GB", 0.0)
         records = line.run(client, until="image2", change=shrink, limits=limits)
     record = records[f"detector1/{line.name}"]
     assert (record.status, record.error_class) == (FAILED, "memory")

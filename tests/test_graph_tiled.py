@@ -9,15 +9,15 @@ import pytest
 from stub_steps import FakeReferences, exposure
 from stub_tiled import ENVIRONMENT
 
-from survey.config import SurveyConfig
+from survey.config.model import SurveyConfig
 from survey.digest import file_sha256
-from survey.execute import Site
-from survey.graph import run_plan
-from survey.layouts import read_layouts
+from survey.execution.task import Site
 from survey.models import COMPLETE, FAILED, SKIPPED
-from survey.planning import Planner, plan
-from survey.records import read_records
-from survey.workspace import Workspace
+from survey.mosaics.layouts import read_layouts
+from survey.planning.planner import Planner, plan
+from survey.scheduling.run_plan import run_plan
+from survey.workspace.folders import Workspace
+from survey.workspace.records import read_records
 
 MOSAIC = "jw01345-a3001_t001_nircam_clear-{}-sub320"
 SHORT, LONG = MOSAIC.format("f200w"), MOSAIC.format("f444w")

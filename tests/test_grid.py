@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stub_steps import exposure
 
-from survey.grid import Box, Layout, Member, Tile, places, predict, tiles, touched
-from survey.tiled import group_numbers
+from survey.mosaics.grid import Box, Layout, Member, Tile, places, predict, tiles, touched
+from survey.planning.tiled import group_numbers
 
 SHAPES = st.tuples(st.integers(1, 300), st.integers(1, 300))
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from stub_steps import exposure
 
-from survey.grid import PREDICTION_PAD_PX, predict
-from survey.tiled import group_numbers
+from survey.mosaics.grid import PREDICTION_PAD_PX, predict
+from survey.planning.tiled import group_numbers
 
 SCALE = 0.031
 SIDE = 320 * SCALE / 3600

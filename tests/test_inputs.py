@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from observatory import write_raw
 
-from survey.config import load_config
+from survey.config.model import load_config
 from survey.errors import ConfigError, DownloadError
-from survey.inputs import fetch, find_exposures, held_exposures, members_of
 from survey.models import Association
-from survey.planning import plan
+from survey.planning.planner import plan
+from survey.reduction.inputs import fetch, find_exposures, held_exposures, members_of
 
 NAMES = [f"jw01345001001_02201_0000{number}_nrcb1" for number in (1, 2, 3)]
 
@@ -73,9 +73,9 @@ def test_members_come_from_raw_files_or_lie_beside_the_association(config, tmp_p
 def test_an_exposure_without_a_reference_is_left_out_and_the_others_are_planned(tmp_path):
     from stub_steps import exposure
 
-    from survey import reduction
-    from survey.config import SurveyConfig
-    from survey.inputs import unreferenced
+    from survey.config.model import SurveyConfig
+    from survey.reduction import job as reduction
+    from survey.reduction.inputs import unreferenced
     from survey.references.record import References
 
     config = SurveyConfig(survey="t", program=1345, workspace=tmp_path,

@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 import survey
-from survey.config import load_config
-from survey.deploy import THREADS
+from survey.config.model import load_config
 from survey.errors import ConfigError, DiskFullError, InterruptedRunError, ServiceError, WorkspaceBusyError
+from survey.execution.environment import THREADS
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -252,7 +252,9 @@ def test_workers_declare_memory_that_their_container_holds(builds, name):
             assert room >= 0.8e9, owner  # the worker, and the process with the pipeline from which children are forked
             assert {"--nthreads=1", "--no-nanny"} <= set(box["args"])
     assert len(declared) == 2
-    if any(item["kind"] == "DaskAutoscaler" for item in builds[name]):  # survey.retirement tells them apart by it
+    if any(
+        item["kind"] == "DaskAutoscaler" for item in builds[name]
+    ):  # survey.cluster.kubernetes_preload tells them apart by it
         large = next(amount for owner, amount in declared.items() if owner.startswith("survey-large"))
         assert large > min(declared.values())
     if name in ("base", "plain"):
@@ -517,8 +519,8 @@ sys.exit(done.returncode)
 """
 CLIENT = """
 import json
-from survey.cluster import connect
-from survey.graph import capacity
+from survey.cluster.connect import connect
+from survey.cluster.capacity import capacity
 with connect("tls://survey-scheduler:8786") as client:
     client.wait_for_workers(1, timeout=100)
     facts = client.scheduler_info(n_workers=-1)

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from survey.grid import Box, Layout, Member
-from survey.layouts import read_layout, read_layouts
+from survey.mosaics.grid import Box, Layout, Member
+from survey.mosaics.layouts import read_layout, read_layouts
 
 LAYOUT = Layout((9, 8), (9, 8), True, (Member("a", 0, Box(0, 0, 8, 9), None),), "d", {"group_ids": ["x"]})
 

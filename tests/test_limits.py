@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from survey.config import SurveyConfig, load_config
+from survey.config.limits import Limits
+from survey.config.model import SurveyConfig, load_config
 from survey.errors import ConfigError
-from survey.limits import Limits
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 from test_workspace import HOLD
 
-from survey import lock
 from survey.errors import WorkspaceBusyError
-from survey.lock import NOTE, Holder, current_holder, read_holder
-from survey.workspace import Workspace
+from survey.workspace import lock
+from survey.workspace.folders import Workspace
+from survey.workspace.lock import NOTE, Holder, current_holder, read_holder
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
 RACE = """
 import sys, time
 from pathlib import Path
 from survey.errors import WorkspaceBusyError
-from survey.workspace import Workspace
+from survey.workspace.folders import Workspace
 while not (Path(sys.argv[1]) / "go").exists():
     time.sleep(0.001)
 try:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from stub_steps import exposure
 
-from survey.execute import blank_record
-from survey.memory import ENOUGH, FACTORS, LEAST_GB, SAFETY, Memory, learn
+from survey.execution.task import blank_record
 from survey.models import COMPLETE, FAILED, Task
+from survey.planning.memory import ENOUGH, FACTORS, LEAST_GB, SAFETY, Memory, learn
 
 
 def task(number: int, step: str = "sky") -> Task:

@@ -7,10 +7,10 @@ from dask.distributed import Client, LocalCluster
 from killing import false_records, products
 from test_graph_tiled import SHORT, Line
 
-from survey.children import close_idle
-from survey.graph import RESOURCE
+from survey.execution.children import close_idle
 from survey.models import COMPLETE, FAILED
-from survey.records import read_records
+from survey.scheduling.run_plan import RESOURCE
+from survey.workspace.records import read_records
 
 
 def mixes(root) -> list[str]:

@@ -14,10 +14,10 @@ import zarr
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from survey import mosaics
 from survey.digest import tree_sha256
 from survey.errors import ConfigError, TaskError
-from survey.mosaics import cutout, open_group, read_wcs, write_group
+from survey.mosaics import groups as mosaics
+from survey.mosaics.groups import cutout, open_group, read_wcs, write_group
 
 NY, NX = 37, 53
 SCALE = 0.03  # arcsec
@@ -223,7 +223,7 @@ def test_a_mosaic_larger_than_the_memory_it_takes(tmp_path):
     """118 MB of pixels in chunks of 256: less than half of that may be in memory at a time."""
     path = make_i2d(tmp_path / "large_i2d.fits", ny=2048, nx=2048, planes=1)
     code = (
-        "import sys, resource; from pathlib import Path; from survey.mosaics import write_group\n"
+        "import sys, resource; from pathlib import Path; from survey.mosaics.groups import write_group\n"
         "import zarr, xarray, numpy, astropy.io.fits, astropy.wcs\n"
         "start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "write_group(Path(sys.argv[1]), Path(sys.argv[2]), 'F200W', chunk=256)\n"

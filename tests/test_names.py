@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from survey.errors import ProductNameError
 from survey.names import (
-    NIRCAM_DETECTORS,
     ExposureName,
     MosaicName,
     change_suffix,
@@ -19,6 +18,7 @@ from survey.names import (
     parse_mosaic,
     split_file,
 )
+from survey.nircam import DETECTORS
 
 EXPOSURE = "jw01345001001_02201_00001_nrcblong"
 MOSAIC = "jw01345-o001_t021_nircam_clear-f115w"
@@ -33,7 +33,7 @@ _EXPOSURES = st.builds(
     sequence=st.integers(0, 9).map(str),
     activity=st.text(_BASE36, min_size=2, max_size=2),
     exposure=st.integers(1, 99_999),
-    detector=st.sampled_from(NIRCAM_DETECTORS),
+    detector=st.sampled_from(DETECTORS),
     segment=st.none() | st.integers(1, 999),
 )
 _MOSAICS = st.builds(

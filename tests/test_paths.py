@@ -18,29 +18,32 @@ from test_archive_fetch import QUICK
 from test_execute import detector1
 from test_references import Settings, write_raw
 
-from survey import inspection, paths, provenance, references
+from survey import references
 from survey.archive import held
 from survey.archive.fetch import fetch
 from survey.archive.ledger import LEDGER, Entry, Ledger, signature
 from survey.archive.local import find_exposures as find_local
 from survey.archive.raw import kept
-from survey.children import close_idle
-from survey.cluster import _quiet
-from survey.config import SurveyConfig
+from survey.cluster.connect import _quiet
+from survey.config.model import SurveyConfig
+from survey.config.pipeline_spec import check_settings, read_spec
 from survey.digest import file_sha256
 from survey.errors import ConfigError, ReferencesError, TaskError
-from survey.execute import Site, run_task
-from survey.grid import Box, Tile
-from survey.layouts import read_layout
+from survey.execution.children import close_idle
+from survey.execution.publication import publish
+from survey.execution.task import Site, run_task
 from survey.models import COMPLETE, Exposure, Product, Task
+from survey.mosaics.grid import Box, Tile
+from survey.mosaics.layouts import read_layout
+from survey.mosaics.tiles import drop_strangers
 from survey.names import parse_mosaic
-from survey.pipeline_spec import check_settings, read_spec
-from survey.publication import publish, stored_record
-from survey.records import read_record, read_records, record_path, write_record
+from survey.reduction import inspection
 from survey.steps.base import Outcome
 from survey.steps.pipeline import refuse_foreign_orders
-from survey.store import drop_strangers
-from survey.workspace import Workspace
+from survey.workspace import paths, provenance
+from survey.workspace.folders import Workspace
+from survey.workspace.products import stored_record
+from survey.workspace.records import read_record, read_records, record_path, write_record
 
 GOOD = "stage1/jw01345001001_02101_00001_nrcb1_rate.fits"
 ODD_PARTS = [
@@ -168,7 +171,7 @@ def test_a_record_that_names_a_file_outside_is_none(workspace, victim, config, p
 
 def test_what_an_earlier_record_names_outside_is_not_removed(workspace, victim):
     """Also when a record comes into memory another way than by being read."""
-    from survey.publication import _drop_others
+    from survey.execution.publication import _drop_others
 
     link = workspace.folder("stage1") / "more"
     link.symlink_to(victim)
@@ -262,7 +265,7 @@ def made_group(workspace: Workspace) -> tuple[Task, Outcome, Path]:
 
 @pytest.mark.parametrize("link", ["mosaics/mosaics.zarr", GROUP, f"{GROUP}/sci", f"{GROUP}/sci/c"])
 def test_no_tile_goes_through_a_link(workspace, victim, link):
-    from survey.execute import blank_record
+    from survey.execution.task import blank_record
 
     task, outcome, folder = made_group(workspace)
     place = workspace.root / link
@@ -278,7 +281,7 @@ def test_no_tile_goes_through_a_link(workspace, victim, link):
 
 
 def test_an_empty_tile_takes_no_mark_off_what_a_link_leads_to(workspace, victim):
-    from survey.execute import blank_record
+    from survey.execution.task import blank_record
 
     task, _, folder = made_group(workspace)
     (workspace.root / "mosaics" / "mosaics.zarr").mkdir()

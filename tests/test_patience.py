@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from survey.models import Task
-from survey.patience import Patience
+from survey.scheduling.waiting import Patience
 
 
 def task(name: str) -> Task:
@@ -12,7 +12,7 @@ def task(name: str) -> Task:
 
 def test_only_what_finds_no_worker_for_the_whole_time_is_given_up(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("survey.patience.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("survey.scheduling.waiting.time.monotonic", lambda: now[0])
     patience = Patience(60.0, "memory_gb")
     small, large = (task("small"), 1.0), (task("large"), 8.0)
     assert not patience.is_due
@@ -31,7 +31,7 @@ def test_only_what_finds_no_worker_for_the_whole_time_is_given_up(monkeypatch):
 
 def test_a_worker_that_comes_and_goes_starts_the_wait_anew(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("survey.patience.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("survey.scheduling.waiting.time.monotonic", lambda: now[0])
     patience = Patience(60.0, "memory_gb")
     ready = [(task("any"), 0.0)]
     for now[0], workers in ((5.0, {}), (50.0, {"w": 0.0}), (55.0, {}), (100.0, {})):

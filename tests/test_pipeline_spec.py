@@ -9,8 +9,7 @@ import sys
 
 import pytest
 
-from survey.documents import nearest
-from survey.pipeline_spec import (
+from survey.config.pipeline_spec import (
     RESERVED,
     check_settings,
     missing_files,
@@ -19,6 +18,7 @@ from survey.pipeline_spec import (
     types_in_use,
     with_files,
 )
+from survey.config.yaml_file import nearest
 
 PIPELINES = {
     name: f"jwst.pipeline.calwebb_{name}:{name.capitalize()}Pipeline" for name in ("detector1", "image2", "image3")
@@ -137,7 +137,7 @@ def test_nearest():
 def test_reading_imports_nothing_of_the_pipeline():
     code = f"""
 import sys
-from survey.pipeline_spec import read_spec
+from survey.config.pipeline_spec import read_spec
 for path in {list(PIPELINES.values())!r}: read_spec(path)
 print([name for name in sys.modules if name.split('.')[0] in ('jwst', 'stpipe', 'stcal', 'astropy', 'numpy')])
 """

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from stub_steps import FakeReferences, exposure
 
-import survey.planning
-from survey.config import SurveyConfig
+import survey.planning.planner
+from survey.config.model import SurveyConfig
 from survey.errors import ConfigError
-from survey.planning import group_name, plan, steps_until, total_gb
-from survey.steps import REGISTRY
+from survey.planning.planner import group_name, plan, steps_until, total_gb
+from survey.steps.registry import REGISTRY
 
 EXPOSURES = tuple(
     exposure(number, detector, filter_name)
@@ -114,7 +114,7 @@ def test_a_number_written_otherwise_is_the_same_setting():
 
 def test_a_version_of_the_pipeline_or_of_a_step_changes_everything_below(made, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(survey.planning, "installed_versions", lambda: {"jwst": "9.9", "stcal": "9", "crds": "9"})
+        patch.setattr(survey.planning.planner, "installed_versions", lambda: {"jwst": "9.9", "stcal": "9", "crds": "9"})
         assert differing(made, plan(config(), EXPOSURES, FakeReferences())) == set(digests(made))
     monkeypatch.setitem(REGISTRY, "image2", replace(REGISTRY["image2"], version=99))
     changed = differing(made, plan(config(), EXPOSURES, FakeReferences()))
@@ -156,7 +156,7 @@ def test_what_is_not_known_is_said_and_has_no_digest(made):
 
 
 def test_missing_members_change_a_mosaic():
-    planner = survey.planning.Planner(config(), FakeReferences())
+    planner = survey.planning.planner.Planner(config(), FakeReferences())
     made = plan(config(), EXPOSURES, FakeReferences())
     association = made.associations[0]
     chains = {name: [made[f"image2/{name}"]] for name in association.members}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from stub_steps import exposure
 
-import survey.progress
+import survey.cli.progress
+from survey.cli.progress import DownloadProgress, TaskProgress
+from survey.dashboard.markup import clock
 from survey.models import COMPLETE, FAILED, SKIPPED, Plan, Task, TaskRecord
-from survey.progress import DownloadProgress, TaskProgress, clock
 
 
 def make_plan(count: int) -> Plan:
@@ -46,7 +47,7 @@ def test_what_was_reused_is_not_taken_for_speed():
 def test_unfinished_steps_are_shown_now_and_then(monkeypatch):
     lines: list[str] = []
     now = [1000.0]
-    monkeypatch.setattr(survey.progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(survey.cli.progress.time, "monotonic", lambda: now[0])
     plan = make_plan(10)
     note = TaskProgress(lines.append, terminal=False).watch(plan)
     for number in range(4):
@@ -71,7 +72,7 @@ def test_bars_on_a_terminal(capsys):
 def test_bytes_of_all_downloads_together(monkeypatch):
     lines: list[str] = []
     now = [0.0]
-    monkeypatch.setattr(survey.progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(survey.cli.progress.time, "monotonic", lambda: now[0])
     progress = DownloadProgress(lines.append)
     progress("a", 100_000_000, 500_000_000)
     now[0] = 20.0

@@ -14,8 +14,8 @@ import pytest
 import xarray as xr
 
 from survey.models import Product, TaskRecord
-from survey.provenance import ProvenanceWriter, lineage, publish, rebuild, to_dataset
-from survey.records import read_record, read_records, write_record
+from survey.workspace.provenance import ProvenanceWriter, lineage, publish, rebuild, to_dataset
+from survey.workspace.records import read_record, read_records, write_record
 
 RAW = "jw01345001001_02201_00001_nrcb1"
 

@@ -17,14 +17,15 @@ from survey.archive.ledger import Entry, Ledger, signature
 from survey.archive.raw import publish as publish_raw
 from survey.digest import digest, file_sha256, tree_sha256
 from survey.errors import TaskError
-from survey.execute import blank_record
+from survey.execution.publication import publish
+from survey.execution.task import blank_record
 from survey.models import COMPLETE, FAILED, Task
-from survey.provenance import SNAPSHOTS, STORE, to_dataset
-from survey.provenance import publish as publish_provenance
-from survey.publication import publish, reusable, stored_record
-from survey.records import read_records, write_record
 from survey.steps.base import Outcome
-from survey.workspace import Workspace
+from survey.workspace.folders import Workspace
+from survey.workspace.products import reusable, stored_record
+from survey.workspace.provenance import SNAPSHOTS, STORE, to_dataset
+from survey.workspace.provenance import publish as publish_provenance
+from survey.workspace.records import read_records, write_record
 
 CALLS = ("replace", "rename", "unlink", "fsync", "mkdir", "rmdir")
 MOSAIC = "jw01345-a3001_t001_nircam_clear-f200w-sub320"
@@ -322,7 +323,7 @@ def test_a_tile_that_is_made_anew_leaves_the_mosaic_that_stands_on_it(tmp_path):
 
 
 def test_failures_of_a_run_that_lost_the_workspace_are_not_recorded(tmp_path):
-    from survey.execute import Site, run_task
+    from survey.execution.task import Site, run_task
 
     line = Line(tmp_path / "ws")
     task = line.task("detector1", NAME)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from survey.quality import (
+from quality import (
     MeasurementError,
     annulus_medians,
     aperture_sums,

@@ -8,13 +8,7 @@ from dataclasses import replace
 import pytest
 from stub_steps import FakeReferences, exposure
 
-from survey.config import SurveyConfig
-from survey.execute import blank_record
-from survey.models import COMPLETE, FAILED, SKIPPED, Product
-from survey.planning import plan
-from survey.provenance import lineage
-from survey.reduction import Run
-from survey.report import (
+from survey.cli.report import (
     lineage_document,
     lineage_text,
     plan_document,
@@ -24,8 +18,14 @@ from survey.report import (
     status_document,
     status_text,
 )
-from survey.staleness import states
-from survey.workspace import Workspace
+from survey.config.model import SurveyConfig
+from survey.execution.task import blank_record
+from survey.models import COMPLETE, FAILED, SKIPPED, Product
+from survey.planning.planner import plan
+from survey.planning.staleness import states
+from survey.reduction.job import Run
+from survey.workspace.folders import Workspace
+from survey.workspace.provenance import lineage
 
 PRODUCT = "jw01345-a3001_t001_nircam_clear-f200w-sub320"
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from survey.resident import family, held_gb
+from survey.execution.child_memory import family, held_gb
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from survey.steps.base import Job
-from survey.steps.parts import parameters, part
+from survey.steps.image3.parts import parameters, part
 from survey.steps.pipeline import call
 
 pytestmark = pytest.mark.pipeline

@@ -11,9 +11,9 @@ import dask
 import pytest
 from distributed import Client, Scheduler, Worker
 
-from survey.deploy import RESOURCE
+from survey.cluster.deploy import RESOURCE
 
-PRELOAD = "survey.retirement"
+PRELOAD = "survey.cluster.kubernetes_preload"
 SIZES = {"survey-default-1": 4, "survey-default-2": 4, "survey-default-3": 4, "survey-large-1": 24}
 
 

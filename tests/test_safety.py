@@ -11,16 +11,16 @@ import psutil
 import pytest
 from observatory import make_observatory
 
-from survey.associations import MAX_FILE_BYTES, read_association
-from survey.cli import emit, say
-from survey.config import load_config
-from survey.documents import MAX_BYTES
+from survey.cli.main import emit, say
+from survey.config.model import load_config
+from survey.config.yaml_file import MAX_BYTES
 from survey.errors import ConfigError
-from survey.records import MAX_RECORD_BYTES, read_record
+from survey.mosaics.association_files import MAX_FILE_BYTES, read_association
 from survey.references.cache import Cache
 from survey.simulate.faults import load_faults
 from survey.simulate.scene import load_scene
 from survey.simulate.server import serve
+from survey.workspace.records import MAX_RECORD_BYTES, read_record
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "survey").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "docs").glob("*.py")])

@@ -13,7 +13,7 @@ import pytest
 from stub_tiled import ENVIRONMENT
 
 from survey.models import COMPLETE
-from survey.records import read_records
+from survey.workspace.records import read_records
 
 STUB_SURVEY = Path(__file__).with_name("stub_survey.py")
 

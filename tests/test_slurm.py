@@ -21,14 +21,14 @@ from test_graph import STEPS, Line
 from test_whole import assert_same_pixels
 from whole_run import survey
 
-from survey import tls
-from survey.cluster import connect
+from survey.cluster import tls
+from survey.cluster.connect import connect
 from survey.errors import ClusterError
-from survey.execute import Site
-from survey.graph import capacity, run_plan
+from survey.execution.task import Site
 from survey.models import COMPLETE
-from survey.planning import Planner, plan
-from survey.records import read_records
+from survey.planning.planner import Planner, plan
+from survey.scheduling.run_plan import capacity, run_plan
+from survey.workspace.records import read_records
 
 QUICK = [pytest.mark.slow, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(240)]
 pytestmark = pytest.mark.slurm

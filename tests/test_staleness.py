@@ -7,16 +7,17 @@ from dataclasses import replace
 import pytest
 from stub_steps import FakeReferences, exposure
 
-from survey.config import SurveyConfig
+from survey.cli.report import plan_text
+from survey.config.model import SurveyConfig
 from survey.digest import file_sha256
-from survey.execute import blank_record
-from survey.grid import Box, Layout, Member
+from survey.execution.task import blank_record
 from survey.models import COMPLETE, FAILED, SKIPPED, Plan, Product, Task
-from survey.planning import installed_versions, plan
-from survey.report import plan_text
-from survey.staleness import DONE, NEW, STALE, UNKNOWN, causes, differences, reach, state_of, states, summary
-from survey.staleness import FAILED as FAILED_STATE
-from survey.steps import REGISTRY
+from survey.mosaics.grid import Box, Layout, Member
+from survey.planning.planner import plan
+from survey.planning.staleness import DONE, NEW, STALE, UNKNOWN, causes, differences, reach, state_of, states, summary
+from survey.planning.staleness import FAILED as FAILED_STATE
+from survey.steps.registry import REGISTRY
+from survey.versions import installed_versions
 
 TASK = Task(
     key="image2/x", step="image2", subject="x", filter="F200W", settings={"photom": {"skip": False}, "a": 1},
@@ -204,7 +205,7 @@ def test_one_raw_file_reaches_its_exposure_and_that_mosaic(done):
 
 def test_one_version_reaches_everything(done, monkeypatch):
     newer = {**installed_versions(), "stcal": "99.0"}
-    monkeypatch.setattr("survey.planning.installed_versions", lambda: newer)
+    monkeypatch.setattr("survey.planning.planner.installed_versions", lambda: newer)
     found = done.states()
     assert done.waiting(found) == {item.task.key for item in found}
     reason = next(iter(of(found, "stcal")))

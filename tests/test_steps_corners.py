@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from survey.steps.corners import BEFORE, BEHIND, corners_of, exact_map, padded
-from survey.steps.numbers import typed, untyped
+from survey.steps.image3.corners import BEFORE, BEHIND, corners_of, exact_map, padded
+from survey.steps.image3.numbers import typed, untyped
 
 # Where an exposure's first pixel falls on the mosaic, how it is turned, and where the window begins.
 PLACES = [

@@ -7,15 +7,15 @@ import json
 import numpy as np
 import pytest
 
-from survey.grid import Box, Layout, Member
-from survey.steps import REGISTRY
+from survey.mosaics.grid import Box, Layout, Member
 from survey.steps.base import Job
+from survey.steps.registry import REGISTRY
 
 pytestmark = pytest.mark.pipeline
 
 
 def test_a_tile_in_the_corner_of_a_turned_exposures_box_is_empty(tmp_path):
-    from survey.steps.drizzle import run
+    from survey.steps.image3.drizzle import run
 
     y, x = np.indices((64, 64), dtype=float)
     turned = np.stack([150 + (x - y) * 0.7, 50 + (x + y) * 0.7], axis=-1)  # by 45 degrees: its corners are the middles

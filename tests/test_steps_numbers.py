@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from survey.steps.numbers import typed, untyped
+from survey.steps.image3.numbers import typed, untyped
 
 
 def through_json(value):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from survey.errors import TaskError
-from survey.grid import Box, Layout, Member
-from survey.steps import REGISTRY
+from survey.mosaics.grid import Box, Layout, Member
 from survey.steps.base import Job
+from survey.steps.registry import REGISTRY
 from tests.small_wcs import SIDE, tangent_wcs
 
 pytestmark = pytest.mark.pipeline
@@ -21,8 +21,8 @@ NAME = "jw01345001001_02101_00001_nrcb1"
 @pytest.fixture
 def inputs(tmp_path):
     """An exposure on a mosaic's grid that is its own, moved by (12, 12) pixels."""
-    from survey.steps.members import Description, write_description
-    from survey.steps.wcs_files import write_trees
+    from survey.steps.image3.members import Description, write_description
+    from survey.steps.image3.wcs_files import write_trees
 
     wcs, grid = tangent_wcs(16.0, 16.0), tangent_wcs(28.0, 28.0)
     write_description(tmp_path / f"{NAME}_wcs.asdf", Description({}, wcs, (SIDE, SIDE)))
@@ -35,7 +35,7 @@ def inputs(tmp_path):
 
 
 def made(tmp_path, inputs, **settings):
-    from survey.steps.outliers import map_pixels
+    from survey.steps.image3.outliers import map_pixels
 
     folder = tmp_path / "job"
     folder.mkdir()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from survey.grid import Box, tiles
-from survey.steps.drizzle import DO_NOT_USE, context_of_all
-from survey.steps.resampling import (
+from survey.mosaics.grid import Box, tiles
+from survey.steps.image3.drizzle import DO_NOT_USE, context_of_all
+from survey.steps.image3.resampling import (
     StoredMap,
     Window,
     bounding_box,
@@ -84,7 +84,7 @@ def whole(members, shape, ratio, **pars):
 
 
 def tile_alone(members, tile, ratio, leftout, **pars):
-    """As `survey.steps.drizzle` does it: the pixels that touch the tile, on a window around their outlines."""
+    """As `survey.steps.image3.drizzle` does it: the pixels that touch the tile, on a window around their outlines."""
     pars = {**PARS, **pars}
     near = [touching(pixmap, tile, pars["kernel"], 1 / ratio) for _, _, pixmap in members]
     used = {n: box.within(USED) for n, box in enumerate(near) if box is not None and box.within(USED).pixels}
@@ -144,13 +144,13 @@ def test_the_tile_size_does_not_matter(side):
 
 def test_moving_alone_would_not_do(monkeypatch):
     """The test can fail: a map that is only moved to the window has other corners."""
-    import survey.steps.resampling
+    import survey.steps.image3.resampling
 
     def moved(pixmap, corner):
         return np.pad(pixmap - np.array(corner, float), ((1, 2), (1, 2), (0, 0)), mode="reflect", reflect_type="odd")
 
     members = [member(number, *where) for number, where in enumerate(SCENE)]
-    monkeypatch.setattr(survey.steps.resampling, "exact_map", moved)
+    monkeypatch.setattr(survey.steps.image3.resampling, "exact_map", moved)
     with pytest.raises(AssertionError, match="x000y000"):
         compare(members, SHAPE, 0.97, 16400)
 

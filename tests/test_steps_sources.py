@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from survey.steps import REGISTRY
 from survey.steps.base import Job
+from survey.steps.registry import REGISTRY
 from tests.small_wcs import SIDE, tangent_wcs
 
 pytestmark = pytest.mark.pipeline
@@ -19,8 +19,8 @@ def test_a_skipped_tweakreg_leaves_a_catalogue_without_rows(tmp_path):
     from astropy.table import Table
     from stdatamodels.jwst.datamodels import ImageModel
 
-    from survey.steps.members import read_description
-    from survey.steps.sources import run
+    from survey.steps.image3.members import read_description
+    from survey.steps.image3.sources import run
 
     model = ImageModel(np.zeros((SIDE, SIDE), np.float32))
     model.meta.wcs = tangent_wcs(16.0, 16.0)

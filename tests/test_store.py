@@ -7,8 +7,17 @@ import pytest
 import zarr
 from astropy.io import fits
 
-from survey.grid import tiles
-from survey.store import BLOCK, chunk_files, create, drop_strangers, empty_arrays, stream_fits, uncommit, write_tile
+from survey.mosaics.grid import tiles
+from survey.mosaics.tiles import (
+    BLOCK,
+    chunk_files,
+    create,
+    drop_strangers,
+    empty_arrays,
+    stream_fits,
+    uncommit,
+    write_tile,
+)
 
 SHAPE, SIDE, NAMES = (70, 95), 32, ["sci", "wht", "con"]
 

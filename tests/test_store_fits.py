@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from survey.grid import Box, tiles
-from survey.store import BLOCK, bands, create, empty_arrays, stream_fits, write_tile
+from survey.mosaics.grid import Box, tiles
+from survey.mosaics.tiles import BLOCK, bands, create, empty_arrays, stream_fits, write_tile
 
 NAMES = {"sci": "SCI", "con": "CON", "dq": "DQ"}
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from stub_steps import FakeReferences, exposure
 
-from survey.config import SurveyConfig
-from survey.grid import predict
-from survey.planning import plan
-from survey.tiled import NOT_ALIGNED, REFUSED, group_numbers
+from survey.config.model import SurveyConfig
+from survey.mosaics.grid import predict
+from survey.planning.planner import plan
+from survey.planning.tiled import NOT_ALIGNED, REFUSED, group_numbers
 
 SIDE = 320 * 0.031 / 3600
 BEHIND = {"sky", "skymatch", "pixmap", "outlier_i2d", "median", "outliers", "drizzle", "assemble", "source_catalog"}
@@ -152,7 +152,7 @@ def test_an_alignment_has_one_reference():
 
 
 def test_files_that_parameters_name_count_by_their_bytes(tmp_path):
-    from survey.inputs import override_digests
+    from survey.reduction.inputs import override_digests
 
     catalogue = tmp_path / "gaia of mine.ecsv"
     catalogue.write_text("one")

@@ -8,10 +8,11 @@ from pathlib import PurePosixPath
 import pytest
 from stub_steps import FakeReferences, exposure
 
-from survey.config import SurveyConfig
-from survey.grid import predict
-from survey.planning import plan
-from survey.tiled import REFUSED, faults, group_numbers, native_scale_arcsec
+from survey.config.model import SurveyConfig
+from survey.mosaics.grid import predict
+from survey.nircam import native_scale_arcsec
+from survey.planning.planner import plan
+from survey.planning.tiled import REFUSED, faults, group_numbers
 
 SIDE = 320 * 0.031 / 3600
 PRODUCT = "jw01345-a3001_t001_nircam_clear-f200w-sub320"

@@ -21,10 +21,10 @@ from click.testing import CliRunner
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-import survey.cluster
-from survey import tls
-from survey.cli import main
-from survey.cluster import address_faults, connect
+import survey.cluster.connect
+from survey.cli.main import main
+from survey.cluster import tls
+from survey.cluster.connect import address_faults, connect
 from survey.errors import ConfigError, ServiceUnreachableError
 
 
@@ -300,14 +300,14 @@ def test_a_client_with_a_certificate_is_let_in(scheduler, deployment):
 
 @pytest.mark.slow
 def test_a_client_of_another_authority_is_turned_away(scheduler, another, monkeypatch):
-    monkeypatch.setattr(survey.cluster, "CONNECT_SECONDS", 3)
+    monkeypatch.setattr(survey.cluster.connect, "CONNECT_SECONDS", 3)
     with pytest.raises(ServiceUnreachableError, match="another authority"), connect(scheduler, tls=another):
         pass
 
 
 @pytest.mark.slow
 def test_a_client_without_a_certificate_is_turned_away(scheduler, deployment, monkeypatch):
-    monkeypatch.setattr(survey.cluster, "CONNECT_SECONDS", 3)
+    monkeypatch.setattr(survey.cluster.connect, "CONNECT_SECONDS", 3)
     plain = scheduler.replace("tls:", "tcp:")
     with pytest.raises(ServiceUnreachableError), connect(plain):
         pass
@@ -327,7 +327,7 @@ def test_a_stolen_client_certificate_does_not_make_a_scheduler(deployment, monke
     """A client must not take another client for its scheduler."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(deployment / "ca.pem"))
     context.load_cert_chain(deployment / "client.pem", deployment / "client-key.pem")
-    monkeypatch.setattr(survey.cluster, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(survey.cluster.connect, "CONNECT_SECONDS", 2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(1)
         where = f"tls://127.0.0.1:{server.getsockname()[1]}"

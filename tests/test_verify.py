@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from stub_steps import exposure
 
 from survey.archive.ledger import Entry, Ledger, signature
-from survey.config import SurveyConfig
+from survey.config.model import SurveyConfig
 from survey.digest import file_sha256
-from survey.execute import blank_record
-from survey.inspection import explain, verify
+from survey.execution.task import blank_record
 from survey.models import COMPLETE, Product, Task
-from survey.mosaics import ensure_store
-from survey.provenance import ProvenanceWriter
-from survey.records import read_records, write_record
-from survey.workspace import Workspace
+from survey.mosaics.groups import ensure_store
+from survey.reduction.inspection import explain, verify
+from survey.workspace.folders import Workspace
+from survey.workspace.provenance import ProvenanceWriter
+from survey.workspace.records import read_records, write_record
 
 NAME = exposure(1).name
 MOSAIC = "jw01345-a3001_t001_nircam_clear-f200w-sub320"

@@ -20,10 +20,10 @@ from whole_run import survey
 
 import survey as package
 from survey.errors import WorkersError
-from survey.graph import RESOURCE
-from survey.patience import refuse_small
-from survey.planning import installed_versions
-from survey.workers import CHECK, checked, memory_fault, probes
+from survey.scheduling.run_plan import RESOURCE
+from survey.scheduling.waiting import refuse_small
+from survey.scheduling.worker_checks import CHECK, checked, memory_fault, probes
+from survey.versions import installed_versions
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -33,7 +33,7 @@ ROOTLESS = os.geteuid() != 0 or shutil.which("unshare") is None
 KILLED = """
 import sys, time
 from dask.distributed import Client
-from survey.workers import checked
+from survey.scheduling.worker_checks import checked
 
 with Client(sys.argv[1], set_as_default=False) as client:
     with checked(client, {}, {"workspace": (sys.argv[2], "")}, []):
@@ -173,7 +173,7 @@ def test_other_versions_are_named_each_with_both(place, client, folders, old_jws
 @pytest.mark.skipif(ROOTLESS, reason="a file system of its own needs root and unshare")
 def test_other_file_systems_are_named(place, client, folders, monkeypatch):
     """One worker has other folders under the same names, one cannot write to them."""
-    monkeypatch.setattr("survey.workers.APPEAR_SECONDS", 0.5)
+    monkeypatch.setattr("survey.scheduling.worker_checks.APPEAR_SECONDS", 0.5)
     workspace, cache = folders / "ws", folders / "crds"
     hidden = f"mount -t tmpfs none {workspace} && mount -t tmpfs none {cache}"
     readonly = f"mount --bind {workspace} {workspace} && mount -o remount,ro,bind {workspace}"

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from survey.errors import ConfigError, WorkspaceBusyError
-from survey.workspace import FOLDERS, Workspace
+from survey.workspace.folders import FOLDERS, Workspace
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from survey.workspace import Workspace
+from survey.workspace.folders import Workspace
 with Workspace(Path(sys.argv[1])).lock():
     print("held", flush=True)
     time.sleep(60)

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from survey.archive.replies import PACKED, PackedBodyError, packing, retry_after_seconds, unpacked
 from survey.credentials import scrub
 from survey.errors import AccessRefusedError, ServiceUnreachableError, SurveyError
-from survey.replies import PACKED, PackedBodyError, packing, retry_after_seconds, unpacked
 
 T = TypeVar("T")
 

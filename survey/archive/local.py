@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from survey.archive.ledger import Ledger, signature
-from survey.archive.rows import PUPIL_FILTERS, footprint, sees, text, whole
+from survey.archive.rows import footprint, text, whole
 from survey.archive.structure import DamagedFileError, Hdu, read_hdus
 from survey.errors import ConfigError, ProductNameError, SurveyError
 from survey.models import Exposure
-from survey.names import NIRCAM_DETECTORS, ExposureName, split_file
+from survey.names import ExposureName, split_file
+from survey.nircam import DETECTORS, IMAGING, PUPIL_FILTERS, sees
 
 UNCAL = "_uncal.fits"
 FACTS = ("filter", "pupil", "subarray", "start_mjd", "groups", "integrations", "footprint")
-IMAGING = ("NRC_IMAGE",)
 _MJD = ("EXPSTART", "MJD-BEG")
 _KEYWORDS = (
     *("EXP_TYPE", "DETECTOR", "PROGRAM", "OBSERVTN", "VISIT", "FILTER", "PUPIL", "SUBARRAY"),
@@ -117,7 +117,7 @@ def exposure_from_headers(path: Path, hdus: tuple[Hdu, ...], filename: str | Non
     primary, science = _values(hdus[0]), _science(hdus)
     _check_identity(primary, name)
     kind = text(primary.get("EXP_TYPE")).upper()
-    if name.detector not in NIRCAM_DETECTORS or (kind and kind not in IMAGING):
+    if name.detector not in DETECTORS or (kind and kind not in IMAGING):
         return None
     filter_name, pupil = _passband(text(primary.get("FILTER")).upper(), text(primary.get("PUPIL")).upper())
     if not sees(name.detector, filter_name):

@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from survey.archive.client import Watch, ask, bounded, observations_client
-from survey.archive.rows import Parent, Row, merge, needed, passband, read_parent, read_product, text
+from survey.archive.rows import Parent, Row, merge, needed, read_parent, read_product, text
 from survey.errors import SurveyError
 from survey.models import Exposure
+from survey.nircam import passband
 
 BATCH = 8  # observation ids per product list: long lists time out at the archive
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from survey.archive.ledger import LEDGER, Entry, Ledger, signature
-from survey.archive.local import IMAGING, exposure_from_headers, facts, with_facts
-from survey.archive.rows import PUPIL_FILTERS
+from survey.archive.local import exposure_from_headers, facts, with_facts
 from survey.archive.structure import DamagedFileError, check_structure
 from survey.digest import file_sha256
 from survey.errors import ProductNameError
 from survey.models import Exposure
+from survey.nircam import IMAGING, PUPIL_FILTERS
 
 
 def kept(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure | None:

@@ -15,16 +15,18 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from survey.config import LONG_WAVE, SHORT_WAVE
 from survey.errors import ProductNameError
 from survey.models import Exposure
-from survey.names import NIRCAM_DETECTORS, ExposureName, MosaicName, parse_exposure, parse_mosaic, split_file
+from survey.names import ExposureName, MosaicName, parse_exposure, parse_mosaic, split_file
+from survey.nircam import (
+    DETECTORS,
+    passband,
+    sees,
+)
 
 Row = Mapping[str, Any]
 
 URI_FOLDER = "mast:JWST/product/"
-PUPIL_FILTERS = ("F162M", "F164N", "F323N", "F405N", "F466N", "F470N")
-_FILTERS = {*SHORT_WAVE, *LONG_WAVE}
 _NUMBER = re.compile(r"[-+]?\d+(?:\.0*)?", re.ASCII)
 
 
@@ -75,32 +77,6 @@ def real(value: Any) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
-
-
-def is_short_wave(detector: str) -> bool:
-    return not detector.upper().endswith("LONG")
-
-
-def sees(detector: str, filter_name: str) -> bool:
-    """Whether light through this filter falls on this detector: short-wave filters on chips 1-4, the others on LONG."""
-    return filter_name in (SHORT_WAVE if is_short_wave(detector) else LONG_WAVE)
-
-
-def passband(elements: Iterable[str]) -> tuple[str, str] | None:
-    """Filter and other element of an imaging pair in any order; None when it is no NIRCam imaging.
-
-    ('clear', 'f200w') -> ('F200W', 'CLEAR');  ('F150W2', 'F162M') -> ('F162M', 'F150W2')
-    """
-    names = sorted({name.strip().upper() for name in elements if name.strip()})
-    others = [name for name in names if name != "CLEAR"]
-    if len(others) == 1 and others[0] in _FILTERS:
-        return others[0], "CLEAR"
-    if len(others) != 2 or len(names) != 2 or not _FILTERS.issuperset(others):
-        return None
-    narrow = [name for name in others if name in PUPIL_FILTERS]
-    if len(narrow) != 1:
-        return None
-    return narrow[0], next(name for name in others if name != narrow[0])
 
 
 def footprint(region: Any) -> tuple[tuple[float, float], ...] | None:
@@ -185,7 +161,7 @@ def read_product(row: Row, parent: Parent, program: int) -> Exposure | None:
         return None
     if not isinstance(name, ExposureName) or suffix != "uncal" or name.program != program:
         return None
-    if name.detector not in NIRCAM_DETECTORS or not sees(name.detector, parent.filter):
+    if name.detector not in DETECTORS or not sees(name.detector, parent.filter):
         return None
     size = whole(row.get("size"))
     exposure = Exposure(

@@ -16,9 +16,9 @@ from typing import Any, Literal
 from urllib.parse import quote, urljoin, urlsplit
 
 from survey.archive.client import is_loopback, shown_cause
+from survey.archive.replies import PACKED, PackedBodyError, packing, retry_after_seconds, unpacked
 from survey.credentials import scrub
 from survey.models import Exposure
-from survey.replies import PACKED, PackedBodyError, packing, retry_after_seconds, unpacked
 
 DOWNLOAD_PATH = "/api/v0.1/Download/file"
 _READ_BYTES = 1 << 18

@@ -14,15 +14,15 @@ from typing import Any
 
 from dask.distributed import Client
 
-from survey.config import SurveyConfig
+from survey.config.model import SurveyConfig
 from survey.credentials import scrub
 from survey.dashboard.journal import Journal
 from survey.dashboard.report import joined
 from survey.dashboard.state import update_of
 from survey.models import Plan, Task, TaskRecord
-from survey.steps import REGISTRY
-from survey.tiled import STEPS as TILED
-from survey.workspace import Workspace
+from survey.planning.tiled import STEPS as TILED
+from survey.steps.registry import REGISTRY
+from survey.workspace.folders import Workspace
 
 FLUSH_SECONDS = 0.5
 ANSWER_SECONDS = 30  # a page that takes longer is not waited for

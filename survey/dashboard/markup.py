@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from survey.progress import clock
-
 MAX_SHOWN = 60  # failures in the table; the JSON has more
 # One hue for each part of the road: exposures, alignment, outliers, mosaics.
 COLORS = {
@@ -158,3 +156,10 @@ def _bar(parts: Sequence[tuple[int, str]], total: int, kind: str) -> str:
 
 def _order(step: str) -> tuple[int, str]:
     return (list(COLORS).index(step) if step in COLORS else len(COLORS), step)
+
+
+def clock(seconds: float) -> str:
+    """A duration for people: 42 s, 3 min, 1.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -91,7 +91,7 @@ class SurveyPlugin(SchedulerPlugin):
         return {**state.document(time.time(), self._running()), "runs": runs}
 
     def _running(self) -> dict[tuple[str, str], list[str]]:
-        """Subjects that workers are at, as their last heartbeats told; keys are made in `survey.graph`."""
+        """Subjects that workers are at, as their last heartbeats told; `survey.scheduling` makes the keys."""
         found: dict[tuple[str, str], list[str]] = {}
         for worker in self._scheduler.workers.values() if self._scheduler is not None else ():
             for task in worker.executing:

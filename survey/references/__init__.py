@@ -1,4 +1,4 @@
-"""CRDS references: pin a context, sync it and the best references once, verify them, keep workers off the network.
+"""CRDS reference files: pin a context, fetch and verify it and the best references once, before any task starts.
 
 Every look-up by the crds library happens in a child process (`lookup`, called by `child`); every file is fetched and
 verified here (`cache`, `downloads`). Workers get a read-only cache, an explicit context and no server.

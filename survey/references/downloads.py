@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from survey.archive.replies import retry_after_seconds
 from survey.digest import file_sha1
 from survey.errors import AccessRefusedError, DiskFullError, ReferencesError, ServiceUnreachableError
-from survey.replies import retry_after_seconds
 
 DOWNLOADS_AT_ONCE = 4
 ATTEMPTS = 3

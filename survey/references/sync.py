@@ -62,7 +62,7 @@ def pin(context: str | None, server: str | None = None, timeout_seconds: float =
 
 def reference_types(pipelines: Iterable[str] = PIPELINES) -> tuple[str, ...]:
     """CRDS types that pipelines and their steps may ask for, ``pars-*`` included, from the installed jwst's source."""
-    from survey.pipeline_spec import read_spec
+    from survey.config.pipeline_spec import read_spec
 
     types: set[str] = set()
     for name in pipelines:

@@ -11,7 +11,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import fft
 
-from survey.simulate.detector import AMPLIFIER_WIDTH, FRAME, WISP_DETECTORS, WISP_FILTERS, stream
+from survey.nircam import WISP_DETECTORS
+from survey.simulate.detector import AMPLIFIER_WIDTH, FRAME, WISP_FILTERS, stream
 from survey.simulate.scene import CosmicRays, Snowballs
 
 PIXEL_CM = 18e-4

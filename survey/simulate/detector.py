@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from survey.errors import ConfigError
-from survey.names import NIRCAM_DETECTORS
+from survey.nircam import DETECTORS
 from survey.simulate.geometry import Window, nominal_pixel_area_arcsec2, relative_pixel_area
 from survey.simulate.scene import DetectorSettings, Scene
 
@@ -22,7 +22,6 @@ FRAME = 2048
 REFERENCE_BORDER = 4  # rows and columns of reference pixels at each edge
 AMPLIFIER_WIDTH = 512  # columns read by one of the four outputs of a full frame
 STERADIAN_PER_ARCSEC2 = (np.pi / 180 / 3600) ** 2
-WISP_DETECTORS = ("NRCA3", "NRCA4", "NRCB3", "NRCB4")
 WISP_FILTERS = ("F150W", "F200W")
 
 # jwst datamodels' pixel flags (stdatamodels.jwst.datamodels.dqflags.pixel); a test compares them
@@ -157,8 +156,8 @@ def load_detector(name: str, scene: Scene) -> Detector:
     ConfigError
         Not the name of a NIRCam detector.
     """
-    if name not in NIRCAM_DETECTORS:
-        raise ConfigError(f"{name!r}: not a NIRCam detector; expected one of {', '.join(NIRCAM_DETECTORS)}.")
+    if name not in DETECTORS:
+        raise ConfigError(f"{name!r}: not a NIRCam detector; expected one of {', '.join(DETECTORS)}.")
     return _draw(name, scene.seed, scene.detector)
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from astropy.time import Time, TimeDelta
 
 from survey.errors import ConfigError
-from survey.names import NIRCAM_DETECTORS, ExposureName
+from survey.names import ExposureName
+from survey.nircam import DETECTORS
 from survey.simulate import geometry
 from survey.simulate.detector import LONG_FILTERS, SHORT_FILTERS, stream
 from survey.simulate.geometry import Attitude
@@ -142,8 +143,8 @@ def _check(scene: Scene) -> None:
     """Refuse what NIRCam has not and what would make two files of one name; all faults at once."""
     faults = []
     for detector in scene.detectors:
-        if detector not in NIRCAM_DETECTORS:
-            faults.append(f"detector {detector!r}: not of NIRCam; expected one of {', '.join(NIRCAM_DETECTORS)}")
+        if detector not in DETECTORS:
+            faults.append(f"detector {detector!r}: not of NIRCam; expected one of {', '.join(DETECTORS)}")
     for filter_name in scene.filters:
         channel = "SHORT" if filter_name in SHORT_FILTERS else "LONG"
         if filter_name not in SHORT_FILTERS + LONG_FILTERS:

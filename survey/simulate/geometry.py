@@ -19,7 +19,7 @@ from astropy.modeling.models import AffineTransformation2D, Mapping, Polynomial2
 from scipy.interpolate import RectBivariateSpline
 
 from survey.errors import ConfigError
-from survey.names import NIRCAM_DETECTORS
+from survey.nircam import DETECTORS
 
 FULL_SIZE = 2048
 ARCSEC = np.pi / 180 / 3600  # radians
@@ -101,8 +101,8 @@ def siaf_detector(detector: str) -> str:
     ConfigError
         Not a NIRCam detector.
     """
-    if detector not in NIRCAM_DETECTORS:
-        raise ConfigError(f"detector {detector!r}: not of NIRCam; expected one of {', '.join(NIRCAM_DETECTORS)}.")
+    if detector not in DETECTORS:
+        raise ConfigError(f"detector {detector!r}: not of NIRCam; expected one of {', '.join(DETECTORS)}.")
     return detector.replace("LONG", "5")
 
 

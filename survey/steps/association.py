@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from survey.associations import write_association
 from survey.models import Association
+from survey.mosaics.association_files import write_association
 from survey.steps.base import Job, Outcome, Step
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from survey.config import expand
-from survey.documents import plain, shown
+from survey.config.model import expand
+from survey.config.pipeline_spec import StepSpec, check_settings, read_spec, types_in_use, with_files
+from survey.config.yaml_file import plain, shown
 from survey.models import Exposure
-from survey.pipeline_spec import StepSpec, check_settings, read_spec, types_in_use, with_files
 
 # A process with the pipeline imported, before it opens a file; measured with jwst 3.0.0.
 PIPELINE_GB = 0.5

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from survey.config.pipeline_spec import OUTPUT_NAMES, StepSpec, override_files, read_spec
 from survey.errors import TaskError
-from survey.paths import plain_name
-from survey.pipeline_spec import OUTPUT_NAMES, StepSpec, override_files, read_spec
+from survey.names import plain_name
 from survey.steps.base import Job
 
 log = logging.getLogger(__name__)

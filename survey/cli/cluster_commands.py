@@ -1,0 +1,79 @@
+"""Commands for where surveys run: the cluster of a deploy file, and the certificates of one."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from survey.cli.console import JSON, emit
+from survey.errors import ConfigError
+
+LOOK_SECONDS = 1.0  # between two looks at a cluster that is held
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--host", "hosts", multiple=True, help="Name or address of the scheduler; may be given again.")
+@click.option("--days", type=click.IntRange(1), default=365, show_default=True, help="How long the certificates hold.")
+@click.option("--force", is_flag=True, help="Replace the certificates in DIRECTORY; the old ones are turned away.")
+@JSON
+def tls(directory: Path, hosts: tuple[str, ...], days: int, force: bool, as_json: bool) -> None:
+    """Make the certificates of one deployment in DIRECTORY: for a scheduler, its workers and its clients.
+
+    Example: survey tls certificates --host login1
+    """
+    from survey.cluster import tls as certificates
+
+    ends = certificates.make(directory, hosts=hosts, days=days, force=force)
+    folder = directory.absolute()
+    commands = certificates.commands(folder, hosts[0] if hosts else "localhost")
+    files = list(certificates.FILES)
+    document = {"folder": str(folder), "files": files, "ends": ends.isoformat(), "commands": commands}
+    text = f"{folder}: certificates until {ends:%Y-%m-%d}, for your eyes alone. Copy the folder to where they are used."
+    emit(document, as_json, lambda: "\n".join([text, *commands]))
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Print the job scripts or manifests that would be submitted, and end.")
+@click.option("--workspace", type=click.Path(path_type=Path), help="Folder below which jobs write their logs.")
+@click.option("--tls", type=click.Path(path_type=Path), help="Folder of certificates; overrides the file's.")
+@click.option("--insecure", is_flag=True, help="Take a scheduler that is neither on this host nor behind TLS.")
+@JSON
+def cluster(file: Path, dry_run: bool, workspace: Path | None, tls: Path | None, insecure: bool, as_json: bool) -> None:
+    """Start the cluster of the deploy FILE and hold it, or show what it would submit.
+
+    The first line of output is JSON: the address for --cluster. Jobs come with the first tasks, and go behind the last.
+    When none can come, it ends as a run would, and says why.
+
+    Example: survey cluster deploy/slurm.yaml --dry-run
+    """
+    from survey.cluster.connect import connect, dashboard, preview
+    from survey.cluster.deploy import load_site
+
+    kind = load_site(file).kind
+    if dry_run:
+        documents = preview(file, str(workspace or "WORKSPACE"), tls)
+        shown = [{"name": name, "text": text} for name, text in documents.items()]
+        text = "---\n".join(f"# {name}\n{text}" for name, text in documents.items()) if kind == "kubernetes" else ""
+        emit(
+            {"file": str(file), "kind": kind, "documents": shown},
+            as_json,
+            lambda: (text or "\n".join(f"# --- {name}\n{text}" for name, text in documents.items())).rstrip(),
+        )
+        return
+    if kind in ("kubernetes", "address"):
+        raise ConfigError(f"{file}: kind {kind} starts nothing from here; with --dry-run, it shows what to apply.")
+    folder = (workspace or Path(".")).absolute()
+    with connect(str(file), log=folder / "logs" / "cluster.log", tls=tls, insecure=insecure) as client:
+        click.echo(json.dumps({"scheduler": client.scheduler.address, "dashboard": dashboard(client)}))
+        sys.stdout.flush()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        while (trouble := getattr(client.cluster, "trouble", lambda: None)()) is None:
+            time.sleep(LOOK_SECONDS)
+        raise trouble

@@ -1,0 +1,262 @@
+"""Workers by jobs of a batch system, in groups, as many as the tasks that wait can use."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import shlex
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dask.distributed import Scheduler, Security, SpecCluster
+
+from survey.cluster.deploy import RESOURCE, BatchSite
+from survey.cluster.groups import clock
+from survey.cluster.job_scripts import encryption, job_class, job_options
+from survey.cluster.scaling import Group, jobs_wanted
+from survey.errors import ClusterError
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 60
+TICK_SECONDS = 2.0
+QUEUE_SECONDS = 10.0  # between questions to the batch system
+LOST_SECONDS = 6.0  # after which a job whose workers are all gone is given up; a nanny starts a worker anew in less
+FAILED_STARTS = 3  # jobs in a row that end before a worker is there; more would end the same way
+QUEUE_COMMANDS = {"slurm": "squeue --noheader --format=%i|%T|%r --jobs=", "pbs": "qstat "}
+LOG_LINES = 5
+
+
+@dataclass
+class _Job:
+    """One submitted job, as it is seen from here."""
+
+    group: str
+    workers: tuple[str, ...]  # names of its workers
+    submitted: float
+    seen: float = 0.0  # when one of its workers was last there; 0: never
+    busy: float = 0.0  # when one of them last had something to do
+
+
+@dataclass
+class _Troubles:
+    """Why no worker comes."""
+
+    failed_starts: int = 0
+    without_since: float = 0.0  # when workers were wanted and none was there; 0: one is there, or none is wanted
+    error: ClusterError | None = None
+    queue: dict[str, str] = field(default_factory=dict)  # job id -> what the batch system says of it
+
+
+class BatchCluster(SpecCluster):
+    """A scheduler in this process and jobs that bring its workers.
+
+    dask's own adaptive scaling knows one size of workers and nothing of resources; this one counts, for each group, the
+    ready tasks that no smaller group's workers can hold. It resubmits jobs that were ended from outside, and gives up
+    when jobs keep ending before a worker is there, or none starts in time.
+    """
+
+    def __init__(self, site: BatchSite, logs: Path, scheduler: dict[str, Any], security: Security | None = None):
+        self.site = site
+        self.capacity_gb = site.capacity_gb
+        self.patience_seconds = float(site.start_timeout + GRACE_SECONDS)  # with a size of workers that never comes
+        self._logs = logs
+        for group in site.groups.values():
+            job_options(site, group, str(logs))  # raises here, and not at the first job, what no script can say
+        logs.mkdir(parents=True, exist_ok=True)
+        self._extra = encryption(security)
+        self._class = job_class(site.kind)
+        self._jobs: dict[str, _Job] = {}
+        self._troubles = _Troubles()
+        self._asked_queue = 0.0
+        self._ticking: Any = None
+        self._submitted = 0
+        super().__init__(
+            scheduler={"cls": Scheduler, "options": scheduler},
+            security=security,
+            name=f"survey-{uuid.uuid4().hex[:6]}",
+            asynchronous=False,
+        )
+        self.sync(self._begin)
+
+    def trouble(self) -> ClusterError | None:
+        """Why no worker will come; None as long as there is hope."""
+        return self._troubles.error
+
+    async def _begin(self) -> None:
+        self._ticking = asyncio.ensure_future(self._run())
+
+    async def _run(self) -> None:
+        while self.status.name == "running" and self._troubles.error is None:
+            try:
+                await self._tick(time.monotonic())
+            except (RuntimeError, OSError, ValueError) as error:  # of the submitting command
+                self._troubles.error = ClusterError(f"a job could not be submitted: {' '.join(str(error).split())}")
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _close(self) -> None:
+        if self._ticking is not None:
+            self._ticking.cancel()
+            self._ticking = None
+        await super()._close()
+
+    async def _tick(self, now: float) -> None:
+        """Look at jobs and tasks, and start and end jobs accordingly."""
+        self._look_at_workers(now)
+        await self._drop([name for name, job in self._jobs.items() if job.seen and now - job.seen > LOST_SECONDS])
+        wanted = self._wanted()
+        unseen = [name for name, job in self._jobs.items() if not job.seen]
+        if unseen and now - self._asked_queue > QUEUE_SECONDS:
+            self._asked_queue = now
+            await self._look_at_queue(unseen, now)
+        self._look_for_trouble(wanted, now)
+        if self._troubles.error is None:
+            await self._scale(wanted, now)
+
+    def _look_at_workers(self, now: float) -> None:
+        there = {worker.name: worker for worker in self.scheduler.workers.values()}
+        for job in self._jobs.values():
+            workers = [there[name] for name in job.workers if name in there]
+            if workers:
+                job.seen = now
+                self._troubles.failed_starts = 0
+            if not job.busy or any(worker.processing for worker in workers):
+                job.busy = now
+
+    def _wanted(self) -> dict[str, int]:
+        """Jobs that each group should have."""
+        waiting = [*self.scheduler.unrunnable]
+        running = [task for worker in self.scheduler.workers.values() for task in worker.processing]
+        needs = [float((task.resource_restrictions or {}).get(RESOURCE, 0.0)) for task in (*waiting, *running)]
+        groups = [
+            Group(name, item.memory_gb, item.workers_per_job, *item.jobs) for name, item in self.site.groups.items()
+        ]
+        return jobs_wanted(needs, groups)
+
+    async def _scale(self, wanted: dict[str, int], now: float) -> None:
+        for group, count in wanted.items():
+            mine = [name for name, job in self._jobs.items() if job.group == group]
+            for _ in range(count - len(mine)):
+                self._submit(group, now)
+            idle = [name for name in mine if now - self._jobs[name].busy > self.site.idle]
+            await self._drop(self._free(idle)[: max(len(mine) - count, 0)])
+        await self._correct_state()
+
+    def _free(self, names: list[str]) -> list[str]:
+        """Of idle jobs, those whose results have somewhere to go; lost ones would have to be computed again."""
+        workers = {worker.name: worker for worker in self.scheduler.workers.values()}
+        idle = {worker for name in names for worker in self._jobs[name].workers if worker in workers}
+        if set(workers) - idle:
+            return names
+        holding = {worker for worker in idle if workers[worker].has_what}
+        return [name for name in names if not holding.intersection(self._jobs[name].workers)]
+
+    def _submit(self, group: str, now: float) -> None:
+        """Have a job started by the next `_correct_state`."""
+        self._submitted += 1
+        name = f"{self._name}-{group}-{self._submitted}"
+        size = self.site.groups[group]
+        spec: dict[str, Any] = {"cls": self._class}
+        spec["options"] = job_options(self.site, size, str(self._logs)) | self._extra
+        workers: tuple[str, ...] = (name,)
+        if size.workers_per_job > 1:
+            spec["group"] = [f"-{number}" for number in range(size.workers_per_job)]
+            workers = tuple(f"{name}{suffix}" for suffix in spec["group"])
+        self.worker_spec[name] = spec
+        self._jobs[name] = _Job(group, workers, now)
+
+    async def _drop(self, names: list[str]) -> None:
+        """End jobs; what their workers hold goes to others first."""
+        if not names:
+            return
+        workers = [worker for name in names for worker in self._jobs[name].workers]
+        await self.scheduler.retire_workers(names=workers, remove=True, close_workers=True)
+        for name in names:
+            del self._jobs[name]
+            self.worker_spec.pop(name, None)
+        await self._correct_state()
+
+    async def _look_at_queue(self, names: list[str], now: float) -> None:
+        """Ask the batch system for jobs that have brought no worker yet; those that it no longer knows have failed."""
+        ids = {str(self.workers[name].job_id): name for name in names if name in self.workers}
+        told = await self._ask_queue(list(ids))
+        if told is None:
+            return
+        self._troubles.queue = told
+        gone = [name for job_id, name in ids.items() if job_id not in told]
+        gone = [name for name in gone if now - self._jobs[name].submitted > QUEUE_SECONDS]
+        if not gone:
+            return
+        self._troubles.failed_starts += len(gone)
+        if self._troubles.failed_starts >= FAILED_STARTS:
+            last = str(self.workers[gone[-1]].job_id)
+            self._troubles.error = ClusterError(
+                f"{self._troubles.failed_starts} jobs in a row ended before a worker was there; the last is {last}. "
+                f"See {self._logs}.{self._tail(last)}"
+            )
+        else:
+            await self._drop(gone)
+
+    async def _ask_queue(self, ids: list[str]) -> dict[str, str] | None:
+        """Job id -> its state, of those that the batch system still knows; None: it does not answer."""
+        separator = "," if self.site.kind == "slurm" else " "
+        command = shlex.split(QUEUE_COMMANDS[self.site.kind] + separator.join(ids))
+        with contextlib.suppress(OSError, TimeoutError):
+            process = await asyncio.create_subprocess_exec(
+                *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            )
+            out, said = await asyncio.wait_for(process.communicate(), QUEUE_SECONDS)
+            told = dict(_states(out.decode(errors="replace"), ids))
+            if process.returncode == 0 or _names_all_others(said.decode(errors="replace"), ids, told):
+                return told
+        return None
+
+    def _look_for_trouble(self, wanted: dict[str, int], now: float) -> None:
+        troubles = self._troubles
+        if self.scheduler.workers or not any(wanted.values()):
+            troubles.without_since = 0.0
+            return
+        troubles.without_since = troubles.without_since or now
+        if troubles.error is None and now - troubles.without_since > self.site.start_timeout:
+            said = "; ".join(f"job {job_id}: {state}" for job_id, state in troubles.queue.items())
+            troubles.error = ClusterError(
+                f"no worker was there for {clock(self.site.start_timeout)} while tasks waited"
+                f"{f' ({said})' if said else ''}. What was complete stays. Raise 'start_timeout' in the deploy file, "
+                "or ask for a smaller or shorter job."
+            )
+
+    def _tail(self, job_id: str) -> str:
+        """The last lines that a job said."""
+        lines: list[str] = []
+        for path in sorted(self._logs.glob(f"*{job_id}*")):
+            with contextlib.suppress(OSError):
+                lines += [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+        return "".join(f"\n    {line[:200]}" for line in lines[-LOG_LINES:])
+
+
+def _names_all_others(said: str, ids: list[str], told: dict[str, str]) -> bool:
+    """Whether a question that failed did so only for jobs that are over.
+
+    qstat prints those that it knows and names each other one; squeue names none, and fails when it was asked for one.
+    """
+    others = [job_id for job_id in ids if job_id not in told]
+    if "Invalid job id" in said:
+        return len(ids) == 1
+    gone = [line for line in said.splitlines() if "Unknown Job" in line or "has finished" in line]
+    numbers = {number for line in gone for number in re.findall(r"\d+(?:\[\d*\])?", line)}
+    return all(job_id.split(".")[0] in numbers for job_id in others)
+
+
+def _states(text: str, ids: list[str]) -> Iterator[tuple[str, str]]:
+    """Job id and state of the lines that squeue or qstat printed."""
+    for line in text.splitlines():
+        words = line.replace("|", " ").split()
+        job_id = next((item for item in ids if words and words[0].split(".")[0] == item.split(".")[0]), None)
+        if job_id is not None:
+            yield job_id, " ".join(words[1:]) if "|" in line else words[-2]

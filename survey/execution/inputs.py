@@ -1,0 +1,99 @@
+"""The files that a task reads, each checked against what its digest stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from survey.digest import file_sha256
+from survey.errors import TaskError
+from survey.models import Task, TaskRecord
+from survey.steps.registry import REGISTRY
+from survey.workspace import paths
+from survey.workspace.folders import Workspace
+from survey.workspace.records import record_path
+
+
+def verified_sources(task: Task, workspace: Workspace, inputs: Sequence[TaskRecord]) -> list[str]:
+    """Absolute paths of a task's inputs; each file is checked against the sha256 that the digest stands on.
+
+    A product that holds other bytes than its record says is worth nothing: its record goes, so that the next run makes
+    it again. A raw file goes itself, so that the next run fetches it again.
+
+    Raises
+    ------
+    TaskError
+        Class 'again': an input is not there (on a network file system another host's rename is seen late). Class
+        'never': it holds other bytes.
+    """
+    wanted = [(name, task.digests.get(name, ""), "") for name in task.files]
+    wanted += _products_read(task, inputs)
+    if task.step == "assemble":  # reads the tiles' chunks where they lie
+        for record in inputs:
+            if record.step == "drizzle":
+                _check_chunks(record, workspace)
+    found = []
+    for name, sha256, maker in wanted:
+        path = _place(workspace, name) if maker else workspace.root / name
+        if not path or not (paths.is_file(path) if maker else path.is_file()):
+            raise TaskError(f"{task.key}: input {name} is not there; run again to make it.", retry="again")
+        if sha256 and _known_sha256(path) != sha256:
+            if maker:
+                record_path(workspace.records, maker).unlink(missing_ok=True)
+            elif name.startswith("raw/"):
+                path.unlink(missing_ok=True)
+            raise TaskError(f"{task.key}: input {name} has changed since it was recorded; run again to replace it.")
+        found.append(str(path))
+    return found
+
+
+def _place(workspace: Workspace, product: str) -> Path | None:
+    """Where a product lies; None when its path leads out of the workspace."""
+    try:
+        return paths.inside(workspace.root, product)
+    except ValueError:
+        return None
+
+
+def _check_chunks(record: TaskRecord, workspace: Workspace) -> None:
+    """Refuse a tile whose chunks are not those of its record; the record goes, so that the tile is made again.
+
+    Raises
+    ------
+    TaskError
+        Class 'never'; the chunk is named.
+    """
+    for product in record.products:
+        path = _place(workspace, product.path)
+        if not path or not paths.is_file(path) or _known_sha256(path) != product.sha256:
+            record_path(workspace.records, record.key).unlink(missing_ok=True)
+            raise TaskError(f"{record.key}: {product.path} is not what was recorded; run again to make it anew.")
+
+
+def _products_read(task: Task, inputs: Sequence[TaskRecord]) -> list[tuple[str, str, str]]:
+    """Path, sha256 and maker of each product that a task reads, in its order."""
+    if not task.reads:
+        # Of a task with several products the one that bears its step's suffix is the input of the next.
+        return [
+            (product.path, product.sha256, record.key)
+            for record in inputs
+            for product in record.products
+            if Path(product.path).stem == f"{record.subject}_{REGISTRY[record.step].produces}"
+        ]
+    made = {product.path: (product.sha256, record.key) for record in inputs for product in record.products}
+    unknown = next((path for path in task.reads if path not in made), None)
+    if unknown is not None:
+        raise TaskError(f"{task.key}: none of its inputs made {unknown}; remove their records and run again.")
+    return [(path, *made[path]) for path in task.reads]
+
+
+@lru_cache(maxsize=4096)
+def _sha256_of(path: str, _identity: tuple[int, int, int]) -> str:
+    return file_sha256(Path(path))
+
+
+def _known_sha256(path: Path) -> str:
+    """sha256 of a file, read once in a process as long as the file stays the one it was."""
+    found = path.stat()
+    return _sha256_of(str(path), (found.st_ino, found.st_size, found.st_mtime_ns))

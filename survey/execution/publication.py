@@ -1,0 +1,208 @@
+"""Publish a task's products and its record, and tell whether what was published still stands.
+
+A product without its record does not exist. So the records go first, each that speaks of what will be replaced; then
+the products are renamed into place; the new record comes last. Each of the three is on the disk before the next begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock
+
+from survey.digest import file_sha256, tree_sha256
+from survey.errors import TaskError
+from survey.models import COMPLETE, Product, Task, TaskRecord
+from survey.mosaics.tiles import uncommit
+from survey.steps.base import Outcome
+from survey.workspace import paths
+from survey.workspace.files import sync_folder
+from survey.workspace.folders import Workspace
+from survey.workspace.products import reusable, stored_record
+from survey.workspace.records import record_path, write_record
+
+# Records of the other engine that speak of the same files, of the same mosaic.
+RIVALS = {
+    "assemble": ("image3", "mosaic"),
+    "source_catalog": ("image3",),
+    "drizzle": ("mosaic",),
+    "image3": ("assemble", "source_catalog"),
+    "mosaic": ("assemble",),
+}
+_LOCKS = 64
+_LOCK_SECONDS = 600.0  # hashing and renaming a large mosaic
+
+
+def published(task: Task, workspace: Workspace) -> TaskRecord | None:
+    """The record that serves for a task, once no process is about to write it: of a run that was killed, say."""
+    with _publication(workspace, task.key):
+        return reusable(task, workspace.root, stored_record(workspace, task.key))
+
+
+def publish(
+    record: TaskRecord, task: Task, outcome: Outcome, folder: Path, workspace: Workspace, run: str = ""
+) -> TaskRecord:
+    """Move a task's products into place and write its record last.
+
+    Parameters
+    ----------
+    folder : where the products were made
+    run : name of the run that the task belongs to; see `Workspace.check_run`
+
+    Returns
+    -------
+    record : with its products; or that of another run of the same task that came first
+
+    Raises
+    ------
+    TaskError
+        The run no longer holds the workspace; nothing is touched.
+    """
+    made = [(folder / source, target) for source, target in outcome.products]
+    products = tuple(_product(path, target) for path, target in made if not path.is_symlink())
+    for path, _ in made:
+        _flush(path)
+    final = replace(record, products=products)
+    places = [_place(task, workspace.root, target) for _, target in made]
+    mark = _place(task, workspace.root, f"mosaics/mosaics.zarr/{task.settings.get('group', 'none')}/zarr.json")
+    with _publication(workspace, task.key):
+        workspace.check_run(task.key, run)
+        first = reusable(task, workspace.root, stored_record(workspace, task.key))
+        if first is not None:
+            return first
+        old = stored_record(workspace, task.key)
+        _withdraw([task.key, *_rivals(task, products, workspace)], workspace)
+        if task.step == "drizzle" and not _mosaic_stands(task, workspace):
+            # Other pixels: the mosaic is none until it was assembled anew.
+            _withdraw([f"assemble/{_mosaic(task)}"], workspace)
+            uncommit(mark.parent)
+        _drop_others(old, products, workspace)
+        changed: set[Path] = set()
+        for (source, _), place in zip(made, places, strict=True):
+            changed |= _replace(source, place)
+        for below in changed:
+            sync_folder(below)
+        write_record(workspace.records, final)
+    return final
+
+
+def _place(task: Task, root: Path, target: str) -> Path:
+    """Where a product goes; TaskError when a link on the way would lead out of the workspace."""
+    try:
+        return paths.inside(root, target)
+    except ValueError as error:
+        raise TaskError(f"{task.key}: {error}.") from error
+
+
+def _withdraw(keys: Iterable[str], workspace: Workspace) -> None:
+    """Remove records, and have that on the disk: no old record may outlive its product."""
+    files = [record_path(workspace.records, key) for key in keys]
+    there = [path for path in files if path.exists()]
+    for path in there:
+        path.unlink(missing_ok=True)
+    if there:
+        sync_folder(workspace.records)
+
+
+def _rivals(task: Task, products: Sequence[Product], workspace: Workspace) -> list[str]:
+    """Keys of the records of other tasks that speak of a task's files: those of the other engine."""
+    of = _mosaic(task) if task.step == "drizzle" else task.subject
+    keys = [f"{step}/{of}" for step in RIVALS.get(task.step, ())]
+    names = [Path(product.path).name for product in products]
+    if task.step == "image3":
+        keys += [f"outliers/{name.removesuffix('_crf.fits')}" for name in names if name.endswith("_crf.fits")]
+    if task.step == "mosaic":
+        keys += _keys(workspace, f"drizzle.{task.subject}_x*.json")
+    if task.step == "outliers":
+        ours = {product.path for product in products}
+        for key in _keys(workspace, f"image3.*-{task.subject.rpartition('_')[2]}_*.json"):
+            whole = stored_record(workspace, key)
+            if whole is not None and ours & {product.path for product in whole.products}:
+                keys.append(key)
+    return keys
+
+
+def _keys(workspace: Workspace, pattern: str) -> list[str]:
+    return [path.stem.replace(".", "/", 1) for path in workspace.records.glob(pattern)]
+
+
+def _mosaic(tile: Task) -> str:
+    return tile.subject.rpartition("_")[0]
+
+
+def _mosaic_stands(tile: Task, workspace: Workspace) -> bool:
+    """Whether the mosaic was assembled from this very tile, which was lost and is now made anew."""
+    whole = stored_record(workspace, f"assemble/{_mosaic(tile)}")
+    return whole is not None and whole.status == COMPLETE and whole.inputs.get(tile.key) == tile.digest
+
+
+def _drop_others(old: TaskRecord | None, products: Sequence[Product], workspace: Workspace) -> None:
+    """Remove files that an earlier run of the task made and this one does not: nobody would know them any more."""
+    kept = {product.path for product in products}
+    for product in old.products if old is not None and old.status == COMPLETE else ():
+        if product.path not in kept:
+            paths.discard(workspace.root, product.path)
+
+
+@contextlib.contextmanager
+def _publication(workspace: Workspace, key: str) -> Iterator[None]:
+    """One publication of a key at a time, over all processes. A few locks serve all keys."""
+    folder = workspace.records / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{zlib.crc32(key.encode()) % _LOCKS}.lock", timeout=_LOCK_SECONDS):
+        yield
+
+
+def _product(path: Path, target: str) -> Product:
+    if path.is_dir():
+        sha256, size = tree_sha256(path)
+        return Product(target, sha256, size)
+    return Product(target, file_sha256(path), path.stat().st_size)
+
+
+def _replace(source: Path, target: Path) -> set[Path]:
+    """Rename into place; returns the folders that this changed.
+
+    A folder's predecessor is moved aside first, since rename replaces files only.
+    """
+    changed = {target.parent}
+    for parent in target.parents:  # folders that are made now must be on the disk as well
+        if parent.exists():
+            changed.add(parent)
+            break
+        changed.add(parent)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = source.is_dir() and not source.is_symlink()
+    if folder and target.is_symlink():
+        target.unlink()
+    if folder and target.exists():
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        target.rename(aside)
+        source.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        source.replace(target)
+    return changed
+
+
+def _flush(path: Path) -> None:
+    """Have a product on the disk: its bytes, and of a folder the names in it."""
+    if path.is_symlink():
+        return
+    if path.is_dir():
+        for item in path.iterdir():
+            _flush(item)
+        sync_folder(path)
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

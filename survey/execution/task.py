@@ -1,0 +1,244 @@
+"""Run one task: reuse it, or run it in a child process, publish its products atomically, and record it last.
+
+Two runs of one task at once are harmless: the publication is locked, and the second finds the first's record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from survey import __version__
+from survey.errors import TaskError
+from survey.execution.children import RESULT, Usage, child_server
+from survey.execution.environment import KEEP_MEMORY, ONE_THREAD, Site
+from survey.execution.failures import cause_of_death, failure_class, is_full
+from survey.execution.inputs import verified_sources
+from survey.execution.publication import publish, published
+from survey.models import COMPLETE, FAILED, SKIPPED, Task, TaskRecord
+from survey.steps.base import Job, Outcome
+from survey.steps.registry import REGISTRY
+from survey.versions import installed_versions
+from survey.workspace.folders import Workspace
+from survey.workspace.records import failure_path, read_record, record_path, write_record
+
+BATCH_JOBS = ("SLURM_JOB_ID", "PBS_JOBID")
+BECAUSE = "not run, because "
+
+
+def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb: float | None = None) -> TaskRecord:
+    """Run a task, or hand back the record of the same digest.
+
+    Parameters
+    ----------
+    task : with its digest
+    site : where it runs
+    inputs : records of the tasks that it stands on, in the task's order
+    limit_gb : memory that its process may hold before it is ended; default: what the site allows for its prediction
+
+    Returns
+    -------
+    record : complete; skipped, when an input is not complete; failed, with its cause and class: 'never', 'memory'
+    (worth
+        one more try with more memory) or 'disk' (the workspace is full; nothing that was committed is touched)
+
+    Raises
+    ------
+    TaskError
+        Class 'again': the same task may succeed when it is run once more.
+    """
+    workspace = Workspace(Path(site.root))
+    base = blank_record(task)
+    bad = [record for record in inputs if record.status != COMPLETE]
+    if bad:
+        return skipped_record(task, bad[0])
+    try:
+        done = published(task, workspace)
+        if done is not None:
+            return done
+        base = replace(base, attempts=_attempts(workspace, task) + 1)
+        workspace.check_run(task.key, site.run)
+        _check_versions(task)
+        allowed = site.limits.memory_gb(task.memory_gb) if limit_gb is None else limit_gb
+        return _run(task, site, workspace, base, inputs, allowed)
+    except TaskError as error:
+        base = replace(base, peak_memory_gb=round(error.used_gb, 4))
+        record = _failed(workspace, base, str(error), error.retry, site.run)
+        if error.retry == "again":
+            raise
+        return record
+    except OSError as error:
+        if is_full(error):
+            return replace(base, error=f"{workspace.root}: {error.strerror}", error_class="disk")
+        _failed(workspace, base, str(error), "again", site.run)
+        raise TaskError(f"{task.key}: {error}", retry="again") from error
+
+
+def _check_versions(task: Task) -> None:
+    """Refuse to run with other packages than those that the digest stands on.
+
+    Raises
+    ------
+    TaskError
+        Class 'never': this worker's packages differ from the client's; each is named.
+    """
+    here = installed_versions()
+    pairs = [(name, here.get(name), wanted) for name, wanted in task.versions.items()]
+    wrong = "; ".join(f"{name} {found}, planned {wanted}" for name, found, wanted in pairs if found != wanted)
+    if wrong:
+        host = socket.gethostname()
+        raise TaskError(f"{task.key}: {host} has {wrong}. Install the planned versions there.")
+
+
+def _attempts(workspace: Workspace, task: Task) -> int:
+    """How often the task, as it is now, was tried and might have been tried again."""
+    for path in (failure_path(workspace.records, task.key), record_path(workspace.records, task.key)):
+        with contextlib.suppress(OSError, ValueError):
+            tried = read_record(path)
+            if tried.status == FAILED and tried.digest == task.digest and tried.error_class in ("again", "memory"):
+                return tried.attempts
+    return 0
+
+
+def _failed(workspace: Workspace, base: TaskRecord, error: str, error_class: str, run: str) -> TaskRecord:
+    """The record of a failure, in place of that of an earlier attempt. A full disk must not hide the cause."""
+    log = f"logs/{base.step}.{base.subject}.log"
+    record = replace(base, status=FAILED, error=error.removeprefix(f"{base.key}: "), error_class=error_class, log=log)
+    with contextlib.suppress(OSError):
+        if workspace.is_held_by(run):
+            write_record(workspace.records, record)
+    return record
+
+
+def blank_record(task: Task) -> TaskRecord:
+    """What a record says before the task has run."""
+    return TaskRecord(
+        key=task.key,
+        step=task.step,
+        subject=task.subject,
+        filter=task.filter,
+        digest=task.digest,
+        status=FAILED,
+        inputs=dict(task.digests),
+        settings=dict(task.settings),
+        references=dict(task.references),
+        sha1={name: task.sha1[name] for name in task.references.values() if name in task.sha1},
+        missing=task.missing,
+        context=task.context,
+        versions={**task.versions, "survey": __version__},
+        memory_gb=task.memory_gb,
+        estimate_gb=task.estimate_gb,
+        host=socket.gethostname(),
+        job=_batch_job(),
+        started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+
+
+def _batch_job() -> str:
+    """Id of the batch job that this process is part of, if it is of one."""
+    return next((os.environ[name] for name in BATCH_JOBS if os.environ.get(name)), "")
+
+
+def skipped_record(task: Task, lost: TaskRecord) -> TaskRecord:
+    """The record of a task that was not run, because one that it stands on is not complete; names the first cause."""
+    error = f"{BECAUSE}{lost.key} {lost.status}: {lost.error}"
+    if lost.status == SKIPPED and lost.error.startswith(BECAUSE):
+        error = lost.error
+    return replace(blank_record(task), status=SKIPPED, error=error)
+
+
+def _run(
+    task: Task, site: Site, workspace: Workspace, base: TaskRecord, inputs: Sequence[TaskRecord], limit_gb: float
+) -> TaskRecord:
+    step = REGISTRY[task.step]
+    sources = verified_sources(task, workspace, inputs)
+    folder = workspace.folder(step.folder) / f".{task.step}.{task.subject}.{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True)
+    log = workspace.root / _log_name(task)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    try:
+        job = Job(
+            key=task.key,
+            step=task.step,
+            subject=task.subject,
+            digest=task.digest,
+            survey=site.survey,
+            inputs=tuple(sources),
+            folder=str(folder),
+            settings=task.settings,
+            references=task.references,
+            context=task.context,
+            missing=task.missing,
+            root=str(workspace.root),
+            run=site.run,
+        )
+        (folder / "job.json").write_text(json.dumps(asdict(job)))
+        with child_server({**ONE_THREAD, **KEEP_MEMORY, **site.environment}) as server:
+            seconds = site.limits.seconds(task.cpu_seconds)
+            usage = server.run("survey.execution.task:run_job", folder, log, seconds, limit_gb)
+        outcome = _outcome(task, folder, log, usage)
+        record = replace(
+            base,
+            status=COMPLETE,
+            log=_log_name(task),
+            resolved=outcome.resolved,
+            measurements=outcome.measurements,
+            seconds=round(usage.seconds, 3),
+            cpu_seconds=round(usage.cpu_seconds, 3),
+            peak_memory_gb=round(usage.peak_gb, 4),
+        )
+        return publish(record, task, outcome, folder, workspace, site.run)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_job(folder: str) -> None:
+    """In the child: run the job that lies in a folder and leave its outcome, or the class of its failure, there."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True)
+    facts = json.loads((Path(folder) / "job.json").read_text())
+    job = Job(**{**facts, "inputs": tuple(facts["inputs"]), "missing": tuple(facts["missing"])})
+    step = REGISTRY[job.step]
+    os.environ["TMPDIR"] = tempfile.tempdir = folder  # the server may have asked for the temporary folder already
+    module_name, _, function_name = step.run.partition(":")
+    result: dict[str, Any]
+    try:
+        outcome = getattr(importlib.import_module(module_name), function_name)(job, step)
+        result = {"outcome": asdict(outcome)}
+    except Exception as error:
+        logging.getLogger(__name__).exception("%s failed", job.key)
+        text = str(error) if isinstance(error, TaskError) else f"{type(error).__name__}: {error}"
+        result = {"error": text.removeprefix(f"{job.key}: "), "retry": failure_class(error)}
+    path = Path(folder) / RESULT
+    path.with_suffix(".part").write_text(json.dumps(result, default=str))
+    path.with_suffix(".part").rename(path)
+
+
+def _outcome(task: Task, folder: Path, log: Path, usage: Usage) -> Outcome:
+    """What the child left behind, or why it left nothing."""
+    try:
+        result = json.loads((folder / RESULT).read_text())
+    except (OSError, ValueError):
+        cause, retry = cause_of_death(usage, log)
+        raise TaskError(f"{task.key}: {cause}", retry, max(usage.over_gb, usage.peak_gb)) from None
+    if "error" in result:
+        raise TaskError(f"{task.key}: {result['error']}", result["retry"], usage.peak_gb)
+    outcome = result["outcome"]
+    products = tuple((str(source), str(target)) for source, target in outcome["products"])
+    return Outcome(products, outcome["resolved"], outcome["measurements"])
+
+
+def _log_name(task: Task) -> str:
+    return f"logs/{task.step}.{task.subject}.log"

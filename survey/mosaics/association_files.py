@@ -1,0 +1,188 @@
+"""Read and write level-3 association files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from survey.errors import ConfigError, ProductNameError
+from survey.models import Association
+from survey.names import ExposureName, MosaicName, parse_exposure, parse_mosaic
+from survey.nircam import DETECTORS, PUPIL_FILTERS
+
+MAX_FILE_BYTES = 8 * 1024 * 1024  # 20,000 members are 2 MB
+
+
+MAX_MEMBERS = 20_000
+
+
+MAX_FAULTS = 50  # of one file; more tell nothing new
+
+
+_EXPOSURE_FILE = re.compile(r"(?P<name>[a-z0-9_-]{1,80}?)(?:_cal|_[oacr]\d{3,4}_crf)\.fits", re.ASCII)
+
+
+def write_association(association: Association, folder: Path) -> Path:
+    """Write ``<product>_asn.json`` by `jwst.associations`; same association, same bytes.
+
+    Members are the plain names of their cal files, for links beside the file (`link_members`).
+    """
+    from jwst.associations.asn_from_list import asn_from_list
+    from jwst.associations.lib.rules_level3 import Asn_Lv3Image
+
+    name = parse_mosaic(association.product)
+    made = asn_from_list(
+        [f"{member}_cal.fits" for member in association.members], product_name=association.product, rule=Asn_Lv3Image
+    )
+    made["asn_type"] = "image3"
+    made["program"] = f"{name.program:05d}"
+    made["asn_id"] = name.acid
+    made["target"] = f"t{name.target:03d}"
+    _, text = made.dump(format="json")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{association.product}_asn.json"
+    part = folder / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
+    part.write_text(text + "\n", encoding="ascii")
+    os.replace(part, path)
+    return path
+
+
+def link_members(association: Association, folder: Path, stage2: Path) -> list[Path]:
+    """Relative links to the members' cal files beside the association, so that `strun calwebb_image3` finds them."""
+    links = []
+    for member in association.members:
+        link = folder / f"{member}_cal.fits"
+        part = folder / f".{link.name}.{uuid.uuid4().hex[:8]}.part"
+        part.symlink_to(os.path.relpath(stage2 / link.name, folder))
+        os.replace(part, link)
+        links.append(link)
+    return links
+
+
+def read_association(path: Path | str) -> Association:
+    """Read an existing level-3 association; its members keep their order.
+
+    Members are plain file names of NIRCam cal or crf files and nothing else: no folder, link or absolute path can
+    reach the file system through them. What is not about members (pool, rule, constraints) is ignored.
+
+    Raises
+    ------
+    ConfigError
+        Every fault of the file, up to 50.
+    """
+    path = Path(path)
+    data = _read_json(path)
+    faults: list[str] = []
+    product, members = _read_product(data, faults)
+    name = _read_name(product, faults)
+    exposures = [_read_member(number, member, faults) for number, member in enumerate(members, 1)]
+    names = [str(exposure) for exposure in exposures if exposure is not None]
+    faults += [f"member {member}: stands {count} times." for member, count in Counter(names).items() if count > 1]
+    if faults or name is None:
+        shown = faults[:MAX_FAULTS]
+        if len(faults) > len(shown):
+            shown.append(f"and {len(faults) - len(shown)} more.")
+        raise ConfigError([f"{path.name}: {fault}" for fault in shown])
+    return Association(
+        product=str(name),
+        filter=_filter_of(name.elements),
+        field=name.acid if name.acid.startswith("o") else "all",
+        members=tuple(names),
+        program=name.program,
+    )
+
+
+def _filter_of(elements: str) -> str:
+    names = [name for name in elements.upper().split("-") if name != "CLEAR"]
+    return next((name for name in names if name not in PUPIL_FILTERS), names[0] if names else "CLEAR")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file; name a level-3 association (*_asn.json).")
+        with open(path, "rb") as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ConfigError(f"{path}: cannot be read ({error}).") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path.name}: larger than {MAX_FILE_BYTES} bytes; an association of a survey is smaller.")
+    try:
+        return json.loads(content.decode("utf-8"), object_pairs_hook=_no_key_twice)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path.name}: not the JSON of an association ({error}).") from error
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"the key {_shown(twice[0])} stands twice in one object")
+    return dict(pairs)
+
+
+def _read_product(data: Any, faults: list[str]) -> tuple[Any, list[Any]]:
+    """Name and members of the only product; ('', []) with a fault when there is none."""
+    if not isinstance(data, dict):
+        faults.append(f"found {type(data).__name__}, expected an object with 'products'.")
+        return None, []
+    kind = data.get("asn_type", "image3")
+    if kind != "image3":
+        faults.append(f"asn_type: found {_shown(kind)}, expected 'image3', a level-3 imaging association.")
+    products = data.get("products")
+    if not isinstance(products, list) or len(products) != 1 or not isinstance(products[0], dict):
+        found = f"{len(products)} products" if isinstance(products, list) else type(products).__name__
+        faults.append(f"products: found {found}, expected a list of one object; split the association.")
+        return None, []
+    members = products[0].get("members")
+    if not isinstance(members, list) or not 1 <= len(members) <= MAX_MEMBERS:
+        found = f"{len(members)} members" if isinstance(members, list) else type(members).__name__
+        faults.append(f"members: found {found}, expected a list of 1 to {MAX_MEMBERS}.")
+        members = []
+    return products[0].get("name"), members
+
+
+def _read_name(product: Any, faults: list[str]) -> MosaicName | None:
+    if product is None and faults:
+        return None
+    try:
+        name = parse_mosaic(product) if isinstance(product, str) else None
+    except ProductNameError as error:
+        faults += [f"product name {fault}" for fault in error.faults]
+        return None
+    if name is None:
+        faults.append(f"product name: found {_shown(product)}, expected a text.")
+    elif name.instrument != "nircam":
+        faults.append(f"product name {product}: instrument {name.instrument!r}, expected 'nircam'.")
+    return name
+
+
+def _read_member(number: int, member: Any, faults: list[str]) -> ExposureName | None:
+    if not isinstance(member, dict) or not isinstance(member.get("expname"), str):
+        faults.append(f"member {number}: expected an object with a text 'expname', found {_shown(member)}.")
+        return None
+    file, kind = member["expname"], member.get("exptype")
+    if kind != "science":
+        faults.append(f"member {number}: exptype {_shown(kind)}, expected 'science'.")
+    match = _EXPOSURE_FILE.fullmatch(file)
+    try:
+        name = parse_exposure(match["name"]) if match else None
+    except ProductNameError:
+        name = None
+    if name is None or name.detector not in DETECTORS:
+        faults.append(
+            f"member {number}: {_shown(file)}, expected the plain file name of a NIRCam exposure, "
+            "such as jw01345001001_02201_00001_nrcb1_cal.fits."
+        )
+        return None
+    return name
+
+
+def _shown(value: Any) -> str:
+    """A foreign value fit for a message: escaped and bounded."""
+    text = ascii(value if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__)
+    return text if len(text) <= 120 else text[:117] + "..."

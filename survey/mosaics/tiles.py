@@ -1,0 +1,191 @@
+"""The tiles of a mosaic in its zarr group, and the FITS file that is streamed from them.
+
+A tile is one chunk of each array, so no two writers share a file; a tile without data is not written. The group's
+metadata come last, with the attribute ``complete``: chunks without them are no mosaic, for zarr and for xarray alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from survey.errors import TaskError
+from survey.mosaics.grid import Box, Tile
+from survey.workspace.files import sync_folder
+
+# array -> (dtype, fill value, power of the science unit)
+ARRAYS: dict[str, tuple[str, Any, int]] = {
+    "sci": ("float32", float("nan"), 1),
+    "err": ("float32", float("nan"), 1),
+    "wht": ("float32", 0.0, 0),
+    "con": ("uint32", 0, 0),
+    "dq": ("uint32", 0, 0),
+    "var_poisson": ("float32", float("nan"), 2),
+    "var_rnoise": ("float32", float("nan"), 2),
+    "var_flat": ("float32", float("nan"), 2),
+}
+BLOCK = 2880  # bytes of a FITS block
+SIGN_BIT = 2**31
+
+
+def create(
+    folder: Path, shape: tuple[int, int], side: int, names: Sequence[str], planes: int, fill: float = float("nan")
+) -> Any:
+    """Make the group of a mosaic: arrays of shape (ny, nx), con with its planes first, one chunk a tile and plane.
+
+    ``fill`` is what sci holds where there is no tile.
+    """
+    import zarr
+
+    root = zarr.open_group(folder, mode="w", zarr_format=3)
+    for name in names:
+        dtype, own, _ = ARRAYS[name]
+        cube = name == "con"
+        root.create_array(
+            name,
+            shape=(planes, *shape) if cube else shape,
+            chunks=(1, side, side) if cube else (side, side),
+            dtype=dtype,
+            fill_value=fill if name == "sci" else own,
+            dimension_names=("plane", "y", "x") if cube else ("y", "x"),
+        )
+    return root
+
+
+def write_tile(root: Any, tile: Tile, arrays: Mapping[str, Any]) -> list[str]:
+    """Write a tile's arrays, each a whole chunk, also one that holds nothing but the fill value: a tile has all its
+    files or none. Of con, only planes with bits are written.
+
+    Returns
+    -------
+    files : the chunk files that were written, below the group's folder
+    """
+    import zarr
+
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        for name, values in arrays.items():
+            if name != "con":
+                root[name][tile.box.slices] = values
+        planes = [plane for plane, bits in enumerate(arrays.get("con", ())) if bits.any()]
+        for plane in planes:
+            root["con"][(plane, *tile.box.slices)] = arrays["con"][plane].view("uint32")
+    return chunk_files(list(arrays), tile, planes)
+
+
+def chunk_files(names: Sequence[str], tile: Tile, planes: Iterable[int]) -> list[str]:
+    """The chunk files of a tile, below the group's folder; those of con for some planes."""
+    made = [f"{name}/c/{tile.iy}/{tile.ix}" for name in names if name != "con"]
+    return made + [f"con/c/{plane}/{tile.iy}/{tile.ix}" for plane in planes if "con" in names]
+
+
+def uncommit(group: Path) -> None:
+    """Take the commit mark off a group, and have that on the disk, before a tile of it is written anew."""
+    if (group / "zarr.json").exists():
+        (group / "zarr.json").unlink(missing_ok=True)
+        sync_folder(group)
+
+
+def drop_strangers(group: Path, names: Sequence[str], wanted: Sequence[Tile], planes: int) -> int:
+    """Remove chunks of tiles that the mosaic does not have, and arrays it does not have; returns how many files.
+
+    Raises
+    ------
+    TaskError
+        The group is a link: whatever it leads to is not ours to remove.
+    """
+    if group.is_symlink() or group.parent.is_symlink():
+        raise TaskError(f"{group}: it, or its store, is a link; expected a folder of the workspace. Remove the link.")
+    keep = {file for tile in wanted for file in chunk_files(names, tile, range(planes))}
+    keep |= {"zarr.json", *(f"{name}/zarr.json" for name in names)}
+    removed = 0
+    for path in sorted(group.rglob("*")):
+        if path.is_file() and path.relative_to(group).as_posix() not in keep:
+            path.unlink()
+            removed += 1
+    for path in sorted(group.glob("*")):
+        if path.is_symlink():
+            path.unlink()
+        elif path.is_dir() and path.name not in names:
+            shutil.rmtree(path, ignore_errors=True)
+    return removed
+
+
+def bands(shape: tuple[int, int], rows: int) -> Iterator[Box]:
+    """The grid in bands of whole rows."""
+    for y in range(0, shape[0], rows):
+        yield Box(0, y, shape[1], min(y + rows, shape[0]))
+
+
+def stream_fits(path: Path, hdus: Any, arrays: Mapping[str, Any], rows: int) -> None:
+    """Write a FITS file whose images come from zarr, a band of rows at a time.
+
+    Parameters
+    ----------
+    hdus : astropy HDUList with headers of the right shapes; the data of the HDUs in ``arrays`` are not read
+    arrays : extension name -> zarr array (y, x) or (plane, y, x)
+    rows : rows of a band
+    """
+    with open(path, "wb") as stream:
+        for hdu in hdus:
+            if hdu.name not in arrays:
+                _write_whole(stream, hdu)
+                continue
+            stream.write(hdu.header.tostring().encode("ascii"))
+            size = 0
+            for block in _blocks(arrays[hdu.name], rows, "BZERO" in hdu.header):
+                stream.write(block)
+                size += len(block)
+            stream.write(b"\0" * (-size % BLOCK))
+
+
+def _write_whole(stream: Any, hdu: Any) -> None:
+    import io
+
+    from astropy.io import fits
+
+    # Through a list of its own: astropy writes the first HDU of a list as a primary one, which is dropped again.
+    lone = fits.HDUList([hdu]) if isinstance(hdu, fits.PrimaryHDU) else fits.HDUList([fits.PrimaryHDU(), hdu])
+    buffer = io.BytesIO()
+    lone.writeto(buffer, output_verify="silentfix")
+    content = buffer.getvalue()
+    stream.write(content if isinstance(hdu, fits.PrimaryHDU) else content[_primary_bytes() :])
+
+
+def _primary_bytes() -> int:
+    from astropy.io import fits
+
+    header = fits.PrimaryHDU().header
+    header["EXTEND"] = True
+    return len(header.tostring())
+
+
+def _blocks(array: Any, rows: int, shifted: bool) -> Iterator[Any]:
+    """Bands as FITS stores them. ``shifted``: unsigned numbers, which FITS stores 2**31 lower."""
+    shape = array.shape[-2:]
+    for plane in range(array.shape[0]) if len(array.shape) == 3 else (None,):
+        for band in bands(shape, rows):
+            values = array[band.slices] if plane is None else array[(plane, *band.slices)]
+            if values.dtype.kind in "ui":
+                values = (values ^ values.dtype.type(SIGN_BIT) if shifted else values).view("int32")
+            yield values.astype(">i4" if values.dtype.kind == "i" else ">f4").tobytes()
+
+
+@contextlib.contextmanager
+def empty_arrays(folder: Path, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> Iterator[dict[str, Any]]:
+    """Arrays that take neither memory nor disk, for a header that must know their shapes: maps of sparse files."""
+    import numpy as np
+
+    made, paths = {}, []
+    try:
+        for name, (shape, dtype) in shapes.items():
+            path = folder / f".{name}.sparse"
+            paths.append(path)
+            made[name] = np.memmap(path, dtype=dtype, mode="w+", shape=shape)
+        yield made
+    finally:
+        made.clear()
+        for path in paths:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,80 @@
+"""Level-3 associations: which calibrated exposures make which mosaic, and the pipeline's own file for it.
+
+Grouping is pure and needs no jwst; the file is made by `jwst.associations`; reading one trusts nothing in it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+from survey.errors import ConfigError
+from survey.models import Association, Exposure
+from survey.names import MosaicName, optical_elements
+
+WHOLE_SURVEY = "a3001"  # the archive's candidates are o, c and r; 'a' is free, and asn_from_list's own default
+# Filters in NIRCam's pupil wheel; the other name of the pair is the filter wheel's.
+PUPIL_FILTERS = frozenset({"F162M", "F164N", "F323N", "F405N", "F466N", "F470N"})
+
+
+def group(exposures: Iterable[Exposure], per: str | Sequence[str] = ("filter",)) -> tuple[Association, ...]:
+    """The mosaics that exposures make: one per program and filter, or one per program, filter and observation.
+
+    Parameters
+    ----------
+    exposures : any order
+    per : 'filter', or ('filter', 'observation')
+
+    Returns
+    -------
+    Sorted by product name. Members are sorted by name: their order moves the mosaic's grid, so it must not depend on
+    the order in which an archive answers.
+
+    Raises
+    ------
+    ConfigError
+        An exposure stands twice or its filter is unknown, or ``per`` is neither of the two.
+    """
+    wanted = (per,) if isinstance(per, str) else tuple(per)
+    if sorted(wanted) not in (["filter"], ["filter", "observation"]):
+        raise ConfigError(f"mosaic.per: found {list(wanted)}, expected 'filter' or ['filter', 'observation'].")
+    ordered = sorted(exposures, key=lambda exposure: exposure.name)
+    _check_exposures(ordered)
+    groups: dict[tuple[int, str, int], list[Exposure]] = defaultdict(list)
+    for exposure in ordered:
+        observation = exposure.observation if "observation" in wanted else 0
+        elements = optical_elements(exposure.filter, exposure.pupil)
+        groups[exposure.program, elements, observation].append(exposure)
+    associations = [_associate(*key, members) for key, members in groups.items()]
+    return tuple(sorted(associations, key=lambda association: association.product))
+
+
+# --- grouping ---------------------------------------------------------------------------------------------------
+
+
+def _check_exposures(exposures: Sequence[Exposure]) -> None:
+    counts = Counter(exposure.name for exposure in exposures)
+    faults = [f"{name}: stands {count} times among the exposures." for name, count in counts.items() if count > 1]
+    faults += [
+        f"{exposure.name}: its filter is unknown; fetch it, so that its header can be read."
+        for exposure in exposures
+        if not exposure.filter
+    ]
+    if faults:
+        raise ConfigError(faults)
+
+
+def _associate(program: int, elements: str, observation: int, members: Sequence[Exposure]) -> Association:
+    subarrays = {member.subarray.upper() for member in members}
+    subarray = next(iter(subarrays)).lower() if len(subarrays) == 1 and subarrays != {"FULL"} else None
+    acid = f"o{observation:03d}" if observation else WHOLE_SURVEY
+    return Association(
+        product=str(MosaicName(program, acid, 1, "nircam", elements, subarray)),
+        filter=members[0].filter.upper(),
+        field=acid if observation else "all",
+        members=tuple(member.name for member in members),
+        program=program,
+    )
+
+
+# --- reading ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,158 @@
+"""What would run, and why: a plan's tasks beside the records of earlier runs. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from survey.models import COMPLETE, Plan, Task, TaskRecord
+from survey.steps.registry import REGISTRY
+from survey.workspace.products import product_in_place, recorded, reusable
+
+DONE = "done"
+NEW = "new"  # never run
+STALE = "stale"  # was run, and would make something else now
+FAILED = "failed"  # was tried and failed
+UNKNOWN = "unknown"  # stands on something that is not known yet
+
+WHOLE = ("association", "align", "assemble", "image3", "mosaic", "source_catalog")  # steps whose subject is a mosaic
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a task stands."""
+
+    task: Task
+    state: str
+    reasons: tuple[str, ...] = ()
+
+
+def states(plan: Plan, records: Mapping[str, TaskRecord], root: Path) -> list[State]:
+    """The state of every task of a plan, in its order."""
+    return [state_of(task, records.get(task.key), root) for task in plan]
+
+
+def state_of(task: Task, record: TaskRecord | None, root: Path) -> State:
+    """The state of one task, beside its record on disk."""
+    done = recorded(task, record) if REGISTRY[task.step].transient else reusable(task, root, record)
+    if done is not None:
+        return State(task, DONE)
+    if task.unknown:
+        return State(task, UNKNOWN, (task.unknown,))
+    if record is None:
+        return State(task, NEW, ("never run",))
+    if record.status != COMPLETE:
+        return State(task, FAILED, (record.error or record.status,))
+    if record.digest != task.digest:
+        return State(task, STALE, tuple(differences(task, record)))
+    return State(task, STALE, _out_of_place(record, root))
+
+
+def _out_of_place(record: TaskRecord, root: Path) -> tuple[str, ...]:
+    """Which products of a record are not there as they were written; the others are no cause."""
+    lost = [item.path for item in record.products if not product_in_place(root, item, record.digest)]
+    return tuple(f"{path} is missing or has another size" for path in lost)
+
+
+def differences(task: Task, record: TaskRecord) -> list[str]:
+    """Why a record's digest is not the task's: every setting, reference, input and version that differs."""
+    found = [f"{name}: {_shown(old)} -> {_shown(new)}" for name, old, new in _changed(record.settings, task.settings)]
+    found += [f"{kind} {new or 'none'} replaced {old or 'none'}" for kind, old, new in _reference_changes(task, record)]
+    for name, old, new in _changed({key: record.versions.get(key) for key in task.versions}, task.versions):
+        found.append(f"{name} {old or 'none'} -> {new or 'none'}")
+    for name, old, new in _changed(record.inputs, task.digests):
+        if old is not None and new is not None:
+            found.append(f"{name} holds other bytes" if name in task.files else f"{name} has changed")
+        else:
+            found.append(f"{name} {'is new' if old is None else 'is no longer an input'}")
+    if record.missing != task.missing:
+        found.append(f"missing members: {len(record.missing)} -> {len(task.missing)}")
+    return found or ["the step's version has changed"]
+
+
+def summary(found: Iterable[State]) -> dict[str, dict[str, int]]:
+    """Counts by '<step> <filter>' and state, in the plan's order."""
+    rows: dict[str, Counter[str]] = {}
+    for item in found:
+        rows.setdefault(f"{item.task.step} {item.task.filter}", Counter())[item.state] += 1
+    return {name: dict(counts) for name, counts in rows.items()}
+
+
+def causes(found: Iterable[State]) -> dict[str, dict[str, int]]:
+    """Each first cause and how many tasks of each step it makes run: what a user wants to know before starting.
+
+    Causes that only hand on another task's change are left out: they follow from the first.
+    """
+    rows: dict[str, Counter[str]] = {}
+    for item in found:
+        for reason in item.reasons:
+            if item.state != DONE and not _is_handed_on(item.task, reason):
+                rows.setdefault(reason, Counter())[item.task.step] += 1
+    return {reason: dict(counts) for reason, counts in rows.items()}
+
+
+def _is_handed_on(task: Task, reason: str) -> bool:
+    """Whether a cause says no more than that an input will be another."""
+    return reason.removesuffix(" has changed") in task.inputs
+
+
+def reach(found: Sequence[State]) -> dict[str, dict[str, int]]:
+    """Each first cause and what it reaches, the tasks behind it included: exposures, mosaics and tasks that run again.
+
+    A task that two causes reach counts for both. One whose inputs are not known yet is reached by what these wait for.
+    """
+    causes_of: dict[str, set[str]] = {}
+    rows: dict[str, tuple[set[str], set[str], set[str]]] = {}
+    for item in found:
+        if item.state == DONE:
+            continue
+        behind = set().union(*(causes_of.get(key, set()) for key in item.task.inputs))
+        own = {reason for reason in item.reasons if not _is_handed_on(item.task, reason)}
+        if behind and item.state in (UNKNOWN, NEW, FAILED):
+            own = set()  # it waits for its inputs, whatever it says
+        causes_of[item.task.key] = own | behind
+        for reason in sorted(own | behind):
+            exposures, mosaics, tasks = rows.setdefault(reason, (set(), set(), set()))
+            tasks.add(item.task.key)
+            if REGISTRY[item.task.step].scope != "mosaic":
+                exposures.add(item.task.subject)
+            elif item.task.step in WHOLE:
+                mosaics.add(item.task.subject)
+    return {
+        reason: {"exposures": len(exposures), "mosaics": len(mosaics), "tasks": len(tasks)}
+        for reason, (exposures, mosaics, tasks) in rows.items()
+    }
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[tuple[str, Any, Any]]:
+    """(name, old, new) of every leaf that differs; None where there is none."""
+    rows: list[tuple[str, Any, Any]] = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        name = f"{path}.{key}" if path else key
+        if isinstance(before, Mapping) or isinstance(after, Mapping):
+            rows += _changed(before or {}, after or {}, name)
+        elif _plain(before) != _plain(after):
+            rows.append((name, before, after))
+    return rows
+
+
+def _reference_changes(task: Task, record: TaskRecord) -> list[tuple[str, str, str]]:
+    rows = []
+    for kind in sorted({*task.references, *record.references}):
+        old, new = record.references.get(kind, ""), task.references.get(kind, "")
+        if record.sha1.get(old, old) != task.sha1.get(new, new):
+            rows.append((kind, old, new))
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _shown(value: Any) -> str:
+    text = "default" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,42 @@
+"""An association from outside: its plan, and its group in mosaics.zarr."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from survey.models import Association, Exposure, Plan, Task, TaskRecord
+from survey.mosaics.layouts import read_layout
+from survey.planning.planner import Planner, group_name
+from survey.steps.registry import REGISTRY
+from survey.workspace.folders import Workspace
+
+STORES = ("mosaic", "assemble")  # steps that commit a group of mosaics.zarr
+
+
+def group_of(association: Association, records: Mapping[str, TaskRecord]) -> str:
+    """Zarr group for an association from outside: the first of filter, filter and id, and product that no other has."""
+    taken = {
+        str(item.settings.get("group"))
+        for item in records.values()
+        if item.step in STORES and item.subject != association.product
+    }
+    names = (association.filter, group_name(association))
+    return next((name for name in names if name not in taken), association.product)
+
+
+def plan_of(made: Plan, association: Association, planner: Planner, given: Sequence[Exposure]) -> Plan:
+    """The plan of one association: the chains of members with raw files, the given members, and the mosaic."""
+    by_name = {exposure.name: exposure for exposure in (*made.exposures, *given)}
+    names = set(association.members)
+    tasks = [task for task in made if REGISTRY[task.step].scope == "exposure" and task.subject in names]
+    for exposure in given:
+        tasks += planner.given_tasks(exposure)
+    chains: dict[str, list[Task]] = {}
+    for task in tasks:
+        chains.setdefault(task.subject, []).append(task)
+    layout = read_layout(Workspace(planner.config.workspace).root, association.product)
+    first, rest = planner.mosaic_tasks(association, chains, by_name, (), layout)
+    tasks += [*first, *rest]
+    exposures = tuple(by_name[name] for name in association.members)
+    return replace(made, tasks=tuple(tasks), exposures=exposures, associations=(association,))

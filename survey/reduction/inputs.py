@@ -1,0 +1,313 @@
+"""What a reduction starts from: exposures, their raw files, the references that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from survey import references as crds_references
+from survey.archive import held as archive_held
+from survey.archive import local as archive_local
+from survey.archive.ledger import LEDGER, Ledger
+from survey.archive.structure import DamagedFileError, read_hdus
+from survey.config.model import SurveyConfig
+from survey.config.pipeline_spec import override_files, types_in_use
+from survey.credentials import token
+from survey.digest import digest, file_sha256
+from survey.errors import ConfigError, DownloadError, ProductNameError, ReferencesError, SurveyError
+from survey.models import Association, Exposure
+from survey.names import ExposureName, parse_mosaic, split_file
+from survey.planning.recipe import check
+from survey.references import References
+from survey.steps.registry import REGISTRY
+from survey.workspace.folders import Workspace
+
+CAL = "_cal.fits"
+MAX_LIST_BYTES = 4_000_000  # a catfile of 20,000 exposures
+MAX_SHOWN = 20  # of faults that are all of one kind
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int | None], None]  # name, bytes so far, bytes in total
+
+
+def silent(_text: str) -> None:
+    """Say nothing."""
+
+
+def find_exposures(config: SurveyConfig, *, say: Say = silent) -> tuple[Exposure, ...]:
+    """The program's exposures, from the archive or the folder that the config names.
+
+    What the ledger of earlier downloads knows of a file (sha256, time, groups, footprint) is filled in.
+
+    Raises
+    ------
+    ServiceError
+        The archive cannot be reached or refuses.
+    SurveyError
+        No exposure fits the config.
+    """
+    archive = config.archive
+    raw = Workspace(config.workspace).raw
+    if archive.local is not None:
+        exposures, faults = archive_local.find_exposures(
+            archive.local,
+            config.program,
+            observations=config.observations,
+            filters=config.filters,
+            cache=Ledger(raw / LEDGER),
+        )
+        for name, cause in faults.items():
+            say(f"{name}: {cause}")
+        exposures = tuple(sorted((*exposures, *_unreadable(config, faults)), key=lambda item: item.name))
+    else:
+        from survey.archive.query import find_exposures as ask_archive
+
+        exposures = ask_archive(
+            config.program,
+            server=archive.server,
+            observations=config.observations,
+            filters=config.filters,
+            instrument=config.instrument,
+            timeout_seconds=archive.timeout_seconds,
+            retries=archive.retries,
+        )
+    return archive_held.known(exposures, raw)
+
+
+def _unreadable(config: SurveyConfig, faults: Mapping[str, str]) -> list[Exposure]:
+    """Files of the program that cannot be read, as exposures whose filter is not known."""
+    found = []
+    for filename, cause in faults.items():
+        try:
+            name, suffix = split_file(filename)
+        except ProductNameError:
+            continue
+        if not isinstance(name, ExposureName) or suffix != "uncal" or name.program != config.program:
+            continue
+        if config.observations is None or name.observation in config.observations:
+            base = (str(name), name.program, name.observation, name.visit, name.detector, "")
+            found.append(Exposure(*base, fault=cause))
+    return found
+
+
+def fetch(
+    config: SurveyConfig,
+    exposures: Sequence[Exposure] | None = None,
+    *,
+    progress: Progress | None = None,
+    say: Say = silent,
+) -> tuple[Exposure, ...]:
+    """Bring every raw file into the workspace, verified.
+
+    Returns
+    -------
+    exposures : with the sha256 of each file, and what its header tells
+
+    Raises
+    ------
+    DownloadError
+        Some files could not be had; they are named, the others are kept.
+    ServiceError, DiskFullError
+    """
+    from survey.archive.fetch import fetch as download
+    from survey.archive.raw import link_local
+    from survey.archive.transfer import FetchSettings
+
+    wanted = find_exposures(config, say=say) if exposures is None else tuple(exposures)
+    workspace = Workspace(config.workspace)
+    workspace.create()
+    if config.archive.local is not None:
+        readable = [exposure for exposure in wanted if not exposure.fault]
+        good, missing = link_local(readable, workspace.raw, progress=progress)
+        missing |= {exposure.name: exposure.fault for exposure in wanted if exposure.fault}
+        if missing:
+            raise DownloadError(missing)
+        return good
+    settings = FetchSettings(
+        downloads=config.archive.downloads,
+        retries=config.archive.retries,
+        timeout_seconds=config.archive.timeout_seconds,
+    )
+    report = download(
+        wanted,
+        workspace.raw,
+        server=config.archive.server,
+        token=token(),
+        settings=settings,
+        progress=progress,
+    )
+    if report.error is not None:
+        raise report.error
+    return report.exposures
+
+
+def sync_references(config: SurveyConfig, exposures: Sequence[Exposure]) -> References:
+    """Sync and verify the context and the references that these exposures need; see `survey.references.sync`.
+
+    Exposures that lack one stand in no one's way: see `unreferenced`.
+
+    Raises
+    ------
+    ReferencesError
+        Every exposure lacks one, so that nothing could be run, or the sync failed.
+    """
+    workspace = Workspace(config.workspace)
+    try:
+        found = crds_references.sync(raw_files(workspace, exposures), config.references, record=workspace.references)
+    except ConfigError as error:
+        raise ConfigError(config.located(error.faults)) from error
+    faults = unreferenced(config, exposures, found)
+    if len(faults) == len(exposures):
+        raise ReferencesError("\n".join(f"{name}: {why}" for name, why in sorted(faults.items())[:MAX_SHOWN]))
+    return found
+
+
+def unreferenced(config: SurveyConfig, exposures: Sequence[Exposure], found: References) -> dict[str, str]:
+    """Exposures for which the context names no file of a type that one of the config's steps needs -> why."""
+    chain = check(config)[0]
+    faults = {}
+    for exposure in exposures:
+        if exposure.uri.endswith(CAL) or exposure.name not in found.exposures:
+            continue
+        for name, settings in chain.items():
+            spec = REGISTRY[name].spec
+            types = () if spec is None else types_in_use(spec, settings)
+            lacking = found.not_found(exposure.name, types)
+            if lacking:
+                kind = min(lacking)
+                faults[exposure.name] = f"step {name!r} needs a {kind} file, and {found.context} says {lacking[kind]}"
+                break
+    return faults
+
+
+def with_context(config: SurveyConfig, context: str) -> SurveyConfig:
+    """The same survey under another CRDS context."""
+    return config.model_copy(update={"references": config.references.model_copy(update={"context": context})})
+
+
+def look_up(config: SurveyConfig, exposures: Sequence[Exposure]) -> References:
+    """Sync a context for these exposures without making it the workspace's.
+
+    Raises
+    ------
+    SurveyError
+        No raw file is there whose references could be looked up.
+    """
+    if not exposures:
+        raise SurveyError(f"{config.workspace}/raw: no verified raw files yet; run 'survey fetch' first.")
+    return crds_references.sync(raw_files(Workspace(config.workspace), exposures), config.references)
+
+
+def held_exposures(config: SurveyConfig) -> tuple[Exposure, ...]:
+    """The config's exposures whose verified raw files are in the workspace, known from the ledger alone."""
+    workspace = Workspace(config.workspace)
+    return tuple(
+        exposure
+        for exposure in archive_held.held(workspace.raw)
+        if exposure.program == config.program
+        and (config.observations is None or exposure.observation in config.observations)
+        and (config.filters is None or exposure.filter in config.filters)
+    )
+
+
+def raw_files(workspace: Workspace, exposures: Sequence[Exposure]) -> dict[str, Path]:
+    """Exposure name -> the file whose header says which references it takes: its raw file, or the one that was
+    given.
+    """
+    found = {}
+    for exposure in exposures:
+        if exposure.sha256:
+            given = exposure.uri.endswith(CAL)
+            found[exposure.name] = Path(exposure.uri) if given else workspace.raw / exposure.file
+    return found
+
+
+def members_of(
+    config: SurveyConfig, association: Association, folder: Path
+) -> tuple[tuple[Exposure, ...], tuple[Exposure, ...]]:
+    """Where the members of an association come from.
+
+    Returns
+    -------
+    raw : members whose verified raw files are in the workspace
+    given : members that lie as ``<exposure>_cal.fits`` in ``folder``; their ``uri`` is that path
+
+    Raises
+    ------
+    ConfigError
+        Members that are neither, or whose file is a link that leads out of the folder; all are named.
+    """
+    everything = config.model_copy(update={"filters": None, "observations": None, "program": association.program})
+    held = {exposure.name: exposure for exposure in held_exposures(everything)}
+    raw, given, faults = [], [], []
+    for name in association.members:
+        if name in held:
+            raw.append(held[name])
+            continue
+        try:
+            given.append(_given(name, folder.absolute()))
+        except (OSError, DamagedFileError, ProductNameError) as error:
+            faults.append(
+                f"{association.product}: member {name} has no raw file in {config.workspace}/raw, and beside the "
+                f"association: {error}. Run 'survey fetch' with a config that holds it, or put its cal file there."
+            )
+    elements = parse_mosaic(association.product).elements
+    for exposure in (*raw, *given):
+        if exposure.filter.lower() not in elements.split("-"):
+            faults.append(
+                f"{association.product}: member {exposure.name} is of {exposure.filter}, the product of {elements}; "
+                "a mosaic holds one filter."
+            )
+    if faults:
+        raise ConfigError(faults)
+    return tuple(raw), tuple(given)
+
+
+def _given(name: str, folder: Path) -> Exposure:
+    path = folder / f"{name}{CAL}"
+    if path.resolve().parent != folder.resolve():
+        raise DamagedFileError(f"{path.name} is a link that leads out of its folder")
+    exposure = archive_local.exposure_from_headers(path, read_hdus(path), f"{name}_uncal.fits")
+    if exposure is None:
+        raise DamagedFileError(f"{path.name} is no NIRCam image")
+    return replace(exposure, uri=str(path), size=None, sha256=file_sha256(path))
+
+
+def override_digests(config: SurveyConfig) -> dict[str, str]:
+    """sha256 of every file that a parameter names: references that override CRDS, catalogues, WCS, lists of sky levels.
+
+    Of a catfile the catalogues that it lists count as well, of a folder of alignments every ``*_wcs.asdf`` in it.
+
+    Raises
+    ------
+    ConfigError
+        A file is not there; all such files are named.
+    """
+    chain, image3, _ = check(config)
+    alignment = config.mosaic.alignment
+    folder = {} if alignment is None else {"alignment": str(alignment.absolute())}
+    paths = override_files({**chain, "image3": image3, **folder})
+    faults = [f"{path}: not found; a parameter of the config names it." for path in paths if not Path(path).exists()]
+    if faults:
+        raise ConfigError(faults)
+    return {path: _digest_of(Path(path)) for path in paths}
+
+
+def _digest_of(path: Path) -> str:
+    if path.is_dir():
+        return digest({item.name: file_sha256(item) for item in sorted(path.glob("*_wcs.asdf"))})
+    listed = [path.parent / line.split()[1] for line in _lines(path) if len(line.split()) == 2]
+    catalogues = {str(item): file_sha256(item) for item in listed if item.is_file()}
+    own = file_sha256(path)
+    return digest({"file": own, "lists": catalogues}) if catalogues else own
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a small text file; none of any other."""
+    if path.suffix in (".fits", ".asdf", ".ecsv") or path.stat().st_size > MAX_LIST_BYTES:
+        return []
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []

@@ -1,0 +1,217 @@
+"""Look at a workspace: what is done, how a product was made, whether every byte is as recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from survey.archive import held as archive_held
+from survey.archive.ledger import LEDGER, Ledger
+from survey.config.model import SurveyConfig
+from survey.digest import file_sha256, tree_sha256
+from survey.errors import ConfigError
+from survey.models import COMPLETE, Plan, TaskRecord
+from survey.mosaics.groups import ROOT_METADATA
+from survey.planning.disk import Room, room
+from survey.planning.staleness import DONE, State, states
+from survey.reduction.inputs import held_exposures
+from survey.reduction.job import plan
+from survey.steps.registry import REGISTRY
+from survey.workspace import paths
+from survey.workspace.folders import Workspace
+from survey.workspace.products import stored_record
+from survey.workspace.provenance import STORE, Lineage, lineage
+from survey.workspace.provenance import fault as provenance_fault
+from survey.workspace.records import Records, read_records, seal_fault
+
+MIN_PARTS = 3  # underscores in an exposure's name
+
+
+def status(config: SurveyConfig) -> list[TaskRecord]:
+    """The records of the workspace, as they are now; read while a run goes on as well."""
+    return list(read_records(Workspace(config.workspace).records).latest.values())
+
+
+def explain(config: SurveyConfig, product: str) -> tuple[Lineage, dict[str, tuple[str, ...]]]:
+    """How a product was made, and what of it is stale.
+
+    Returns
+    -------
+    lineage : survey.workspace.provenance.Lineage, from the product down to its raw files
+    stale : key of a task -> why its product would be another now; compared with the config, the raw files and the
+        references at hand, without asking any server
+
+    Raises
+    ------
+    ConfigError
+        No record made such a product.
+    """
+    workspace = Workspace(config.workspace)
+    records = read_records(workspace.records).by_key
+    try:
+        tree = lineage(records, _inside(product, workspace))
+    except KeyError as error:
+        raise ConfigError(str(error.args[0])) from error
+    exposures = held_exposures(config)
+    current = {state.task.key: state for state in states(plan(config, exposures), records, workspace.root)}
+    held = {exposure.name for exposure in exposures}
+    stale = {}
+    for _, node in tree.walk():
+        state = current.get(node.name)
+        if node.record is None:
+            continue
+        if state is not None and state.state != DONE:
+            stale[node.name] = state.reasons
+        elif state is None and not _is_foreign(node.record, held):
+            stale[node.name] = (_why_unplanned(node.record, held),)
+    return tree, stale
+
+
+def _is_foreign(record: TaskRecord, held: set[str]) -> bool:
+    """Whether a record belongs to an association from outside: the config does not plan it, and never did."""
+    if record.step == "given":
+        return True
+    members = record.settings.get("members")
+    step = REGISTRY.get(record.step)  # None: of another version, or damaged
+    if step is None or step.scope != "mosaic":
+        return False
+    return not isinstance(members, list) or all(isinstance(name, str) and name in held for name in members)
+
+
+def _why_unplanned(record: TaskRecord, held: set[str]) -> str:
+    if record.subject in held or record.subject.count("_") < MIN_PARTS:
+        return "the config does not ask for it any more"
+    return f"raw/{record.subject}_uncal.fits is not there, or changed since it was checked; run 'survey fetch'"
+
+
+def verify(config: SurveyConfig) -> dict[str, str]:
+    """Compare every byte with what was recorded: products, records, mosaics in zarr, provenance, raw files.
+
+    Returns
+    -------
+    faults : path -> what is wrong; empty when every byte is as recorded
+
+    Raises
+    ------
+    ConfigError
+        The workspace holds nothing that could be compared.
+    """
+    workspace = Workspace(config.workspace)
+    found = read_records(workspace.records)
+    if not found.by_key and not found.faults and not (workspace.raw / LEDGER).exists():
+        raise ConfigError(f"{workspace.root}: holds no records and no raw files; nothing was run there.")
+    faults = {f"records/{name}": cause for name, cause in found.faults.items()}
+    faults |= _record_faults(workspace, found)
+    known: set[str] = set()
+    for record in found.by_key.values():
+        if record.status != COMPLETE:
+            continue
+        for product in record.products:
+            known.add(product.path)
+            try:
+                path = paths.inside(workspace.root, product.path)
+                transient = record.step in REGISTRY and REGISTRY[record.step].transient
+                if transient and not os.path.lexists(path):
+                    continue
+                sha256 = _sha256_of(path)
+            except (OSError, ValueError) as error:
+                faults[product.path] = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+                continue
+            if sha256 != product.sha256:
+                faults[product.path] = f"sha256 is {sha256[:12]}..., its record says {product.sha256[:12]}..."
+    faults |= _store_faults(workspace, known) | _raw_faults(workspace, found)
+    cause = provenance_fault(workspace.root)
+    return faults | ({STORE: cause} if cause else {})
+
+
+def _record_faults(workspace: Workspace, found: Records) -> dict[str, str]:
+    """Records that hold other bytes than were written."""
+    faults = {}
+    for path in sorted(workspace.records.glob("[!.]*.json")):
+        if path.name not in found.faults:
+            with contextlib.suppress(FileNotFoundError):  # replaced meanwhile
+                cause = seal_fault(path)
+                if cause:
+                    faults[f"records/{path.name}"] = cause
+    return faults
+
+
+def _store_faults(workspace: Workspace, known: set[str]) -> dict[str, str]:
+    """Files of committed mosaics that no record knows, and a root of the store that is none.
+
+    A group without its commit mark is no mosaic yet; a run that was killed may have left chunks there.
+    """
+    store = workspace.root / "mosaics" / "mosaics.zarr"
+    marks = sorted(store.glob("[!.]*/zarr.json"))
+    cause = _root_fault(store / "zarr.json", needed=bool(marks))
+    faults = {"mosaics/mosaics.zarr/zarr.json": f"{cause}; run again to write it anew"} if cause else {}
+    for mark in marks:
+        group = mark.parent
+        if group.relative_to(workspace.root).as_posix() in known:  # one product: its sha256 is that of all its files
+            continue
+        for path in sorted(group.rglob("*")):
+            name = path.relative_to(workspace.root).as_posix()
+            if name not in known and (path.is_symlink() or not path.is_dir()):
+                faults[name] = "no record knows it"
+    return faults
+
+
+def _root_fault(path: Path, *, needed: bool) -> str:
+    """Why the root metadata of the store is not as it was written; a store of no mosaic may do without."""
+    if not os.path.lexists(path):
+        return "is not there, and mosaics are" if needed else ""
+    if not paths.is_file(path):  # a pipe would be waited for
+        return "is a folder, a link or a device; expected a file"
+    try:
+        return "" if path.read_bytes() == ROOT_METADATA else "was changed since it was written"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+
+
+def _raw_faults(workspace: Workspace, found: Records) -> dict[str, str]:
+    """Raw files against the ledger; and those that tasks read and the ledger does not know any more."""
+    faults = archive_held.verify(workspace.raw)
+    known = set(Ledger(workspace.raw / LEDGER).names())
+    for record in found.by_key.values():
+        for name in record.inputs if record.status == COMPLETE else ():
+            file = name.removeprefix("raw/")
+            if file != name and file not in known and (workspace.root / name).exists():
+                faults[name] = f"{record.key} stands on it, and raw/{LEDGER} does not know it; run 'survey fetch'"
+    return faults
+
+
+def _sha256_of(path: Path) -> str:
+    """sha256 of a product.
+
+    Raises
+    ------
+    ValueError
+        It is neither a file nor a folder: a link, a pipe, a device.
+    """
+    if paths.is_folder(path):
+        return tree_sha256(path)[0]
+    if paths.is_file(path) or not os.path.lexists(path):
+        return file_sha256(path)
+    raise ValueError("a link or a device; expected a file")
+
+
+def plan_states(config: SurveyConfig, made: Plan) -> list[State]:
+    """What a plan's tasks are, beside the workspace's records."""
+    workspace = Workspace(config.workspace)
+    return states(made, read_records(workspace.records).by_key, workspace.root)
+
+
+def plan_room(config: SurveyConfig, made: Plan, found: list[State]) -> Room:
+    """What the tasks of a plan that are not done will write, beside what is free."""
+    workspace = Workspace(config.workspace)
+    waiting = [item.task for item in found if item.state != DONE]
+    read = {task.key: stored_record(workspace, task.key) for task in waiting}
+    records = {key: record for key, record in read.items() if record is not None}
+    return room(workspace.root, made, waiting, records, fetches=config.archive.local is None)
+
+
+def _inside(product: str, workspace: Workspace) -> str:
+    """A product's path relative to the workspace, when it was given as any other path to it."""
+    path = Path(os.path.abspath(product))
+    return path.relative_to(workspace.root).as_posix() if path.is_relative_to(workspace.root) else product

@@ -1,0 +1,82 @@
+"""Whole mosaics keep no transient products, and no records of tiles that they do not have; what of these comes back.
+
+They go behind a run, not sooner: beside a mosaic that stands, a lost crf file or tile may be made anew, and reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from survey.models import COMPLETE, Task, TaskRecord
+from survey.steps.registry import REGISTRY
+from survey.workspace.paths import discard
+from survey.workspace.products import in_place, recorded
+from survey.workspace.records import record_path
+
+
+def tidy(
+    root: Path,
+    decided: Mapping[str, TaskRecord],
+    chains: Mapping[str, Iterable[Task]],
+    stored: Mapping[str, TaskRecord],
+    keep_transient: bool,
+) -> None:
+    """Tidy up behind every mosaic that is whole.
+
+    Parameters
+    ----------
+    root : of the workspace
+    decided : records of this run, by key
+    chains : product -> the tasks of its mosaic
+    stored : records of earlier runs, by key
+    keep_transient : leave pixel maps, drizzled groups and medians
+    """
+    for record in list(decided.values()):
+        if record.step == "assemble" and record.status == COMPLETE:
+            tasks = list(chains[record.subject])
+            if not keep_transient:
+                _drop_transient(root, tasks, decided)
+            _drop_strangers(root, record.subject, {task.key for task in tasks}, stored)
+
+
+def _drop_transient(root: Path, tasks: Iterable[Task], decided: Mapping[str, TaskRecord]) -> None:
+    """Remove what only the mosaic's tasks read; they are made again should one of these run again."""
+    for task in tasks:
+        record = decided.get(task.key)
+        if record is not None and REGISTRY[task.step].transient:
+            for item in record.products:
+                discard(root, item.path)
+
+
+def _drop_strangers(root: Path, product: str, known: set[str], stored: Mapping[str, TaskRecord]) -> None:
+    """Remove records of tiles and groups that this mosaic no longer has: their files went with the old grid."""
+    for key, record in stored.items():
+        of_tiles = record.step in ("outlier_i2d", "median", "drizzle") and record.subject.startswith(f"{product}_")
+        if of_tiles and key not in known:
+            record_path(root / "records", key).unlink(missing_ok=True)
+            for item in record.products:
+                discard(root, item.path)
+
+
+def done(root: Path, task: Task, stored: Mapping[str, TaskRecord]) -> TaskRecord | None:
+    """The record that serves for a task. Products of a transient step may be gone: see `dropped_and_needed`."""
+    record = recorded(task, stored.get(task.key))
+    if record is None or REGISTRY[task.step].transient:
+        return record
+    return record if in_place(root, record) else None
+
+
+def dropped_and_needed(root: Path, tasks: Sequence[Task], stored: Mapping[str, TaskRecord]) -> set[str]:
+    """Keys of transient tasks that are done, whose products are gone, and that tasks which must run will read."""
+    needed: set[str] = set()
+    dropped: set[str] = set()
+    for task in reversed(tasks):
+        record = done(root, task, stored)
+        runs = record is None
+        if record is not None and task.key in needed and not in_place(root, record):
+            dropped.add(task.key)
+            runs = True
+        if runs:
+            needed.update(task.inputs)
+    return dropped

@@ -1,0 +1,308 @@
+"""Solve the alignment of an association from catalogues and WCS alone, and lay out its grids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from survey.errors import TaskError
+from survey.mosaics.grid import Box, Layout, Member
+from survey.steps.base import Job, Outcome, Step
+from survey.steps.image3.members import (
+    Description,
+    describe,
+    library,
+    read_description,
+    skeleton,
+    used_pixels,
+    write_description,
+)
+from survey.steps.image3.numbers import typed
+from survey.steps.image3.parts import parameters, part
+from survey.steps.image3.resampling import grid_of
+from survey.steps.image3.sky import border
+from survey.steps.image3.wcs_files import read_trees, write_trees
+
+# Footprints are followed along an exposure's edge in steps of this many pixels, and grown by as many as the edge may
+# bulge between two of them and a kernel may reach.
+EDGE_STEP_PX = 16
+BOX_PAD_PX = 8
+# A mosaic whose area is this many times that of its members has an exposure that does not belong to it.
+ABSURD_AREAS = 100.0
+SMALL_GRID_PIXELS = 64e6
+
+
+def run(job: Job, step: Step) -> Outcome:
+    """Align the members and lay out the outlier grid and the mosaic.
+
+    The job's inputs: the association, then each member's description and catalogue. Products: each member's
+    description with the aligned WCS (``<exposure>_<acid>_wcs.asdf``), the grids, the layout, and the mosaic's own
+    catalogue of aligned sources, for other filters to align to.
+
+    Raises
+    ------
+    TaskError
+        An exposure lies so far from the others that no mosaic can hold them.
+    """
+    association_path, *paths = map(Path, job.inputs)
+    association = json.loads(association_path.read_text())
+    association["table_name"] = association_path.name
+    names = [item["expname"].removesuffix("_cal.fits") for item in association["products"][0]["members"]]
+    described = {path.name.removesuffix("_member.asdf"): path for path in paths if path.name.endswith("_member.asdf")}
+    catalogues = {path.name.removesuffix("_cat.ecsv"): path for path in paths if path.name.endswith("_cat.ecsv")}
+    before = [read_description(described[name]) for name in names]
+    members = library([skeleton(found) for found in before], association)
+    groups = [str(member["group_id"]) for member in members.asn["products"][0]["members"]]
+    brought = _brought(job, names)
+    resolved, members = _align(job, members, names, catalogues, brought)
+    after = _describe(members, before)
+    output = job.path / "products"
+    output.mkdir()
+    acid = str(job.settings["acid"])
+    for name, found in zip(names, after, strict=True):
+        write_description(output / f"{name}_{acid}_wcs.asdf", found)
+    resample = part(job, "resample")
+    layout = lay_out(job, resample, members, names, groups, after, output)
+    (output / f"{job.subject}_layout.json").write_text(json.dumps(layout.to_json()))
+    sources = _write_sources(output / f"{job.subject}_sources.ecsv", names, after, catalogues)
+    products = tuple((f"products/{path.name}", f"{step.folder}/{path.name}") for path in sorted(output.iterdir()))
+    measured = {
+        "members": len(names),
+        "groups": len(set(groups)),
+        "corrected": layout.facts["corrected"],
+        "sources": sources,
+        "nx": layout.final_shape[1],
+        "ny": layout.final_shape[0],
+    }
+    return Outcome(products, {"tweakreg": resolved, "resample": parameters(resample)}, measured)
+
+
+def _brought(job: Job, names: Sequence[str]) -> dict[str, Description]:
+    """Alignments that the config brings: ``<exposure>_<anything>_wcs.asdf`` or ``<exposure>_wcs.asdf`` in a folder.
+
+    Raises
+    ------
+    TaskError
+        The folder lacks a member.
+    """
+    folder = job.settings.get("alignment")
+    if not folder:
+        return {}
+    found, missing = {}, []
+    for name in names:
+        paths = sorted(Path(str(folder)).glob(f"{name}_*wcs.asdf")) or sorted(
+            Path(str(folder)).glob(f"{name}_wcs.asdf")
+        )
+        if not paths:
+            missing.append(name)
+            continue
+        tree = next(iter(read_trees(paths[0]).values()))
+        found[name] = Description(json.loads(tree.get("meta", "{}")), tree["wcs"], (0, 0))
+    if missing:
+        raise TaskError(f"mosaic.alignment {folder}: holds no {missing[0]}_*wcs.asdf, and lacks {len(missing)} in all.")
+    return found
+
+
+def _align(
+    job: Job,
+    members: Any,
+    names: Sequence[str],
+    catalogues: Mapping[str, Path],
+    brought: Mapping[str, Description],
+) -> tuple[dict[str, Any], Any]:
+    """Run tweakreg on skeletons, with the catalogues that were found before in place of its own search."""
+    from jwst.stpipe.utilities import record_step_status
+
+    tweakreg = part(job, "tweakreg")
+    resolved = parameters(tweakreg)
+    if brought:
+        _take(members, names, brought)
+        return {**resolved, "alignment": str(job.settings["alignment"])}, members
+    if job.settings.get("reference") and not str(tweakreg.abs_refcat or "").strip():
+        tweakreg.abs_refcat = str(next(path for path in job.inputs if path.endswith(str(job.settings["reference"]))))
+        resolved["abs_refcat"] = Path(tweakreg.abs_refcat).name
+    save = bool(tweakreg.save_catalogs)
+    tweakreg.output_dir = str(job.path)
+    if tweakreg.skip:  # a step without its pipeline would not heed it
+        record_step_status(members, "tweakreg", status="SKIPPED")
+    else:
+        lines = []
+        for index, name in enumerate(names):
+            link = job.path / f"{index}_cat.ecsv"
+            link.symlink_to(catalogues[name])
+            with members:
+                model = members.borrow(index)
+                lines.append(f"{model.meta.filename} {link.name}")
+                members.shelve(model, index, modify=False)
+        catfile = job.path / "catfile.txt"
+        catfile.write_text("\n".join(lines) + "\n")
+        tweakreg.use_custom_catalogs, tweakreg.catfile = True, str(catfile)
+        members = tweakreg.run(members)
+    with members:
+        for index, name in enumerate(names):
+            model = members.borrow(index)
+            model.meta.tweakreg_catalog = f"{name}_cat.ecsv" if save and not tweakreg.skip else None
+            members.shelve(model, index)
+    return resolved, members
+
+
+def _take(members: Any, names: Sequence[str], brought: Mapping[str, Description]) -> None:
+    """Give the members an alignment that was solved before."""
+    from jwst.assign_wcs.util import update_s_region_imaging
+
+    with members:
+        for index, name in enumerate(names):
+            model = members.borrow(index)
+            model.meta.wcs = brought[name].wcs
+            for key, value in brought[name].meta.items():
+                if key.startswith(("meta.wcsinfo.", "meta.cal_step.tweakreg")):
+                    model[key] = value
+            update_s_region_imaging(model)
+            members.shelve(model, index)
+
+
+def _describe(members: Any, before: Sequence[Description]) -> list[Description]:
+    found = []
+    with members:
+        for index, old in enumerate(before):
+            model = members.borrow(index)
+            described = describe(model)
+            if model.meta.tweakreg_catalog:
+                described.meta["meta.tweakreg_catalog"] = model.meta.tweakreg_catalog
+            found.append(Description(described.meta, described.wcs, old.shape))
+            members.shelve(model, index, modify=False)
+    return found
+
+
+def lay_out(
+    job: Job,
+    resample: Any,
+    members: Any,
+    names: Sequence[str],
+    groups: Sequence[str],
+    found: Sequence[Description],
+    output: Path,
+) -> Layout:
+    """Grids as the pipeline chooses them, and the box of each member on them.
+
+    Raises
+    ------
+    TaskError
+        The mosaic would be absurdly large; the exposure that lies farthest out is named.
+    """
+    pars = resample.get_drizpars()
+    own = {name: value for name, value in pars["wcs_pars"].items() if value is not None}
+    shared = pars["output_wcs"] is None and own in ({}, {"pixel_scale_ratio": 1.0})
+    outlier = grid_of(members, None, None)
+    final = outlier if shared else grid_of(members, pars["output_wcs"], pars["wcs_pars"])
+    if pars["wcs_pars"].get("output_shape") is None and pars["output_wcs"] is None:
+        _refuse_absurd(job.subject, final, names, found)
+        _refuse_absurd(job.subject, outlier, names, found)
+    grids = {"final": final} if shared else {"final": final, "outlier": outlier}
+    plain = {key: {name: value if name == "wcs" else typed(value) for name, value in grid.items()}
+             for key, grid in grids.items()}  # fmt: skip
+    write_trees(output / f"{job.subject}_grid.asdf", plain)
+    boxes = {key: [_box(item, grid["wcs"]) for item in found] for key, grid in grids.items()}
+    order = list(dict.fromkeys(groups))
+    made = tuple(
+        Member(name, order.index(group), boxes["final" if shared else "outlier"][index], boxes["final"][index])
+        for index, (name, group) in enumerate(zip(names, groups, strict=True))
+    )
+    stepsize = part(job, "skymatch").stepsize
+    facts = {
+        "members": [_facts(item) | {"sky_border": border(item.wcs, item.shape, stepsize)} for item in found],
+        "pixel_scale_ratio": {key: typed(grid["pixel_scale_ratio"]) for key, grid in grids.items()},
+        "pixel_scale": {key: typed(grid["pixel_scale"]) for key, grid in grids.items()},
+        "group_ids": list(groups),
+        "corrected": sum("v2v3corr" in item.wcs.available_frames for item in found),
+    }
+    shapes = [(int(ny), int(nx)) for ny, nx in (grid["wcs"].array_shape for grid in (outlier, final))]
+    return Layout(shapes[0], shapes[1], shared, made, job.digest, facts)
+
+
+def _facts(found: Description) -> dict[str, Any]:
+    """What drizzling and sky matching need of a member beside its pixels."""
+    used = used_pixels(found)
+    exposure = {
+        key: found.meta.get(f"meta.exposure.{key}")
+        for key in ("exposure_time", "start_time", "end_time", "duration", "measurement_time")
+    }
+    return {
+        **exposure,
+        "filename": found.meta.get("meta.filename"),
+        "pixelarea_steradians": found.meta.get("meta.photometry.pixelarea_steradians"),
+        "shape": list(found.shape),
+        "range": [used.x0, used.y0, used.x1, used.y1],
+    }
+
+
+def _box(found: Description, grid_wcs: Any) -> Box | None:
+    """The box of an exposure on a grid; None when it misses it."""
+    import numpy as np
+
+    ny, nx = found.shape
+    xs, ys = (np.linspace(-0.5, n - 0.5, n // EDGE_STEP_PX + 2) for n in (nx, ny))
+    x = np.concatenate([xs, xs, np.full_like(ys, -0.5), np.full_like(ys, nx - 0.5)])
+    y = np.concatenate([np.full_like(xs, -0.5), np.full_like(xs, ny - 0.5), ys, ys])
+    u, v = grid_wcs.invert(*found.wcs(x, y, with_bounding_box=False), with_bounding_box=False)
+    rows, columns = grid_wcs.array_shape
+    if not (np.isfinite(u).all() and np.isfinite(v).all()):
+        return None
+    low, high = (np.floor([u.min(), v.min()]), np.ceil([u.max(), v.max()]))
+    box = Box(int(low[0]), int(low[1]), int(high[0]) + 1, int(high[1]) + 1).grown(BOX_PAD_PX)
+    inside = box.within(Box(0, 0, int(columns), int(rows)))
+    return inside if inside.pixels else None
+
+
+def _refuse_absurd(subject: str, grid: Mapping[str, Any], names: Sequence[str], found: Sequence[Description]) -> None:
+    import numpy as np
+
+    ny, nx = (int(side) for side in grid["wcs"].array_shape)
+    ratio = grid["pixel_scale_ratio"] or 1.0
+    covered = sum(item.shape[0] * item.shape[1] for item in found) / ratio**2
+    if ny * nx <= max(SMALL_GRID_PIXELS, ABSURD_AREAS * covered):
+        return
+    centres = np.array([item.wcs(item.shape[1] / 2, item.shape[0] / 2, with_bounding_box=False) for item in found])
+    a, d = np.radians(centres).T
+    vectors = np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=1)
+    middle = np.median(vectors, axis=0)
+    apart = np.degrees(np.arccos(np.clip(vectors @ (middle / np.linalg.norm(middle)), -1, 1)))
+    worst = int(apart.argmax())
+    raise TaskError(
+        f"{subject}: a mosaic of {nx} x {ny} pixels for {len(found)} exposures. {names[worst]} lies {apart[worst]:.2f} "
+        "degrees from the middle of the others: leave it out, or give the mosaic's grid in the config."
+    )
+
+
+def _write_sources(
+    path: Path, names: Sequence[str], found: Sequence[Description], catalogues: Mapping[str, Path]
+) -> int:
+    """The aligned sources of all members, each once: RA, DEC [deg] and flux, brightest measurement first."""
+    import numpy as np
+    from astropy.coordinates import SkyCoord, search_around_sky
+    from astropy.table import Table
+    from astropy.units import arcsec, deg
+
+    ras, decs, fluxes = [], [], []
+    for name, item in zip(names, found, strict=True):
+        table = Table.read(catalogues[name])
+        if len(table):
+            ra, dec = item.wcs(np.asarray(table["x"], float), np.asarray(table["y"], float))
+            ras.append(ra)
+            decs.append(dec)
+            fluxes.append(np.asarray(table["flux"], float) if "flux" in table.colnames else np.ones(len(table)))
+    if not ras:
+        Table({"RA": np.zeros(0), "DEC": np.zeros(0), "flux": np.zeros(0)}).write(path, format="ascii.ecsv")
+        return 0
+    ra, dec, flux = (np.concatenate(values) for values in (ras, decs, fluxes))
+    good = np.isfinite(ra) & np.isfinite(dec) & np.isfinite(flux)
+    order = np.argsort(-flux[good], kind="stable")
+    ra, dec, flux = (values[good][order] for values in (ra, dec, flux))
+    sky = SkyCoord(ra * deg, dec * deg)
+    first, second, _, _ = search_around_sky(sky, sky, 0.5 * arcsec)
+    keep = np.ones(len(ra), bool)
+    keep[second[first < second]] = False  # what lies beside a brighter one is that one, seen again
+    Table({"RA": ra[keep], "DEC": dec[keep], "flux": flux[keep]}).write(path, format="ascii.ecsv")
+    return int(keep.sum())

@@ -1,0 +1,197 @@
+"""The mosaic of a tiled association: its header, its FITS file, and the commit mark of its zarr group."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from survey.errors import TaskError
+from survey.mosaics.grid import Layout, Tile, tiles
+from survey.mosaics.groups import group_attributes
+from survey.mosaics.tiles import ARRAYS, create, drop_strangers, empty_arrays, stream_fits
+from survey.steps.base import Job, Outcome, Step
+from survey.steps.image3.drizzle import array_names, context_planes, fill_value
+from survey.steps.image3.numbers import untyped
+from survey.steps.image3.outliers import read_layout
+from survey.steps.image3.parts import parameters, part
+from survey.steps.image3.resampling import bare_resampler, resampler_parameters
+from survey.steps.image3.wcs_files import read_trees
+from survey.steps.pipeline import stamp_header
+from survey.workspace.folders import Workspace
+
+EXTENSIONS = {"sci": "SCI", "err": "ERR", "con": "CON", "wht": "WHT", "dq": "DQ", "var_poisson": "VAR_POISSON",
+              "var_rnoise": "VAR_RNOISE", "var_flat": "VAR_FLAT"}  # fmt: skip
+ATTRIBUTES = {"sci": "data"}  # of the datamodel, where they are not the array's own name
+
+
+class _Headers:
+    """The crf files of an association, for whatever asks only for their headers."""
+
+    def __init__(self, paths: list[str], association: dict[str, Any]):
+        self.paths = paths
+        self.asn = association
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read_metadata(self, index: int) -> dict[str, Any]:
+        from stdatamodels.jwst.datamodels import read_metadata
+
+        return dict(read_metadata(self.paths[index]))
+
+
+def run(job: Job, step: Step) -> Outcome:
+    """Write the i2d file from the tiles, and the metadata that make them a mosaic.
+
+    Inputs: association, layout, grids, then the crf file of each member. The tiles lie in the workspace's store.
+    """
+    import zarr
+    from astropy.io import fits
+
+    asn_path, layout_path, grid_path, *crfs = job.inputs
+    layout = read_layout(layout_path)
+    association = {**json.loads(Path(asn_path).read_text()), "table_name": Path(asn_path).name}
+    resample = part(job, "resample")
+    names, group, side = array_names(resample), str(job.settings["group"]), int(job.settings["side"])
+    store = Path(job.root) / step.folder / "mosaics.zarr"
+    wanted = [tile for tile in tiles(layout.final_shape, side) if (tile.ix, tile.iy) in _touched(job)]
+    planes, fill = context_planes(len(layout.members)), fill_value(resample)
+    _drop_strangers(job, store / group, names, wanted, planes)
+    made = create(job.path / "store", layout.final_shape, side, names, planes, fill)
+    metadata = [path.relative_to(job.path / "store") for path in sorted((job.path / "store").rglob("zarr.json"))]
+    view = create(job.path / "view", layout.final_shape, side, names, planes, fill)
+    _view(job.path / "view", store / group, names)
+    model = header(job, resample, layout, Path(grid_path), _Headers(crfs, association))
+    i2d = job.path / f"{job.subject}_i2d.fits"
+    model.meta.filename = i2d.name
+    whole = {name: (tuple(made[name].shape), "int32" if ARRAYS[name][0] == "uint32" else "float32") for name in names}
+    if "dq" in whole:
+        whole["dq"] = (whole["dq"][0], "uint32")
+    with empty_arrays(job.path, whole) as empty:
+        for name, values in empty.items():
+            setattr(model, ATTRIBUTES.get(name, name), values)
+        hdus = to_hdus(model, i2d)
+        stamp_header(hdus[0].header, job, str(hdus[0].header.get("SIMULATD", "")).strip() == "T" or _simulated(crfs))
+        hdus[0].header["SVYENGIN"] = ("tiled", "how Image3 was run")
+        hdus[0].header["SVYNCORR"] = (layout.facts.get("corrected", 0), "members whose WCS the alignment corrected")
+        stream_fits(i2d, hdus, {EXTENSIONS[name]: view[name] for name in names}, side)
+        del hdus
+    with fits.open(i2d, memmap=False, lazy_load_hdus=True) as written:  # numbers as the file rounds them
+        attributes = group_attributes(written, i2d.name, layout.final_shape)
+    extra = {
+        "survey": job.survey,
+        "digest": job.digest,
+        "filter": job.settings["filter"],
+        "members": [member.name for member in layout.members],
+        "missing": list(job.missing),
+        "tile": side,
+    }
+    root = zarr.open_group(job.path / "store", mode="r+")
+    for name in names:
+        root[name].attrs.update(attributes["arrays"][EXTENSIONS[name]])
+    root.attrs.update({**attributes["group"], **extra, "complete": True})
+    # The group's own metadata last: they are the commit mark.
+    metadata.sort(key=lambda path: (len(path.parts) == 1, path))
+    products = [(i2d.name, f"{step.folder}/{i2d.name}")]
+    products += [(f"store/{path}", f"{step.folder}/mosaics.zarr/{group}/{path}") for path in metadata]
+    measured = {
+        "members": len(layout.members),
+        "tiles": len(wanted),
+        "nx": layout.final_shape[1],
+        "ny": layout.final_shape[0],
+    }
+    return Outcome(tuple(products), {"resample": parameters(resample)}, measured)
+
+
+def _drop_strangers(job: Job, group: Path, names: list[str], wanted: list[Tile], planes: int) -> None:
+    """Remove what earlier grids left in the group, the records of their tiles first.
+
+    Raises
+    ------
+    TaskError
+        The workspace is another run's by now.
+    """
+    workspace = Workspace(Path(job.root))
+    workspace.check_run(job.key, job.run)
+    known = {f"{job.subject}_{tile.name}" for tile in wanted}
+    for path in workspace.records.glob(f"drizzle.{job.subject}_x*.json"):
+        if path.name.removeprefix("drizzle.").removesuffix(".json").removesuffix(".failed") not in known:
+            path.unlink(missing_ok=True)
+    drop_strangers(group, names, wanted, planes)
+
+
+def _touched(job: Job) -> set[tuple[int, int]]:
+    return {(int(ix), int(iy)) for ix, iy in job.settings["tiles"]}
+
+
+def _simulated(crfs: list[str]) -> bool:
+    from survey.steps.pipeline import is_simulated
+
+    return any(is_simulated(Path(path)) for path in crfs)
+
+
+def _view(folder: Path, group: Path, names: list[str]) -> None:
+    """Link the store's chunks beside metadata that are not published yet, so that zarr can read them."""
+    for name in names:
+        if (group / name / "c").is_dir():
+            (folder / name / "c").symlink_to(group / name / "c")
+
+
+def header(job: Job, resample: Any, layout: Layout, grid_path: Path, members: _Headers) -> Any:
+    """The datamodel that the pipeline's resample step would make, without pixels.
+
+    Raises
+    ------
+    TaskError
+        There is no member.
+    """
+    from jwst.resample.resample import copy_asn_info_from_library
+    from stdatamodels.jwst import datamodels
+
+    if not members.paths:
+        raise TaskError(f"{job.subject}: no member.")
+    tree = read_trees(grid_path)["final"]
+    grid = {"wcs": tree["wcs"], **{name: untyped(tree[name]) for name in ("pixel_scale", "pixel_scale_ratio")}}
+    made = bare_resampler()(members, output_wcs=grid, **resampler_parameters(resample))
+    for index, path in enumerate(members.paths):
+        with datamodels.open(path) as model:
+            model.meta.group_id = layout.facts["group_ids"][index]
+            made.add_model(model)
+    made.finalize()
+    result = made.output_jwst_model
+    copy_asn_info_from_library(members, result)
+    resample.finalize_result(result, [])
+    return result
+
+
+def to_hdus(model: Any, path: Path) -> Any:
+    """The HDUs of a datamodel, as it would save them; arrays are not copied."""
+    from stdatamodels import fits_support
+
+    model.on_save(str(path))
+    return fits_support.to_fits(model.instance, model.schema)
+
+
+def catalogue(job: Job, step: Step) -> Outcome:
+    """Source catalogue and segmentation map of a finished mosaic, by the pipeline's own step."""
+    from stdatamodels.jwst import datamodels
+
+    from survey.steps.pipeline import is_simulated, stamp
+
+    finder = part(job, "source_catalog")
+    if finder.skip:  # by a parameter file; a step without its pipeline would not heed it
+        return Outcome((), {"source_catalog": parameters(finder)}, {"products": 0})
+    output = job.path / "products"
+    output.mkdir()
+    finder.output_dir, finder.save_results = str(output), True
+    finder.output_file = job.subject
+    with datamodels.open(job.inputs[0]) as model:
+        finder.run(model)
+    made = sorted(path for path in output.iterdir() if path.is_file())
+    simulated = is_simulated(Path(job.inputs[0]))
+    for path in made:
+        if path.suffix == ".fits":
+            stamp(path, job, simulated)
+    products = tuple((f"products/{path.name}", f"{step.folder}/{path.name}") for path in made)
+    return Outcome(products, {"source_catalog": parameters(finder)}, {"products": len(made)})

@@ -1,0 +1,198 @@
+"""One tile of a mosaic: the members that touch it, drizzled in the association's order."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from survey.mosaics.grid import Box, Layout, Tile
+from survey.mosaics.tiles import create, write_tile
+from survey.steps.base import Job, Outcome, Step
+from survey.steps.image3.arrays import member_model, read_arrays
+from survey.steps.image3.numbers import untyped
+from survey.steps.image3.outliers import read_layout
+from survey.steps.image3.parts import parameters, part
+from survey.steps.image3.resampling import (
+    Window,
+    place,
+    reach,
+    resampler_parameters,
+    touching,
+    window_resampler,
+    with_neighbours,
+)
+
+CONTEXT_BITS = 32
+DO_NOT_USE = 1  # in a DQ array
+_ARRAYS = ("data", "dq", "var_rnoise", "var_poisson", "var_flat")
+
+
+def array_names(resample: Any) -> list[str]:
+    """Arrays of the mosaic that the resample step's parameters ask for."""
+    names = ["sci", "wht"]
+    names += ["con"] if resample.enable_ctx else []
+    names += ["err"] if resample.enable_err else []
+    names += ["var_poisson", "var_rnoise", "var_flat"] if resample.enable_err and resample.report_var else []
+    return names + (["dq"] if resample.propagate_dq else [])
+
+
+def fill_value(resample: Any) -> float:
+    """What a pixel without data holds, as drizzle reads the parameter."""
+    text = str(resample.fillval).strip().upper()
+    return float("nan") if text in ("NAN", "INDEF", "NONE", "") else float(text)
+
+
+def context_planes(members: int) -> int:
+    return (members - 1) // CONTEXT_BITS + 1
+
+
+def run(job: Job, step: Step) -> Outcome:
+    """Drizzle one tile and write its chunks.
+
+    Inputs: layout, sky, then crf file and pixel map of each member that touches the tile. Products: one chunk file an
+    array, in the mosaic's zarr group; none when no pixel of the tile has data.
+    """
+    layout = read_layout(job.inputs[0])
+    sky = json.loads(Path(job.inputs[1]).read_text())
+    resample = part(job, "resample")
+    tile = Tile(int(job.settings["ix"]), int(job.settings["iy"]), Box(*job.settings["box"]))
+    names = array_names(resample)
+    touched = _touching(job, resample, layout, tile)
+    ny, nx = layout.final_shape
+    window = tile.box.grown(int(job.settings["margin"])).within(Box(0, 0, nx, ny))
+    for member in touched:
+        window = window.around(member.outline)
+    added = [member.index for member in touched]
+    products: list[tuple[str, str]] = []
+    covered = 0
+    if added:  # a tile in the corner of a member's box may touch none of its pixels
+        resampler = _drizzle(job, resample, layout, sky, touched, window)
+        resampler.finalize()
+        inner = tile.box.moved(window.x0, window.y0).slices
+        arrays = _arrays(resampler.output_model, names, inner, added, len(layout.members))
+        covered = int((arrays["wht"] != 0).sum())
+        if covered:
+            side, fill = int(job.settings["side"]), fill_value(resample)
+            planes = context_planes(len(layout.members))
+            root = create(job.path / "store", layout.final_shape, side, names, planes, fill)
+            files = write_tile(root, tile, arrays)
+            group = str(job.settings["group"])
+            products = [(f"store/{file}", f"{step.folder}/mosaics.zarr/{group}/{file}") for file in files]
+    measured = {"members": len(added), "covered": covered, "pixels": tile.box.pixels}
+    return Outcome(tuple(products), {"resample": parameters(resample)}, measured)
+
+
+@dataclass(frozen=True)
+class _Touching:
+    """A member that touches the tile."""
+
+    index: int  # in the association
+    crf: str
+    pixmap: Any  # on disk
+    leftout: Any  # on disk; see `left_out`
+    used: Box  # its pixels that can touch the tile
+    outline: Box  # the mosaic's pixels around these
+
+
+def _touching(job: Job, resample: Any, layout: Layout, tile: Tile) -> list[_Touching]:
+    """The members that touch a tile, in the association's order."""
+    import numpy as np
+
+    paths = {Path(path).name: path for path in job.inputs}
+    acid, ratio = str(job.settings["acid"]), untyped(layout.facts["pixel_scale_ratio"]["final"])
+    found = []
+    for index in map(int, job.settings["members"]):
+        name = f"{layout.members[index].name}_{acid}"
+        pixmap = np.load(paths[f"{name}_pixmap.npy"], mmap_mode="r")
+        used = touching(pixmap, tile.box, resample.kernel, 1.0 / (ratio or 1.0))
+        used = None if used is None else used.within(Box(*layout.facts["members"][index]["range"]))
+        if used is not None and used.pixels:
+            leftout = np.load(paths[f"{name}_leftout.npy"], mmap_mode="r")
+            outline = reach(pixmap, used)
+            found.append(_Touching(index, paths[f"{name}_crf.fits"], pixmap, leftout, used, outline))
+    return found
+
+
+def _drizzle(
+    job: Job, resample: Any, layout: Layout, sky: dict[str, Any], touched: list[_Touching], window: Box
+) -> Any:
+    """The resampler of a window, with what touches its tile drizzled onto it."""
+    import numpy as np
+
+    pars = resampler_parameters(resample)
+    pars |= {"blendheaders": False, "pixmap_stepsize": 1, "pixmap_order": 1}  # the maps are stored
+    output = {
+        "wcs": Window(window),
+        "pixel_scale": untyped(layout.facts["pixel_scale"]["final"]),
+        "pixel_scale_ratio": untyped(layout.facts["pixel_scale_ratio"]["final"]),
+    }
+    resampler = window_resampler()(touched, output_wcs=output, **pars)
+    for member in touched:
+        name, facts = layout.members[member.index].name, layout.facts["members"][member.index]
+        read = with_neighbours(member.used, tuple(facts["shape"]))
+        arrays = read_arrays(member.crf, _ARRAYS, read)
+        _match(member.crf, arrays, read)
+        if member.leftout.size:
+            arrays["dq"][member.leftout[read.slices]] |= DO_NOT_USE
+        used = member.used.moved(read.x0, read.y0)
+        arrays, stored = place(arrays, np.asarray(member.pixmap[read.slices]), used, window, resampler)
+        model = member_model(facts, sky, name, layout.facts["group_ids"][member.index], arrays) | {"wcs": stored}
+        resampler.add_model(model)
+    return resampler
+
+
+def _match(path: str, arrays: dict[str, Any], read: Box) -> None:
+    """Make NaN and DO_NOT_USE agree, as the resample step does first; outlier detection has done it already."""
+    from astropy.io import fits
+
+    if fits.getval(path, "S_OUTLIR", ext=0) == "COMPLETE":
+        return
+    from jwst.lib.pipe_utils import match_nans_and_flags
+    from stdatamodels.jwst.datamodels import ImageModel
+
+    model = ImageModel()
+    for name, values in {**arrays, **read_arrays(path, ("err",), read)}.items():
+        if values is not None:
+            setattr(model, name, values)
+    match_nans_and_flags(model)
+    arrays.update({name: getattr(model, name) for name, values in arrays.items() if values is not None})
+
+
+def _arrays(
+    model: dict[str, Any], names: list[str], inner: tuple[slice, slice], added: list[int], members: int
+) -> dict[str, Any]:
+    """The tile's own pixels, their contexts counted by the association's members."""
+    import numpy as np
+
+    found = {}
+    for name in names:
+        if name == "con":
+            local = np.ascontiguousarray(model["con"][(slice(None), *inner)]).view(np.uint32)
+            found[name] = context_of_all(local, added, members)
+        else:
+            values = model["data" if name == "sci" else name][inner]
+            found[name] = np.ascontiguousarray(values, np.uint32 if name == "dq" else np.float32)
+    return found
+
+
+def context_of_all(local: Any, added: list[int], members: int) -> Any:
+    """Context planes of all members from those of a tile's own.
+
+    Parameters
+    ----------
+    local : ndarray (planes, ny, nx), uint32; bit i of plane p: the tile's member 32 p + i
+    added : number in the association of each of the tile's members
+    members : how many the association has
+    """
+    import numpy as np
+
+    whole = np.zeros((context_planes(members), *local.shape[1:]), np.uint32)
+    if added == list(range(len(added))):
+        whole[: len(local)] = local[: len(whole)]
+        return whole
+    for own, index in enumerate(added):
+        bits = (local[own // CONTEXT_BITS] >> np.uint32(own % CONTEXT_BITS)) & np.uint32(1)
+        whole[index // CONTEXT_BITS] |= bits << np.uint32(index % CONTEXT_BITS)
+    return whole

@@ -1,0 +1,113 @@
+"""What the alignment needs of an exposure, without its pixels: header, WCS and shape, in a small ASDF file.
+
+A skeleton is a datamodel made from it. The pipeline's steps take it for the exposure as long as they ask for no pixel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from survey.errors import TaskError
+from survey.mosaics.grid import Box
+from survey.steps.image3.wcs_files import read_trees, write_trees
+
+# What the library of the pipeline sets anew, and what names a file that is not this one.
+_NOT_OURS = ("meta.tweakreg_catalog", "meta.model_type", "meta.date")
+
+
+@dataclass
+class Description:
+    """An exposure without pixels."""
+
+    meta: dict[str, Any]  # flat: 'meta.exposure.type' -> value, JSON types
+    wcs: Any  # gwcs.WCS
+    shape: tuple[int, int]  # (ny, nx)
+
+
+def describe(model: Any) -> Description:
+    """The description of an open datamodel.
+
+    Raises
+    ------
+    TaskError
+        It has no WCS.
+    """
+    if getattr(model.meta, "wcs", None) is None:
+        raise TaskError(f"{model.meta.filename}: has no WCS; its image2 must have left assign_wcs out.")
+    flat = model.to_flat_dict(include_arrays=False)
+    meta = {
+        key: value
+        for key, value in flat.items()
+        if key.startswith("meta.")
+        and key not in _NOT_OURS
+        and not key.startswith("meta.wcs.")
+        and isinstance(value, (str, int, float, bool))
+    }
+    return Description(meta, model.meta.wcs, tuple(model.data.shape))
+
+
+def skeleton(found: Description) -> Any:
+    """An ImageModel of a description. Its data has the shape and one value: it takes no memory."""
+    import numpy as np
+    from stdatamodels.jwst.datamodels import ImageModel
+
+    model = ImageModel()
+    apply_meta(model, found.meta)
+    model.meta.wcs = found.wcs
+    model.data = np.broadcast_to(np.zeros((), np.float32), found.shape)
+    return model
+
+
+def apply_meta(model: Any, meta: Mapping[str, Any]) -> None:
+    """Set what differs; keys that the model's schema does not know are left out."""
+    here = model.to_flat_dict(include_arrays=False)
+    for key, value in meta.items():
+        if here.get(key) != value:
+            try:
+                model[key] = value
+            except (KeyError, AttributeError):
+                continue
+
+
+def write_description(path: Path, found: Description) -> Path:
+    # As text: hundreds of YAML keys take half a second to read.
+    tree = {"meta": json.dumps(found.meta), "wcs": found.wcs, "shape": [int(side) for side in found.shape]}
+    return write_trees(path, {"exposure": tree})
+
+
+def read_description(path: Path | str) -> Description:
+    """Read what `write_description` wrote.
+
+    Raises
+    ------
+    TaskError
+        The file is not one.
+    """
+    tree = read_trees(path).get("exposure")
+    if tree is None:
+        raise TaskError(f"{Path(path).name}: not the description of an exposure.")
+    return Description(json.loads(tree["meta"]), tree["wcs"], (int(tree["shape"][0]), int(tree["shape"][1])))
+
+
+def used_pixels(found: Description) -> Box:
+    """The pixels of an exposure that are inside the bounding box of its WCS: those that drizzle takes."""
+    from stcal.resample.utils import resample_range
+
+    xmin, xmax, ymin, ymax = resample_range(found.shape, found.wcs.bounding_box)
+    return Box(int(xmin), int(ymin), int(xmax) + 1, int(ymax) + 1)
+
+
+def library(skeletons: Iterable[Any], association: Mapping[str, Any]) -> Any:
+    """The pipeline's library of skeletons, as if it had opened the association."""
+    from jwst.datamodels import ModelLibrary
+
+    models = list(skeletons)
+    for model in models:
+        for key, name in (("table_name", "table_name"), ("asn_pool", "pool_name")):
+            if key in association:
+                setattr(model.meta.asn, name, association[key])
+    return ModelLibrary(models)

@@ -1,0 +1,283 @@
+"""Outlier detection, taken apart: pixel maps, one drizzled image a group, a median a tile, flags an exposure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from survey.errors import TaskError
+from survey.mosaics.grid import Box, Layout, Tile
+from survey.steps.base import Job, Outcome, Step
+from survey.steps.image3.arrays import member_model, read_arrays
+from survey.steps.image3.members import apply_meta, read_description, used_pixels
+from survey.steps.image3.numbers import untyped
+from survey.steps.image3.parts import parameters, part
+from survey.steps.image3.resampling import (
+    StoredMap,
+    Window,
+    blot_map,
+    bounding_box,
+    left_out,
+    pixel_map,
+    place,
+    reach,
+    window_resampler,
+)
+from survey.steps.image3.sky import set_background
+from survey.steps.image3.wcs_files import read_trees
+from survey.steps.pipeline import is_simulated, stamp
+
+# Pixels of a stack of images that are in memory at once for a median; 4 bytes each, and nanmedian copies rows.
+STACK_PIXELS = 64 * 1024 * 1024
+
+
+def read_layout(path: str) -> Layout:
+    return Layout.from_json(json.loads(Path(path).read_text()))
+
+
+def map_pixels(job: Job, step: Step) -> Outcome:
+    """Where an exposure's pixels fall on the mosaic, and on the outlier grid when that is another.
+
+    Inputs: its aligned description, the grids, the layout. Products: ``<exposure>_<acid>_pixmap.npy`` (ny, nx, 2)
+    float64; ``..._leftout.npy``, see `left_out`, empty for an exposure that lies inside the mosaic; and, for an
+    outlier grid of its own, ``..._outliermap.npy``.
+
+    Raises
+    ------
+    TaskError
+        A parameter file asks for a map that was not planned.
+    """
+    import numpy as np
+
+    aligned, grid_path, layout_path = job.inputs
+    layout, described = read_layout(layout_path), read_description(aligned)
+    resample, detection = part(job, "resample"), part(job, "outlier_detection")
+    steps = (float(resample.pixmap_stepsize), int(resample.pixmap_order))
+    outlier_steps = (float(detection.pixmap_stepsize), int(detection.pixmap_order))
+    one = layout.shared and steps == outlier_steps
+    grids = {key: tree["wcs"] for key, tree in read_trees(grid_path).items()}
+    wanted = {"pixmap": ("final", steps)}
+    expected = bool(job.settings["outliermap"])
+    if bool(job.settings["outliers"]) and not (one or expected or detection.skip):
+        raise TaskError(
+            f"{job.subject}: a CRDS parameter file gives resample and outlier_detection different pixel maps: "
+            f"(pixmap_stepsize, pixmap_order) = {steps} and {outlier_steps}. Write both steps' values in mosaic.image3."
+        )
+    if expected:
+        wanted["outliermap"] = ("final" if layout.shared else "outlier", outlier_steps)
+    made = {suffix: pixel_map(described.wcs, grids[grid], described.shape, *pars)
+            for suffix, (grid, pars) in wanted.items()}  # fmt: skip
+    ny, nx = layout.final_shape
+    used = used_pixels(described)
+    made["leftout"] = np.zeros((0, 0), bool)
+    if not reach(made["pixmap"], used).inside(Box(0, 0, nx, ny)):
+        ratio = untyped(layout.facts["pixel_scale_ratio"]["final"]) or 1.0
+        made["leftout"] = left_out(made["pixmap"], used, Box(0, 0, nx, ny), ratio)
+    products = []
+    for suffix, values in made.items():
+        name = f"{job.subject}_{suffix}.npy"
+        np.save(job.path / name, values)
+        products.append((name, f"{step.folder}/{name}"))
+    return Outcome(tuple(products), {"resample": parameters(resample), "outlier_detection": parameters(detection)})
+
+
+def outlier_map(paths: tuple[str, ...], name: str) -> str:
+    """The file of a member's map onto the outlier grid: its own, or that of the mosaic when both are one."""
+    own = [path for path in paths if Path(path).name.startswith(f"{name}_") and path.endswith("map.npy")]
+    return next((path for path in own if path.endswith("_outliermap.npy")), own[0])
+
+
+def drizzle_group(job: Job, step: Step) -> Outcome:
+    """Drizzle the exposures of one group onto their window of the outlier grid; low weights become NaN.
+
+    Inputs: layout, sky, then cal file and pixel maps of each member. Product: ``<subject>_outlier_i2d.npy``, float32,
+    of the group's box in the layout.
+    """
+    import numpy as np
+    from stcal.outlier_detection.utils import compute_weight_threshold
+
+    layout = read_layout(job.inputs[0])
+    sky = json.loads(Path(job.inputs[1]).read_text())
+    detection = part(job, "outlier_detection")
+    indices = [int(index) for index in job.settings["members"]]
+    box = layout.group_box(indices)
+    path = job.path / f"{job.subject}_outlier_i2d.npy"
+    outcome = ((path.name, f"{step.folder}/{path.name}"),)
+    if detection.skip or box is None or len(layout.members) < 2:
+        np.save(path, np.full((0, 0), np.nan, np.float32))
+        return Outcome(outcome, {"outlier_detection": parameters(detection)}, {"pixels": 0})
+    resampler = _outlier_resampler(detection, layout, box, indices)
+    for index in indices:
+        member = layout.members[index]
+        if member.outlier is None:
+            continue
+        cal = next(path for path in job.inputs if Path(path).name == f"{member.name}_cal.fits")
+        pixmap = np.load(outlier_map(job.inputs, member.name))
+        arrays = read_arrays(cal, ("data", "dq", "var_rnoise"))
+        for delta in sky["members"][member.name]["deltas"]:
+            arrays["data"] -= untyped(delta)
+        facts = layout.facts["members"][index]
+        arrays, stored = place(arrays, pixmap, Box(*facts["range"]), box, resampler)
+        group_id = layout.facts["group_ids"][index]
+        resampler.add_model(member_model(facts, sky, member.name, group_id, arrays) | {"wcs": stored})
+    resampler.finalize()
+    data, weight = resampler.output_model["data"], resampler.output_model["wht"]
+    threshold = compute_weight_threshold(weight, detection.maskpt)
+    data[weight < threshold] = np.nan
+    np.save(path, data)
+    measured = {"pixels": int(np.isfinite(data).sum()), "weight_threshold": float(threshold)}
+    return Outcome(outcome, {"outlier_detection": parameters(detection)}, measured)
+
+
+def _outlier_resampler(detection: Any, layout: Layout, box: Box, indices: list[int]) -> Any:
+    grid = "final" if layout.shared else "outlier"
+    output = {
+        "wcs": Window(box),
+        "pixel_scale": untyped(layout.facts["pixel_scale"][grid]),
+        "pixel_scale_ratio": untyped(layout.facts["pixel_scale_ratio"][grid]),
+    }
+    return window_resampler()(
+        indices,
+        output_wcs=output,
+        blendheaders=False,
+        weight_type=detection.weight_type,
+        pixfrac=detection.pixfrac,
+        kernel=detection.kernel,
+        fillval=detection.fillval,
+        good_bits=detection.good_bits,
+        enable_ctx=False,
+        enable_var=False,
+        compute_err=None,
+    )
+
+
+def median_tile(job: Job, step: Step) -> Outcome:
+    """The median of all groups in one tile of the outlier grid.
+
+    Inputs: layout, then the drizzled groups that touch the tile. Product: ``<subject>_median.npy``, float32. The
+    stack is worked on in bands of rows, so that its size does not depend on the number of groups.
+    """
+    import numpy as np
+
+    layout = read_layout(job.inputs[0])
+    tile = Box(*job.settings["box"])
+    groups = [layout.group_box(layout.groups[int(number)]) for number in job.settings["groups"]]
+    images = [np.load(path, mmap_mode="r") for path in job.inputs[1:]]
+    ny, nx = tile.shape
+    median = np.full((ny, nx), np.nan, np.float32)
+    rows = max(1, STACK_PIXELS // max(nx * len(images), 1))
+    for y in range(0, ny, rows):
+        band = Box(tile.x0, tile.y0 + y, tile.x1, min(tile.y0 + y + rows, tile.y1))
+        stack = []
+        for image, box in zip(images, groups, strict=True):
+            shared = band.within(box) if box is not None and image.size else None
+            if shared is None or box is None or not shared.pixels:
+                continue
+            layer = np.full(band.shape, np.nan, np.float32)
+            layer[shared.moved(band.x0, band.y0).slices] = image[shared.moved(box.x0, box.y0).slices]
+            stack.append(layer)
+        if stack:
+            median[y : y + band.shape[0]] = nanmedian(np.stack(stack))
+    path = job.path / f"{job.subject}_median.npy"
+    np.save(path, median)
+    return Outcome(((path.name, f"{step.folder}/{path.name}"),), {}, {"groups": len(images)})
+
+
+def nanmedian(stack: Any) -> Any:
+    """Median along the first axis, without NaN: to the bit that of stcal's nanmedian3D, in a quarter of its time.
+
+    Parameters
+    ----------
+    stack : ndarray (n, ny, nx), float32; is sorted in place
+
+    Returns
+    -------
+    median : ndarray (ny, nx), float32; NaN where all are NaN
+    """
+    import numpy as np
+
+    stack.sort(axis=0)  # NaN last
+    count = np.count_nonzero(~np.isnan(stack), axis=0)
+    low, high = (np.clip(index, 0, len(stack) - 1)[None] for index in ((count - 1) // 2, count // 2))
+    first, second = (np.take_along_axis(stack, index, axis=0)[0] for index in (low, high))
+    return np.where((low == high)[0], first, (first + second) / np.float32(2))
+
+
+def flag(job: Job, step: Step) -> Outcome:
+    """Flag the outliers of one exposure and write its crf file.
+
+    Inputs: layout, sky, aligned description, cal file, its pixel maps, then the medians of the tiles that it touches.
+    """
+    from jwst.outlier_detection.utils import _flag_resampled_model_crs
+    from jwst.stpipe.utilities import query_step_status, record_step_status
+    from stdatamodels.jwst import datamodels
+
+    layout_path, sky_path, aligned, cal, *others = job.inputs
+    layout, sky, described = read_layout(layout_path), json.loads(Path(sky_path).read_text()), read_description(aligned)
+    detection = part(job, "outlier_detection")
+    index = int(job.settings["index"])
+    name = layout.members[index].name
+    flagged = 0
+    with datamodels.open(cal) as model:
+        apply_meta(model, described.meta)
+        model.meta.wcs = described.wcs
+        model.meta.group_id = layout.facts["group_ids"][index]
+        set_background(model, sky, name)
+        if detection.skip:
+            record_step_status(model, "outlier_detection", status="SKIPPED")
+        elif len(layout.members) < 2:
+            record_step_status(model, "outlier_detection", False)
+        else:
+            before = _outliers(model)
+            blotted = blot(model, layout, index, job, tuple(others))
+            pars = [float(value) for text in (detection.snr, detection.scale) for value in text.split()]
+            _flag_resampled_model_crs(model, blotted, None, *pars, detection.backg)
+            flagged = _outliers(model) - before
+        if query_step_status(model, "outlier_detection") not in ("SKIPPED", "FAILED"):
+            record_step_status(model, "outlier_detection", True)
+        detection.finalize_result(model, [])
+        path = job.path / f"{job.subject}_crf.fits"
+        model.save(path)
+    stamp(path, job, is_simulated(Path(cal)))
+    return Outcome(
+        ((path.name, f"{step.folder}/{path.name}"),), {"outlier_detection": parameters(detection)}, {"flagged": flagged}
+    )
+
+
+def _outliers(model: Any) -> int:
+    import numpy as np
+    from stdatamodels.jwst.datamodels.dqflags import pixel
+
+    return int(np.count_nonzero(model.dq & pixel["OUTLIER"]))
+
+
+def blot(model: Any, layout: Layout, index: int, job: Job, paths: tuple[str, ...]) -> Any:
+    """The median image as the exposure would have seen it: (ny, nx) float32, NaN where there is no median."""
+    import numpy as np
+    from stcal.outlier_detection.utils import gwcs_blot
+
+    member = layout.members[index]
+    if member.outlier is None:
+        return np.full(model.data.shape, np.nan, np.float32)
+    ny, nx = layout.outlier_shape
+    box = member.outlier.grown(1).within(Box(0, 0, nx, ny))
+    median = np.full(box.shape, np.nan, np.float32)
+    side = int(job.settings["side"])
+    for ix, iy in job.settings["tiles"]:
+        tile = Tile(int(ix), int(iy), Box(ix * side, iy * side, min((ix + 1) * side, nx), min((iy + 1) * side, ny)))
+        path = next(path for path in paths if path.endswith(f"_{tile.name}_median.npy"))
+        shared = tile.box.within(box)
+        image = np.load(path, mmap_mode="r")
+        median[shared.moved(box.x0, box.y0).slices] = image[shared.moved(tile.box.x0, tile.box.y0).slices]
+    pixmap = np.load(outlier_map(paths, member.name))
+    facts = layout.facts["members"][index]
+    whole = Box(0, 0, facts["shape"][1], facts["shape"][0])
+    own = StoredMap(blot_map(pixmap, box), bounding_box(Box(*facts["range"]), whole))
+    return gwcs_blot(
+        median_data=median,
+        median_wcs=Window(box),
+        blot_shape=model.data.shape,
+        blot_wcs=own,
+        fillval=np.nan,
+    )

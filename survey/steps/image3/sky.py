@@ -1,0 +1,267 @@
+"""Sky levels: statistics of each exposure in its overlaps, then skymatch's own solution from these statistics.
+
+`stcal.skymatch` asks an image for its sky in an overlap. Exposures are asked one by one, each in a task of its own, and
+the answers are written down; the solution then asks what was written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from survey.errors import TaskError
+from survey.mosaics.grid import Layout
+from survey.steps.base import Job, Outcome, Step
+from survey.steps.image3.members import apply_meta, read_description
+from survey.steps.image3.numbers import typed, untyped
+from survey.steps.image3.parts import parameters, part
+
+Border = Sequence[Sequence[float]]  # right ascensions, declinations [deg]
+
+
+def run(job: Job, step: Step) -> Outcome:
+    """Measure the sky of one exposure: over all of it, and where other exposures overlap it.
+
+    Inputs: its cal file, its aligned description, the layout. Product: ``<exposure>_<acid>_skystat.json``.
+    """
+    from stdatamodels.jwst import datamodels
+
+    cal, aligned, layout_path = job.inputs
+    layout = Layout.from_json(json.loads(Path(layout_path).read_text()))
+    skymatch = part(job, "skymatch")
+    found: dict[str, Any] = {"start": typed(0.0), "whole": None, "overlaps": {}}
+    if not skymatch.skip and skymatch.skymethod != "user":
+        number = next(index for index, member in enumerate(layout.members) if member.name == job.settings["exposure"])
+        with datamodels.open(cal) as model:
+            described = read_description(aligned)
+            apply_meta(model, {key: value for key, value in described.meta.items() if ".background." in key})
+            model.meta.wcs = described.wcs
+            found = measure(model, skymatch, layout, number)
+    path = job.path / f"{job.subject}_skystat.json"
+    path.write_text(json.dumps(found))
+    return Outcome(((path.name, f"{step.folder}/{path.name}"),), {"skymatch": parameters(skymatch)})
+
+
+def measure(model: Any, skymatch: Any, layout: Layout, number: int) -> dict[str, Any]:
+    """What stcal's skymatch would ask of one exposure, as JSON types: [sky or None, pixels, area in sr]."""
+    from astropy.nddata.bitmask import interpret_bit_flags
+    from stcal.skymatch import SkyStats
+    from stdatamodels.jwst.datamodels.dqflags import pixel
+
+    skymatch._dqbits = interpret_bit_flags(skymatch.dqbits, flag_name_map=pixel)
+    skymatch._skystat = SkyStats(
+        skystat=skymatch.skystat,
+        lower=skymatch.lower,
+        upper=skymatch.upper,
+        nclip=skymatch.nclip,
+        lsig=skymatch.lsigma,
+        usig=skymatch.usigma,
+        binwidth=skymatch.binwidth,
+    )
+    image = skymatch._imodel2skyim(model, number)
+    overlaps: dict[str, Any] = {}
+    found: dict[str, Any] = {"start": typed(image.sky), "whole": None, "overlaps": overlaps}
+    if "match" in skymatch.skymethod:
+        borders = [facts["sky_border"] for facts in layout.facts["members"]]
+        for group, indices in enumerate(layout.groups):
+            if number in indices or not any(_near(borders[number], borders[index]) for index in indices):
+                continue
+            others = [_outline(borders[index]) for index in indices]
+            overlap = others[0] if len(others) == 1 else _group_class()(others, group)
+            overlaps[str(group)] = _plain(image.calc_sky(overlap=overlap, delta=False))
+    if skymatch.skymethod != "match":
+        found["whole"] = _plain(image.calc_sky(overlap=None, delta=False))
+    return found
+
+
+def border(wcs: Any, shape: tuple[int, int], stepsize: int | None) -> list[list[float]]:
+    """The outline of an exposure on the sky, as skymatch draws it."""
+    import numpy as np
+    from stcal.skymatch import SkyImage
+
+    drawn: list[Any] = []
+
+    def draw(x: Any, y: Any, **pars: Any) -> Any:
+        drawn.append(wcs(x, y, **pars))
+        return drawn[-1]
+
+    empty = np.broadcast_to(np.zeros((), bool), shape)
+    SkyImage(image=empty, mask=empty, wcs_fwd=draw, wcs_inv=None, skystat=None, stepsize=stepsize)
+    return [[float(value) for value in values] for values in drawn[-1]]
+
+
+def solve(job: Job, step: Step) -> Outcome:
+    """Solve the sky levels of all members from what was measured.
+
+    Inputs: the layout, then the statistics of each member in their order. Product: ``<product>_sky.json``:
+    {exposure: {level, status, deltas}}; deltas are what the config wants subtracted from the pixels, in order.
+    """
+    layout_path, *paths = job.inputs
+    layout = Layout.from_json(json.loads(Path(layout_path).read_text()))
+    skymatch = part(job, "skymatch")
+    names = [member.name for member in layout.members]
+    measured = [json.loads(Path(path).read_text()) for path in paths]
+    found: dict[str, Any]
+    if skymatch.skip:
+        found = {name: {"level": None, "status": "SKIPPED", "deltas": []} for name in names}
+    elif skymatch.skymethod == "user":
+        found = _user_levels(skymatch, names, layout)
+    else:
+        found = _solve(skymatch, layout, measured)
+    path = job.path / f"{job.subject}_sky.json"
+    path.write_text(json.dumps({"method": skymatch.skymethod, "subtracted": skymatch.subtract, "members": found}))
+    levels = [item["level"][0] for item in found.values() if item["level"] is not None]
+    return Outcome(
+        ((path.name, f"{step.folder}/{path.name}"),),
+        {"skymatch": parameters(skymatch)},
+        {"matched": len(levels), "largest_level": max(levels, default=0.0)},
+    )
+
+
+def _solve(skymatch: Any, layout: Layout, measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    from stcal.skymatch import skymatch as match
+
+    members = [_recorded_class()(item, member.name) for item, member in zip(measured, layout.members, strict=True)]
+    images = []
+    for number, indices in enumerate(layout.groups):
+        for index in indices:
+            members[index].number = number
+        images.append(
+            members[indices[0]] if len(indices) == 1 else _group_class()([members[i] for i in indices], number)
+        )
+    match(images, skymethod=skymatch.skymethod, match_down=skymatch.match_down, subtract=skymatch.subtract)
+    return {
+        member.sky_id: {
+            "level": typed(member.sky) if member.is_sky_valid else None,
+            "status": "COMPLETE" if member.is_sky_valid else "SKIPPED",
+            "deltas": member.image.deltas if member.is_sky_valid else [],
+        }
+        for member in members
+    }
+
+
+def _user_levels(skymatch: Any, names: Sequence[str], layout: Layout) -> dict[str, Any]:
+    """Levels that the config's list gives, read by the step itself from models that have nothing but a name."""
+    from jwst.datamodels import ModelLibrary
+    from stdatamodels.jwst.datamodels import ImageModel
+
+    models = []
+    for facts in layout.facts["members"]:
+        model = ImageModel((1, 1))
+        model.meta.filename = facts["filename"]
+        models.append(model)
+    subtract, skymatch.subtract = skymatch.subtract, False
+    library = skymatch.run(ModelLibrary(models))
+    skymatch.subtract = subtract
+    found = {}
+    with library:
+        for name, model in zip(names, library, strict=True):
+            level = typed(model.meta.background.level)
+            found[name] = {"level": level, "status": "COMPLETE", "deltas": [level] if subtract else []}
+            library.shelve(model, modify=False)
+    return found
+
+
+def set_background(model: Any, sky: Mapping[str, Any], name: str) -> None:
+    """Write a member's sky level into its datamodel, and take it from the pixels when the config wants that."""
+    found = sky["members"][name]
+    if found["status"] == "COMPLETE":
+        model.meta.background.method = str(sky["method"])
+        model.meta.background.level = untyped(found["level"])
+        model.meta.background.subtracted = bool(sky["subtracted"])
+        for delta in found["deltas"]:
+            model.data -= untyped(delta)
+    model.meta.cal_step.skymatch = found["status"]
+
+
+class _Deltas:
+    """Stands for the pixels of an image from which skymatch subtracts: it keeps what was to be subtracted."""
+
+    def __init__(self) -> None:
+        self.deltas: list[Any] = []
+
+    def __isub__(self, delta: Any) -> _Deltas:
+        self.deltas.append(typed(delta))
+        return self
+
+
+@cache
+def _recorded_class() -> type:
+    from stcal.skymatch import SkyImage
+
+    class Recorded(SkyImage):  # type: ignore[misc]
+        """An image whose statistics were measured before."""
+
+        def __init__(self, measured: Mapping[str, Any], name: str):
+            self._measured = measured
+            self.sky_id = name
+            self.sky = untyped(measured["start"])
+            self.is_sky_valid = False
+            self.image = _Deltas()
+            self.number = -1
+
+        def calc_sky(self, overlap: Any = None, delta: bool = True) -> tuple[float | None, int, float]:
+            if overlap is None:
+                found = self._measured["whole"]
+            else:
+                number = overlap.number if isinstance(overlap, Recorded) else overlap.sky_id
+                found = self._measured["overlaps"].get(str(number))
+            if found is None or found[0] is None:
+                return None, 0, 0.0
+            sky = untyped(found[0])
+            return sky - self.sky if delta else sky, found[1], found[2]
+
+    return Recorded
+
+
+@cache
+def _group_class() -> type:
+    from stcal.skymatch import SkyGroup
+
+    class Group(SkyGroup):  # type: ignore[misc]
+        """A group without the union of its outlines, which costs much and which nothing here asks for."""
+
+        def __init__(self, images: Sequence[Any], sky_id: int):
+            self._images = images
+            self.sky_id = sky_id
+            self._sky = 0.0
+
+    return Group
+
+
+def _outline(found: Border) -> Any:
+    """An image that is nothing but an outline."""
+    import numpy as np
+    from stcal.skymatch import SkyImage
+
+    ra, dec = (np.array(values) for values in found)
+    empty = np.zeros((1, 1), bool)
+    return SkyImage(image=empty, mask=empty, wcs_fwd=lambda *_x, **_k: (ra, dec), wcs_inv=None, skystat=None)
+
+
+def _near(first: Border, second: Border) -> bool:
+    """Whether two outlines can overlap: by the circles around them. A doubt is a yes."""
+    one, other = _circle(first), _circle(second)
+    return math.dist(one[0], other[0]) <= 1.01 * (one[1] + other[1]) + 1e-9
+
+
+def _circle(found: Border) -> tuple[tuple[float, float, float], float]:
+    points = []
+    for ra, dec in zip(*found, strict=True):
+        a, d = math.radians(ra), math.radians(dec)
+        points.append((math.cos(d) * math.cos(a), math.cos(d) * math.sin(a), math.sin(d)))
+    middle = tuple(sum(values) / len(points) for values in zip(*points, strict=True))
+    return (middle[0], middle[1], middle[2]), max(math.dist(middle, point) for point in points)
+
+
+def _plain(found: tuple[Any, Any, Any]) -> list[Any]:
+    sky, pixels, area = found
+    if sky is None:
+        return [None, 0, 0.0]
+    if not math.isfinite(sky):
+        raise TaskError(f"sky statistics gave {sky}.")
+    return [typed(sky), int(pixels), float(area)]

@@ -1,0 +1,71 @@
+"""Sources of one exposure, by tweakreg's own finder, and its description without pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from survey.errors import TaskError
+from survey.steps.base import Job, Outcome, Step
+from survey.steps.image3.members import describe, write_description
+from survey.steps.image3.parts import parameters, part
+
+
+def run(job: Job, step: Step) -> Outcome:
+    """Find the sources of the job's cal file.
+
+    Products: ``<exposure>_cat.ecsv`` (x, y, flux; 0-based pixels), without rows when tweakreg is skipped, and
+    ``<exposure>_member.asdf``.
+
+    Raises
+    ------
+    TaskError
+        The exposure has no WCS, or a catalogue that the config brings cannot be read.
+    """
+    import numpy as np
+    from astropy.table import Table
+    from jwst.datamodels import ModelLibrary
+    from stdatamodels.jwst import datamodels
+
+    output = job.path / "products"
+    output.mkdir()
+    tweakreg = part(job, "tweakreg")
+    resolved = parameters(tweakreg)
+    catalogue = output / f"{job.subject}_cat.ecsv"
+    with datamodels.open(job.inputs[0]) as model:
+        write_description(output / f"{job.subject}_member.asdf", describe(model))
+        if tweakreg.skip:
+            Table({axis: np.zeros(0) for axis in ("x", "y", "flux")}).write(catalogue, format="ascii.ecsv")
+            count = 0
+        else:
+            count = _find(tweakreg, ModelLibrary([model]), model, catalogue)
+    made = sorted(output.iterdir())
+    products = tuple((f"products/{path.name}", f"{step.folder}/{path.name}") for path in made)
+    return Outcome(products, {"tweakreg": resolved}, {"sources": count})
+
+
+def _find(tweakreg: Any, library: Any, model: Any, catalogue: Path) -> int:
+    """Let tweakreg make, or read, the catalogue of its one image, and keep it under its name."""
+    from astropy.table import Table
+
+    tweakreg.save_catalogs = True  # without this it leaves a single image alone
+    tweakreg.catalog_format = "ecsv"
+    tweakreg.abs_refcat = ""
+    tweakreg.output_dir = str(catalogue.parent)
+    tweakreg.run(library)
+    found = Path(str(model.meta.tweakreg_catalog))
+    written = found if found.is_absolute() else catalogue.parent / found
+    if not written.is_file():
+        written = found  # of the config, relative to where the run was started
+    if not written.is_file():
+        raise TaskError(f"{model.meta.filename}: its source catalogue {found} is not there.")
+    table = Table.read(written)
+    if written.parent == catalogue.parent:
+        written.rename(catalogue)
+    else:
+        for axis in ("x", "y"):  # names that tweakreg takes for a position as well
+            other = next((name for name in (f"{axis}centroid", f"{axis}_centroid") if name in table.colnames), None)
+            if axis not in table.colnames and other is not None:
+                table.rename_column(other, axis)
+        table.write(catalogue, format="ascii.ecsv")
+    return len(table)

@@ -1,0 +1,79 @@
+"""`engine: stock`: the pipeline's own Image3 on a whole association, and its mosaic as a zarr group."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from survey.errors import TaskError
+from survey.mosaics.groups import write_group
+from survey.steps.base import Job, Outcome, Step
+from survey.steps.pipeline import call, is_simulated, link, stamp
+
+# Products of one exposure (jw..._<acid>_crf.fits) go to stage3, products of the association to mosaics.
+_EXPOSURE_PRODUCT = re.compile(r"jw\d{11}_", re.ASCII)
+
+
+def run_image3(job: Job, step: Step) -> Outcome:
+    """Run Image3 on the job's association: its first input; the others are its members' cal files.
+
+    Products: i2d, source catalogue and segmentation map as the settings ask for them, and a crf per member.
+
+    Raises
+    ------
+    TaskError
+        Image3 ended without an i2d.
+    """
+    association, *members = job.inputs
+    folder = job.path / "in"
+    for member in members:
+        link(member, folder, Path(member).name)
+    source = link(association, folder, Path(association).name)
+    output = job.path / "products"
+    output.mkdir()
+    resolved = call(step.step_class, source, output, job.settings)
+    made = sorted(path for path in output.iterdir() if path.is_file())
+    main = output / f"{job.subject}_{step.produces}.fits"
+    if main not in made:
+        found = ", ".join(path.name for path in made) or "nothing"
+        raise TaskError(f"{job.subject}: Image3 made no {main.name}, found {found}; its log says why.")
+    simulated = any(is_simulated(Path(member)) for member in members)
+    for path in made:
+        if path.suffix == ".fits":
+            stamp(path, job, simulated)
+    return Outcome(
+        tuple((f"products/{path.name}", f"{_folder(path.name, step)}/{path.name}") for path in made),
+        resolved,
+        _measure(main, source),
+    )
+
+
+def write_zarr(job: Job, step: Step) -> Outcome:
+    """Write the job's i2d as the group that its settings name."""
+    if len(job.inputs) != 1:
+        raise TaskError(f"{job.key}: expected one i2d, got {len(job.inputs)}.")
+    settings = job.settings
+    group = str(settings["group"])
+    attributes = {
+        "survey": job.survey,
+        "digest": job.digest,
+        "filter": settings["filter"],
+        "members": list(settings["members"]),
+        "missing": list(settings["missing"]),
+    }
+    write_group(Path(job.inputs[0]), job.path / "store", group, chunk=int(settings["chunk"]), attrs=attributes)
+    return Outcome(((f"store/{group}", f"{step.folder}/mosaics.zarr/{group}"),))
+
+
+def _folder(name: str, step: Step) -> str:
+    return "stage3" if _EXPOSURE_PRODUCT.match(name) else step.folder
+
+
+def _measure(i2d: Path, association: Path) -> dict[str, float]:
+    """Size and members of a mosaic, for its record."""
+    from astropy.io import fits
+
+    header = fits.getheader(i2d, "SCI")
+    members = json.loads(association.read_text())["products"][0]["members"]
+    return {"members": len(members), "nx": int(header["NAXIS1"]), "ny": int(header["NAXIS2"])}

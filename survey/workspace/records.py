@@ -1,0 +1,204 @@
+"""Records of what was done: one JSON file per task in ``records/``. These files are the truth of a workspace."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import stat
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from survey.models import COMPLETE, TaskRecord, record_from_json, to_json
+from survey.workspace import paths
+from survey.workspace.files import sync_folder
+
+SEAL = "sha256"  # of a record's text without this field
+MAX_RECORD_BYTES = 16 * 1024 * 1024  # a record is some kB; a larger file is something else
+
+_TEXT = "key step subject filter status digest host job started error error_class context log".split()
+_NUMBERS = ("seconds", "cpu_seconds", "peak_memory_gb", "memory_gb", "estimate_gb")
+_TEXTS = ("inputs", "references", "sha1", "versions")  # name -> text
+_OBJECTS = ("inputs", "settings", "resolved", "references", "sha1", "versions", "measurements")
+
+
+def record_path(folder: Path, key: str) -> Path:
+    """The file of a task's record: ``detector1/jw01..._nrcb1`` -> ``<folder>/detector1.jw01..._nrcb1.json``."""
+    return folder / f"{key.replace('/', '.')}.json"
+
+
+def failure_path(folder: Path, key: str) -> Path:
+    """The file of a task's failure while a complete record of other settings or inputs stands in its own place."""
+    return folder / f"{key.replace('/', '.')}.failed.json"
+
+
+def write_record(folder: Path, record: TaskRecord) -> Path:
+    """Publish a record atomically: a reader, or a crash, sees the old file or the new one, never a part.
+
+    A failed or skipped task never takes the place of a complete record, whose product is there and must be able to say
+    how it was made: it is kept beside it. A complete record removes what was kept beside it.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written; no temporary file is left.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, beside = record_path(folder, record.key), failure_path(folder, record.key)
+    if record.status != COMPLETE and _is_complete(path):
+        return _write(beside, record)
+    _write(path, record)
+    beside.unlink(missing_ok=True)
+    return path
+
+
+def _is_complete(path: Path) -> bool:
+    try:
+        return read_record(path).status == COMPLETE
+    except (OSError, ValueError):
+        return False
+
+
+def _write(path: Path, record: TaskRecord) -> Path:
+    folder = path.parent
+    part = folder / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
+    try:
+        with open(part, "w", encoding="utf-8") as stream:
+            stream.write(_sealed(to_json(record)))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(folder)
+    return path
+
+
+def _sealed(content: Mapping[str, Any]) -> str:
+    """The text of a record: its fields, and the sha256 of the text without it."""
+    return _text_of({**content, SEAL: hashlib.sha256(_text_of(content).encode()).hexdigest()})
+
+
+def _text_of(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"
+
+
+def seal_fault(path: Path) -> str:
+    """Why a record is not, byte by byte, as it was written; '' when it is.
+
+    Records of versions before the seal are held to their form alone. What a run asks of a record is not this, but its
+    digest and products.
+
+    Raises
+    ------
+    OSError, ValueError
+        It cannot be read, or is not JSON.
+    """
+    text = path.read_text(encoding="utf-8")
+    content = json.loads(text)
+    bare = {name: value for name, value in content.items() if name != SEAL}
+    strange = sorted(set(bare) - {item.name for item in fields(TaskRecord)})
+    if strange:
+        return f"holds {strange[0]!r}, which no record does: it was changed since it was written"
+    whole = _sealed(bare) if SEAL in content else _text_of(bare)
+    return "" if text == whole else "was changed since it was written: its sha256 is another"
+
+
+def read_record(path: Path) -> TaskRecord:
+    """Read one record.
+
+    Raises
+    ------
+    ValueError
+        The file is no record of the key that its name says; the message says what it is.
+    OSError
+        The file cannot be read.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path.name}: not a file.")
+    if found.st_size > MAX_RECORD_BYTES:
+        raise ValueError(f"{path.name}: larger than {MAX_RECORD_BYTES} bytes, not a task record.")
+    try:
+        data = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name}: torn or not JSON ({error}).") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path.name}: expected a JSON object, found {type(data).__name__}.")
+    try:
+        record = record_from_json(data)
+        _check_types(record)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    if path.name not in (record_path(path.parent, record.key).name, failure_path(path.parent, record.key).name):
+        raise ValueError(f"{path.name}: holds the record of {record.key!r}; the file was renamed or copied.")
+    return record
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a records folder holds."""
+
+    by_key: dict[str, TaskRecord]
+    faults: dict[str, str]  # file name -> why it could not be read
+    # Failures and skips of tasks that have a complete record of other settings or inputs in by_key.
+    failures: dict[str, TaskRecord] = field(default_factory=dict)
+
+    @property
+    def latest(self) -> dict[str, TaskRecord]:
+        """What was last decided of each task."""
+        return {**self.by_key, **self.failures}
+
+
+def read_records(folder: Path) -> Records:
+    """Read every record of a folder; torn and foreign files become named faults; no folder is no records."""
+    records: dict[str, TaskRecord] = {}
+    faults: dict[str, str] = {}
+    failures: dict[str, TaskRecord] = {}
+    for path in sorted(folder.glob("*.json")):
+        if path.name.startswith("."):
+            continue
+        try:
+            record = read_record(path)
+        except FileNotFoundError:
+            continue  # replaced while the folder was read
+        except (ValueError, OSError) as error:
+            faults[path.name] = str(error)
+        else:
+            beside = path.name == failure_path(folder, record.key).name
+            (failures if beside else records)[record.key] = record
+    return Records(records, faults, failures)
+
+
+def _check_types(record: TaskRecord) -> None:
+    for name in _TEXT:
+        if not isinstance(getattr(record, name), str):
+            raise ValueError(f"not a task record: {name!r} is {type(getattr(record, name)).__name__}, expected str")
+    for name in _NUMBERS:
+        value = getattr(record, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"not a task record: {name!r} is {type(value).__name__}, expected a number")
+        if not math.isfinite(value):
+            raise ValueError(f"not a task record: {name!r} is {value}, expected a finite number")
+    if isinstance(record.attempts, bool) or not isinstance(record.attempts, int):
+        raise ValueError(f"not a task record: 'attempts' is {record.attempts!r}, expected an integer")
+    for product in record.products:
+        if fault := paths.product_fault(product.path):
+            raise ValueError(f"not a task record: {fault}")
+    for name in _OBJECTS:
+        if not isinstance(getattr(record, name), dict):
+            raise ValueError(f"not a task record: {name!r} is {type(getattr(record, name)).__name__}, expected object")
+    for name in _TEXTS:
+        for key, value in getattr(record, name).items():
+            if not isinstance(value, str):
+                raise ValueError(f"not a task record: {name!r} holds {value!r:.40} for {key!r:.80}, expected text")
+    for key, value in record.measurements.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
+            raise ValueError(f"not a task record: measurement {key!r:.80} is {value!r:.40}, expected a number")
+    if not all(isinstance(name, str) for name in record.missing):
+        raise ValueError("not a task record: 'missing' holds something else than names")

@@ -1,0 +1,180 @@
+"""The structure of the package: which imports are allowed, how long a module may be, and that names in text resolve.
+
+The direction of imports is a contract of import-linter in pyproject.toml, checked by ``make check``.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from survey.execution.children import PRELOAD
+from survey.steps.registry import REGISTRY
+
+ROOT = Path(__file__).resolve().parent.parent
+_SPEC = importlib.util.spec_from_file_location("lines", ROOT / "benchmarks" / "lines.py")
+lines = importlib.util.module_from_spec(_SPEC)
+sys.modules["lines"] = lines  # dataclasses look their module up
+_SPEC.loader.exec_module(lines)
+
+MAX_LINES = 400
+# They take seconds to import; a module that the command line loads must not have them at its top.
+HEAVY = {"jwst", "crds", "pysiaf", "astroquery", "stdatamodels", "gwcs", "stcal", "stpipe", "tweakwcs", "drizzle"}
+MAY_BE_HEAVY = {"corrections", "simulate"}
+
+
+@pytest.fixture(scope="module")
+def modules():
+    return lines.read_modules()
+
+
+def test_no_import_cycle(modules):
+    assert lines.find_cycle(lines.links(modules)) == []
+
+
+def test_packages_are_entered_through_what_they_list(modules):
+    """A package's ``__all__`` names the modules, or the functions, that other packages may import."""
+    assert private_imports(modules) == []
+
+
+def private_imports(modules):
+    listed = {name: lines.exported(module) for name, module in modules.items() if module.path.name == "__init__.py"}
+    faults = []
+    for module in modules.values():
+        for item in module.imports:
+            package = ".".join(item.target.split(".")[:2])
+            if package not in listed or module.package == package or package == lines.PACKAGE:
+                continue
+            asked = item.target.removeprefix(package).lstrip(".").split(".")[0] or item.name
+            if asked and asked not in listed[package]:
+                faults.append(f"{module.path}:{item.line}: {asked} is not in __all__ of {package}")
+    return faults
+
+
+def test_the_page_prints_the_contract_of_imports():
+    """ARCHITECTURE.md shows the layers that import-linter holds the code to, line for line."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = [item["layers"] for item in contracts if item["id"] == "layers"]
+    (block,) = re.findall(r"```text\n(cli\n.*?)```", (ROOT / "ARCHITECTURE.md").read_text(), re.DOTALL)
+    assert block.splitlines() == layers
+
+
+def test_heavy_packages_are_imported_inside_functions(modules):
+    faults = [
+        f"{module.path}:{item.line}: {item.target}"
+        for module in modules.values()
+        for item in module.imports
+        if item.top and item.target.split(".")[0] in HEAVY and module.room not in MAY_BE_HEAVY
+    ]
+    assert faults == []
+
+
+def test_packages_that_may_be_heavy_are_imported_inside_functions(modules):
+    """A top-level import of a correction or of the simulator would bring the pipeline along."""
+    heavy = {
+        name
+        for name, module in modules.items()
+        if any(item.top and item.target.split(".")[0] in HEAVY for item in module.imports)
+    }
+    faults = [
+        f"{module.path}:{item.line}: {item.target}"
+        for module in modules.values()
+        for item in module.imports
+        if item.top and item.target in heavy and module.room not in MAY_BE_HEAVY
+    ]
+    assert faults == []
+
+
+def test_modules_are_short(modules):
+    assert {module.name: module.lines for module in modules.values() if module.lines > MAX_LINES} == {}
+
+
+def test_a_cycle_and_a_private_import_are_found(tmp_path):
+    """The reader itself: two modules that import each other, one of them inside a function; a module not listed."""
+    for folder, text in {"config": '__all__ = ["model"]\n', "cli": ""}.items():
+        (tmp_path / "survey" / folder).mkdir(parents=True)
+        (tmp_path / "survey" / folder / "__init__.py").write_text(text)
+    (tmp_path / "survey" / "__init__.py").write_text("")
+    (tmp_path / "survey" / "config" / "model.py").write_text("def f():\n    from survey.config import hidden\n")
+    (tmp_path / "survey" / "config" / "hidden.py").write_text("from survey.config.model import f\n")
+    (tmp_path / "survey" / "cli" / "main.py").write_text(
+        "from survey.config import model\nimport survey.config.hidden\n"
+    )
+    found = lines.read_modules(tmp_path)
+    cycle = lines.find_cycle(lines.links(found))
+    assert cycle == ["survey.config.hidden", "survey.config.model", "survey.config.hidden"]
+    (fault,) = private_imports(found)
+    assert fault.endswith("main.py:2: hidden is not in __all__ of survey.config")
+
+
+# --- names in text ------------------------------------------------------------------------------------------------
+
+
+def resolve(name):
+    """The object that ``package.module:attribute`` names; a module when it has no attribute."""
+    module, _, attribute = name.partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found
+
+
+@pytest.mark.parametrize("step", REGISTRY.values(), ids=lambda step: step.name)
+def test_a_row_names_a_function(step):
+    assert callable(resolve(step.run))
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize("name", sorted({step.step_class for step in REGISTRY.values() if step.step_class}))
+def test_a_row_names_a_class(name):
+    from stpipe import Step
+
+    assert issubclass(resolve(name), Step)
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize("name", PRELOAD)
+def test_what_children_share_is_there(name):
+    resolve(name)
+
+
+def names_in_text():
+    """Modules of this package that commands, manifests and strings of the code name."""
+    patterns = (
+        r"-m[\s\"',]+(survey(?:\.[a-z0-9_]+)*)",
+        r"--preload[=\s\"',]+(survey(?:\.[a-z0-9_]+)*)",
+        r"[\"'](survey(?:\.[a-z0-9_]+)+(?::[A-Za-z_]+)?)[\"'\]]",
+    )
+    places = [*(ROOT / "survey").rglob("*.py"), *(ROOT / "deploy").rglob("*.*"), *(ROOT / "docs").glob("*.md")]
+    for path in [*places, ROOT / "Makefile", ROOT / "README.md", ROOT / "pyproject.toml"]:
+        if not path.is_file() or path.suffix in (".png", ".pyc"):
+            continue
+        for pattern in patterns:
+            for found in re.finditer(pattern, path.read_text(encoding="utf-8")):
+                yield path.relative_to(ROOT), found[1]
+
+
+NO_MODULES = {"survey.lock", "survey.yaml", "survey.__version__"}
+
+
+def test_every_module_named_in_text_is_there():
+    found = sorted({(str(path), name) for path, name in names_in_text() if name not in NO_MODULES})
+    assert {name for _, name in found} >= {"survey.execution.children", "survey.cluster.kubernetes_preload"}
+    missing = []
+    for path, name in found:
+        module, _, attribute = name.partition(":")
+        spec = importlib.util.find_spec(module)
+        if spec is None or (attribute and attribute not in defined(spec.origin)):
+            missing.append(f"{path}: {name}")
+    assert missing == []
+
+
+def defined(path):
+    """Names that a module defines at its top; the module is not imported."""
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
