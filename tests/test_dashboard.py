@@ -22,7 +22,7 @@ from browser import browser, found
 from stub_steps import TESTS, FakeReferences, exposure
 from stub_tiled import ENVIRONMENT
 
-from survey.cli import report
+from survey.cli.status_report import status_document, status_text
 from survey.cluster.connect import connect
 from survey.config.model import SurveyConfig
 from survey.dashboard.feed import feed, guesses
@@ -271,7 +271,7 @@ def test_the_page_in_a_browser_while_a_run_goes_on(tmp_path, monkeypatch):
             until(lambda: len(decided) > 4)
             page.visit(link(client, "/survey"))
             early = until(lambda: counts_of(page.text()))
-            status = report.status_document(line.config, list(read_records(line.workspace.records).latest.values()))
+            status = status_document(line.config, list(read_records(line.workspace.records).latest.values()))
             assert middle.wait(60)
             time.sleep(1.5)
             half = counts_of(page.text())
@@ -298,9 +298,7 @@ def test_the_page_in_a_browser_while_a_run_goes_on(tmp_path, monkeypatch):
     # Seen from another terminal meanwhile: by records alone.
     assert f"process {os.getpid()}" in status["run"]["holder"]
     assert 0 < status["run"]["left"] < status["run"]["tasks"] and status["run"]["seconds_left"] > 0
-    assert re.match(
-        r"run by process \d+ on .*: \d+ of \d+ tasks, \d+ exposures an hour, .* left", report.status_text(status)
-    )
+    assert re.match(r"run by process \d+ on .*: \d+ of \d+ tasks, \d+ exposures an hour, .* left", status_text(status))
     assert not journal_path(line.workspace.root).exists()
 
 

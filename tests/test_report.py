@@ -8,16 +8,10 @@ from dataclasses import replace
 import pytest
 from stub_steps import FakeReferences, exposure
 
-from survey.cli.report import (
-    lineage_document,
-    lineage_text,
-    plan_document,
-    plan_text,
-    run_document,
-    run_text,
-    status_document,
-    status_text,
-)
+from survey.cli.lineage_report import lineage_document, lineage_text
+from survey.cli.plan_report import plan_document, plan_text
+from survey.cli.run_report import run_document, run_text
+from survey.cli.status_report import status_document, status_text
 from survey.config.model import SurveyConfig
 from survey.execution.task import blank_record
 from survey.models import COMPLETE, FAILED, SKIPPED, Product

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from stub_steps import FakeReferences, exposure
 
-from survey.cli.report import plan_text
+from survey.cli.plan_report import plan_text
 from survey.config.model import SurveyConfig
 from survey.digest import file_sha256
 from survey.execution.task import blank_record

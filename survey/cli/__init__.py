@@ -1,4 +1,4 @@
 """The command `survey`: arguments, progress and printed reports."""
 
 # Modules that other packages may import.
-__all__ = ["cluster_commands", "console", "main", "progress", "report"]
+__all__ = ["console", "main"]

@@ -206,7 +206,7 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
 
     Example: survey plan configs/ceers.yaml --context jwst_1600.pmap
     """
-    from survey.cli import report
+    from survey.cli import plan_report
     from survey.reduction import inputs, inspection
     from survey.reduction import job as reduction
     from survey.reduction.load import load_config
@@ -219,8 +219,8 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
         made = reduction.plan(loaded, held, inputs.look_up(loaded, held))
     found = inspection.plan_states(loaded, made)
     room = inspection.plan_room(loaded, made, found)
-    document = report.plan_document(made, found, room) if as_json else {}
-    emit(document, as_json, lambda: report.plan_text(loaded, made, found, room))
+    document = plan_report.plan_document(made, found, room) if as_json else {}
+    emit(document, as_json, lambda: plan_report.plan_text(loaded, made, found, room))
 
 
 @main.command()
@@ -273,13 +273,13 @@ def status(config: Path, workspace: Path | None, as_json: bool) -> None:
 
     Example: survey status configs/demo.yaml --json
     """
-    from survey.cli import report
+    from survey.cli import status_report
     from survey.reduction import inspection
     from survey.reduction.load import load_config
 
     loaded = load_config(config, workspace=workspace)
-    document = report.status_document(loaded, inspection.status(loaded))
-    emit(document, as_json, lambda: report.status_text(document))
+    document = status_report.status_document(loaded, inspection.status(loaded))
+    emit(document, as_json, lambda: status_report.status_text(document))
 
 
 @main.command()
@@ -290,13 +290,13 @@ def explain(config: Path, workspace: Path | None, as_json: bool, product: str) -
 
     Example: survey explain configs/demo.yaml jw01345-a3001_t001_nircam_clear-f444w-sub320_i2d.fits
     """
-    from survey.cli import report
+    from survey.cli import lineage_report
     from survey.reduction import inspection
     from survey.reduction.load import load_config
 
     loaded = load_config(config, workspace=workspace)
     tree, stale = inspection.explain(loaded, product)
-    emit(report.lineage_document(tree, stale), as_json, lambda: report.lineage_text(tree, stale))
+    emit(lineage_report.lineage_document(tree, stale), as_json, lambda: lineage_report.lineage_text(tree, stale))
 
 
 @main.command()
@@ -320,10 +320,10 @@ def verify(config: Path, workspace: Path | None, as_json: bool) -> None:
 
 def _finish(config: Any, done: Any, as_json: bool) -> None:
     """Print what a run made, name what it did not, and end with its exit code."""
-    from survey.cli import report
+    from survey.cli import run_report
 
-    document = report.run_document(config, done)
-    emit(document, as_json, lambda: report.run_text(document))
+    document = run_report.run_document(config, done)
+    emit(document, as_json, lambda: run_report.run_text(document))
     for record in done.failed:
         say(f"{record.status} {record.key}: {record.error.splitlines()[0] if record.error else ''}")
     for name, cause in sorted(done.missing.items()):
