@@ -173,6 +173,8 @@ class TaskRecord:
     error: str = ""
     error_class: str = ""  # 'again', 'memory', 'never'
     log: str = ""  # relative to the workspace
+    machine: Mapping[str, str] = field(default_factory=dict)  # processor, its vector units, linear algebra libraries
+    environment: Mapping[str, str] = field(default_factory=dict)  # variables that may change last bits of pixels
 
 
 def to_json(record: Any) -> dict[str, Any]:

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 
-PACKAGES = ("jwst", "stcal", "crds")
+# Part of every digest: another version makes a product again.
+DIGESTED = ("jwst", "stcal", "crds")
+# Their arithmetic ends in pixels as well, but their releases rarely change any: recorded with each task and compared by
+# `survey plan`, which reports products that were made with other versions. They are not part of a digest.
+RECORDED = (
+    *("numpy", "scipy", "astropy", "stpipe", "stdatamodels", "asdf", "gwcs", "tweakwcs", "drizzle", "photutils"),
+    *("spherical-geometry", "scikit-image"),
+)
 
 
 @cache
-def _versions() -> tuple[tuple[str, str], ...]:
+def _versions(names: tuple[str, ...]) -> Mapping[str, str]:
     found = {}
-    for name in PACKAGES:
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
-    return tuple(found.items())
+    return MappingProxyType(found)
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of the packages that make pixels, as they are installed here."""
-    return dict(_versions())
+    """Installed versions of the packages that are part of every digest, by name."""
+    return dict(_versions(DIGESTED))
+
+
+def recorded_versions() -> dict[str, str]:
+    """Installed versions of further packages that make pixels, by name."""
+    return dict(_versions(RECORDED))

@@ -19,6 +19,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,9 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from survey.credentials import without
 from survey.errors import TaskError
 from survey.execution.child_memory import family, held_gb
+from survey.isolation import isolated, own_home
 
 # Modules to import, and 'module:function' to call, before the first child.
 PRELOAD = (
@@ -43,6 +44,7 @@ PRELOAD_VARIABLE = "SURVEY_PRELOAD"
 START_SECONDS = 300.0  # importing the pipeline: 12 s on a small machine, minutes on a slow shared file system
 RESULT = "result.json"
 WATCH_SECONDS = 0.2  # between two looks at a child's memory; a look takes 0.1 ms
+LAST_WORDS = 1500  # bytes of a server's errors, for a message
 _PR_SET_PDEATHSIG = 1
 _KB = 1024
 
@@ -64,12 +66,14 @@ class ChildServer:
 
     def __init__(self, environment: Mapping[str, str]):
         self.environment = dict(environment)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the server
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "survey.execution.children"],
+            [sys.executable, "-P", "-m", "survey.execution.children"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._errors,
             bufsize=0,
-            env={**without(os.environ), **self.environment},
+            env=isolated(os.environ) | self.environment,
             start_new_session=True,  # Control-C belongs to the client, which stops its workers in order
         )
         self._pid = 0
@@ -114,6 +118,7 @@ class ChildServer:
             self._process.wait()
         if self._process.stdout:
             self._process.stdout.close()
+        self._errors.close()
 
     @property
     def alive(self) -> bool:
@@ -126,7 +131,7 @@ class ChildServer:
                 raise BrokenPipeError
             stdin.write(json.dumps(message).encode() + b"\n")
         except (OSError, ValueError) as error:
-            raise TaskError("the process that starts children is gone.", retry="again") from error
+            raise self._gone("has ended") from error
 
     def _receive(self, limit_seconds: float, on_timeout: Callable[[], None] | None = None) -> dict[str, Any]:
         line, killed = self._line(limit_seconds), False
@@ -134,9 +139,20 @@ class ChildServer:
             on_timeout()
             line, killed = self._line(30.0), True
         if not line:
+            ended = line == b""
             self._process.kill()
-            raise TaskError("the process that starts children is gone or does not answer.", retry="again")
+            raise self._gone("has ended" if ended else f"did not answer within {limit_seconds:.0f} s")
         return {**json.loads(line), "killed": killed}
+
+    def _gone(self, what: str) -> TaskError:
+        """The error for a server that can run nothing more, with the end of what it wrote."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(self._errors.tell() - LAST_WORDS, 0))
+        words = self._errors.read().decode(errors="replace").strip()
+        shown = f" Its last lines:\n{words}" if words else ""
+        return TaskError(f"the process that starts child processes {what}.{shown}", retry="again")
 
     def _line(self, limit_seconds: float) -> bytes | None:
         """The server's next line; empty when the server is gone, None when none came within the limit.
@@ -192,6 +208,12 @@ def close_idle() -> None:
 
 def serve() -> None:
     """The server's life: import, then a child per line until standard input closes."""
+    with tempfile.TemporaryDirectory(prefix="survey-home-") as home:
+        own_home(home)
+        _serve()
+
+
+def _serve() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever the imports print must not look like an answer
     chosen = os.environ.get(PRELOAD_VARIABLE)
@@ -243,7 +265,7 @@ def _wait(pid: int, limit_gb: float) -> dict[str, Any]:
         ready, _, _ = select.select(watched, [], [], pause)
         if 0 in ready:
             _kill(pid)
-            os._exit(0)
+            raise SystemExit(0)  # not os._exit: the home folder goes as well
         done, status, usage = os.wait4(pid, os.WNOHANG)
         if done:
             break

@@ -27,10 +27,11 @@ from survey.execution.environment import KEEP_MEMORY, ONE_THREAD, Site
 from survey.execution.failures import cause_of_death, failure_class, is_full
 from survey.execution.inputs import verified_sources
 from survey.execution.publication import publish, published
+from survey.isolation import in_effect, machine
 from survey.models import COMPLETE, FAILED, SKIPPED, Task, TaskRecord
 from survey.steps.base import Job, Outcome
 from survey.steps.registry import REGISTRY
-from survey.versions import installed_versions
+from survey.versions import installed_versions, recorded_versions
 from survey.workspace.folders import Workspace
 from survey.workspace.records import failure_path, read_record, record_path, write_record
 
@@ -137,7 +138,7 @@ def blank_record(task: Task) -> TaskRecord:
         sha1={name: task.sha1[name] for name in task.references.values() if name in task.sha1},
         missing=task.missing,
         context=task.context,
-        versions={**task.versions, "survey": __version__},
+        versions={**task.versions, **recorded_versions(), "survey": __version__},
         memory_gb=task.memory_gb,
         estimate_gb=task.estimate_gb,
         host=socket.gethostname(),
@@ -196,6 +197,8 @@ def _run(
             log=_log_name(task),
             resolved=outcome.resolved,
             measurements=outcome.measurements,
+            machine=outcome.machine,
+            environment=outcome.environment,
             seconds=round(usage.seconds, 3),
             cpu_seconds=round(usage.cpu_seconds, 3),
             peak_memory_gb=round(usage.peak_gb, 4),
@@ -216,6 +219,7 @@ def run_job(folder: str) -> None:
     result: dict[str, Any]
     try:
         outcome = getattr(importlib.import_module(module_name), function_name)(job, step)
+        outcome = replace(outcome, machine=machine(), environment=in_effect(os.environ))
         result = {"outcome": asdict(outcome)}
     except Exception as error:
         logging.getLogger(__name__).exception("%s failed", job.key)
@@ -237,7 +241,7 @@ def _outcome(task: Task, folder: Path, log: Path, usage: Usage) -> Outcome:
         raise TaskError(f"{task.key}: {result['error']}", result["retry"], usage.peak_gb)
     outcome = result["outcome"]
     products = tuple((str(source), str(target)) for source, target in outcome["products"])
-    return Outcome(products, outcome["resolved"], outcome["measurements"])
+    return Outcome(**(outcome | {"products": products}))
 
 
 def _log_name(task: Task) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from survey.credentials import without
 from survey.errors import AccessRefusedError, ReferencesError, ServiceUnreachableError
+from survey.isolation import NETWORK, isolated
 from survey.references.record import References
 
 # crds takes a URL with this word for "there is no server": it fails at once, without a socket, and reads its cache.
@@ -54,13 +54,11 @@ def run_crds(
 ) -> dict[str, Any]:
     """One request to the crds library in a child process; its failures become this package's errors."""
     folder = cache or Path(os.devnull)
-    environment = {name: value for name, value in without(os.environ).items() if not name.startswith("CRDS_")}
+    environment = isolated(os.environ, keep=NETWORK)
     environment |= _environment(folder, server or NO_SERVER) | {"CRDS_READONLY_CACHE": "1"}
     environment["CRDS_CLIENT_TIMEOUT_SECONDS"] = str(max(1, int(limit_seconds)))
     if server is not None:
         environment |= {"CRDS_CLIENT_RETRY_COUNT": "3", "CRDS_CLIENT_RETRY_DELAY_SECONDS": "1"}
-    package = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     where = server or f"the CRDS cache {folder}"
     command = [sys.executable, "-P", "-m", "survey.references.lookup"]
     with tempfile.TemporaryFile() as errors:

@@ -49,6 +49,8 @@ class Outcome:
     products: tuple[tuple[str, str], ...]
     resolved: Mapping[str, Any] = field(default_factory=dict)  # every parameter as the pipeline ran it
     measurements: Mapping[str, float] = field(default_factory=dict)
+    machine: Mapping[str, str] = field(default_factory=dict)  # processor and libraries: see `survey.isolation.machine`
+    environment: Mapping[str, str] = field(default_factory=dict)  # variables that may change last bits of pixels
 
 
 @dataclass(frozen=True)

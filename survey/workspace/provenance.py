@@ -36,7 +36,9 @@ CHUNK_ROWS = 16384
 _TEXT = tuple("key step subject filter status digest host job started error error_class context".split())
 _NUMBERS = ("seconds", "cpu_seconds", "peak_memory_gb", "memory_gb")  # float64
 _PACKAGES = ("jwst", "stcal", "crds", "survey")  # a column each: jwst_version, ...
-_JSON = ("inputs", "settings", "resolved", "references", "sha1", "missing", "products", "measurements")
+_JSON = tuple(
+    "inputs settings resolved references sha1 missing products measurements versions machine environment".split()
+)
 
 
 # --- the run as a Dataset ---------------------------------------------------------------------------------------

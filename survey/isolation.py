@@ -1,0 +1,109 @@
+"""The environment of the processes that survey starts: which variables are set, kept and left out, and where they look.
+
+A variable of the user's shell can change pixels: ``STPIPE_DISABLE_CRDS_STEPPARS`` switches parameter reference files
+off, ``STRICT_VALIDATION`` makes a step fail, ``~/.astropy`` changes constants. So a process gets the variables of a
+list and no others, a home folder of its own, and no module from the current folder. What may still change the last bit
+of a pixel (the type of processor that a numerical library works for) is kept and recorded with each task.
+"""
+
+from __future__ import annotations
+
+import os
+import site
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+
+# What a process needs to run on a machine, and that changes no pixel.
+KEPT = (
+    *("PATH", "USER", "LOGNAME", "USERNAME", "HOSTNAME", "TMPDIR", "TEMP", "TMP", "VIRTUAL_ENV", "CONDA_PREFIX"),
+    *("PYTHONHOME", "PYTHONNOUSERSITE", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE", "SYSTEMROOT"),
+)
+# Which code and which instructions of the processor are used: kept, and recorded.
+RECORDED = (
+    *("PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "GLIBC_TUNABLES", "SURVEY_PRELOAD"),
+    *("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NPY_DISABLE_CPU_FEATURES"),
+)
+# For processes that ask a server.
+NETWORK = (
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+)
+# The same everywhere: text, time zone, order of sets, no module from the current folder, no window for figures.
+FIXED = {
+    "LC_ALL": "C.UTF-8",
+    "TZ": "UTC",
+    "PYTHONUTF8": "1",
+    "PYTHONHASHSEED": "0",
+    "PYTHONSAFEPATH": "1",
+    "MPLBACKEND": "Agg",
+}
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def isolated(environment: Mapping[str, str], keep: Iterable[str] = ()) -> dict[str, str]:
+    """Variables for a process that this one starts.
+
+    Parameters
+    ----------
+    environment : of this process
+    keep : names of further variables that it needs, such as `NETWORK`
+
+    Returns
+    -------
+    variables : those of `KEPT`, `RECORDED` and ``keep``, then those of `FIXED`. PYTHONPATH holds absolute
+        folders only (an empty or relative one means the current folder), and ends with that of this package.
+    """
+    wanted = {*KEPT, *RECORDED, *keep}
+    found = {name: value for name, value in environment.items() if name in wanted}
+    folders = [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(folder)]
+    found["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*folders, str(PACKAGE)]))
+    if "PYTHONNOUSERSITE" not in found:  # packages of `pip install --user` lie below the real home folder
+        found["PYTHONUSERBASE"] = environment.get("PYTHONUSERBASE") or site.getuserbase()
+    return found | FIXED
+
+
+def own_home(folder: Path | str) -> None:
+    """Give this process, and those that it starts, an empty home folder, and make it the current one.
+
+    So no settings of a user are read: those of astropy, matplotlib, dask, CRDS and the pipeline lie below the home
+    folder, and some also in the current one.
+    """
+    home = os.path.abspath(folder)
+    os.environ["HOME"] = home
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        os.environ.pop(name, None)
+    os.chdir(home)
+
+
+def in_effect(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables of a process that can still change a last bit, for its records."""
+    return {name: environment[name] for name in sorted(RECORDED) if name in environment}
+
+
+@cache
+def machine() -> dict[str, str]:
+    """Processor, its vector units as numpy uses them, and the linear algebra libraries of this process."""
+    import numpy
+    import threadpoolctl
+
+    vectors = numpy.show_config(mode="dicts")["SIMD Extensions"]
+    libraries = {
+        f"{item.get('internal_api', '')} {item.get('version') or ''} {item.get('architecture') or ''}".strip()
+        for item in threadpoolctl.threadpool_info()
+    }
+    return {
+        "processor": _processor(),
+        "vector units": " ".join([*vectors["baseline"], *vectors["found"]]),
+        "libraries": ", ".join(sorted(libraries)),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else f"{os.uname().machine} {sys.platform}"
