@@ -14,7 +14,9 @@ import psutil
 import pytest
 
 import survey.cluster.connect
-from survey.cluster.connect import RESERVE_GB, connect, dashboard, local_sizes, preview, starts_workers
+from survey.cluster.connect import connect, dashboard, starts_workers
+from survey.cluster.local import RESERVE_GB, local_sizes
+from survey.cluster.preview import preview
 from survey.errors import ConfigError, ServiceUnreachableError
 from survey.scheduling.run_plan import RESOURCE, capacity
 

@@ -14,8 +14,8 @@ import yaml
 from click.testing import CliRunner
 
 from survey.cli.main import main
+from survey.cluster.addresses import cluster_faults
 from survey.cluster.batch import BatchCluster
-from survey.cluster.connect import address_faults
 from survey.cluster.deploy import KINDS, AddressSite, BatchSite, LocalSite, Section, load_site, site_of
 from survey.cluster.groups import JobGroup, WorkerGroup
 from survey.cluster.job_scripts import job_scripts, shell_word
@@ -182,19 +182,19 @@ def test_a_scheduler_that_others_reach_wants_certificates(tmp_path, monkeypatch)
     outer = [item._replace(address="10.0.0.1") for item in own["lo"]]
     monkeypatch.setattr(psutil, "net_if_addrs", lambda: {**own, "ib0": outer})
     path = str(site(tmp_path, SLURM.replace("lo\n", "ib0\n")))
-    assert "whoever reaches a scheduler runs code on it" in "".join(address_faults(path))
-    assert address_faults(path, insecure=True) == []
+    assert "whoever reaches a scheduler runs code on it" in "".join(cluster_faults(path))
+    assert cluster_faults(path, insecure=True) == []
     path = str(site(tmp_path, SLURM.replace("lo\n", "x\n")))
-    assert "is none of this host's: ib0, lo" in "".join(address_faults(path))
-    assert address_faults(str(site(tmp_path, SLURM))) == []
+    assert "is none of this host's: ib0, lo" in "".join(cluster_faults(path))
+    assert cluster_faults(str(site(tmp_path, SLURM))) == []
 
 
 def test_a_scheduler_file(tmp_path):
     (tmp_path / "s.json").write_text(json.dumps({"address": "tcp://10.0.0.1:8786"}))
     path = str(site(tmp_path, f"kind: address\nscheduler_file: {tmp_path}/s.json\n"))
-    assert "not this host and not encrypted" in "".join(address_faults(path))
+    assert "not this host and not encrypted" in "".join(cluster_faults(path))
     (tmp_path / "s.json").unlink()
-    assert f"scheduler_file {tmp_path}/s.json cannot be read: No such file" in "".join(address_faults(path))
+    assert f"scheduler_file {tmp_path}/s.json cannot be read: No such file" in "".join(cluster_faults(path))
 
 
 # --- how many jobs ------------------------------------------------------------------------------------------------

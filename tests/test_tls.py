@@ -24,7 +24,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 import survey.cluster.connect
 from survey.cli.main import main
 from survey.cluster import tls
-from survey.cluster.connect import address_faults, connect
+from survey.cluster.addresses import cluster_faults
+from survey.cluster.connect import connect
 from survey.errors import ConfigError, ServiceUnreachableError
 
 
@@ -165,7 +166,7 @@ def test_certificates_that_do_not_serve_are_named(deployment, another, tmp_path,
     assert name in found[0] and "survey tls" in found[-1] and "secret" not in "".join(found)
     with pytest.raises(ConfigError, match="survey tls"):
         tls.settings(folder)
-    assert any(name in fault for fault in address_faults("tls://127.0.0.1:8786", folder))
+    assert any(name in fault for fault in cluster_faults("tls://127.0.0.1:8786", folder))
 
 
 def test_certificates_that_ended_are_named(tmp_path, monkeypatch):
@@ -195,7 +196,7 @@ class _Past:
     ["tcp://127.0.0.1:8786", "tcp://localhost:8786", "tcp://127.3.4.5:1", "tcp://[::1]:8786", "ws://localhost:9"],
 )
 def test_loopback_needs_no_tls(where):
-    assert address_faults(where) == []
+    assert cluster_faults(where) == []
 
 
 @pytest.mark.parametrize(
@@ -205,20 +206,20 @@ def test_loopback_needs_no_tls(where):
      "tcp://x@127.0.0.1:8786", "tcp://127.0.0.1@example.org:8786"],
 )  # fmt: skip
 def test_another_host_without_tls_is_refused_unless_a_flag_says_so(where):
-    (fault,) = address_faults(where)
+    (fault,) = cluster_faults(where)
     assert f"tls://{where.partition('://')[2]}" in fault and "--insecure" in fault
-    assert address_faults(where, insecure=True) == []
+    assert cluster_faults(where, insecure=True) == []
     with pytest.raises(ConfigError, match="--insecure"), connect(where):
         pass
 
 
 def test_tls_needs_certificates_and_certificates_need_tls(deployment, monkeypatch):
-    assert "--tls DIR" in address_faults("tls://login1:8786")[0]
-    assert address_faults("tls://login1:8786", deployment) == []
-    assert "write tls://127.0.0.1:1" in address_faults("tcp://127.0.0.1:1", deployment)[0]
-    assert "write tls://login1:1" in address_faults("tcp://login1:1", deployment, insecure=True)[0]
-    assert "goes with an address" in address_faults(None, deployment)[0]
-    assert "no-such-folder" in address_faults("tls://login1:8786", Path("no-such-folder"))[0]
+    assert "--tls DIR" in cluster_faults("tls://login1:8786")[0]
+    assert cluster_faults("tls://login1:8786", deployment) == []
+    assert "write tls://127.0.0.1:1" in cluster_faults("tcp://127.0.0.1:1", deployment)[0]
+    assert "write tls://login1:1" in cluster_faults("tcp://login1:1", deployment, insecure=True)[0]
+    assert "goes with an address" in cluster_faults(None, deployment)[0]
+    assert "no-such-folder" in cluster_faults("tls://login1:8786", Path("no-such-folder"))[0]
 
 
 CONFIG = """\

@@ -53,8 +53,9 @@ def cluster(file: Path, dry_run: bool, workspace: Path | None, tls: Path | None,
 
     Example: survey cluster deploy/slurm.yaml --dry-run
     """
-    from survey.cluster.connect import connect, dashboard, preview
+    from survey.cluster.connect import connect, dashboard
     from survey.cluster.deploy import load_site
+    from survey.cluster.preview import preview
 
     kind = load_site(file).kind
     if dry_run:

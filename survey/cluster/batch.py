@@ -14,8 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dask.distributed import Scheduler, Security, SpecCluster
+import dask
+from dask.distributed import Client, Scheduler, Security, SpecCluster
 
+from survey.cluster.capacity import ExpectedWorkers, publish
+from survey.cluster.dask_settings import STARTED_HERE
 from survey.cluster.deploy import RESOURCE, BatchSite
 from survey.cluster.groups import clock
 from survey.cluster.job_scripts import encryption, job_class, job_options
@@ -28,6 +31,7 @@ GRACE_SECONDS = 60
 TICK_SECONDS = 2.0
 QUEUE_SECONDS = 10.0  # between questions to the batch system
 LOST_SECONDS = 6.0  # after which a job whose workers are all gone is given up; a nanny starts a worker anew in less
+LOST_WORKERS = 20  # that one task may see
 FAILED_STARTS = 3  # jobs in a row that end before a worker is there; more would end the same way
 QUEUE_COMMANDS = {"slurm": "squeue --noheader --format=%i|%T|%r --jobs=", "pbs": "qstat "}
 LOG_LINES = 5
@@ -45,13 +49,15 @@ class _Job:
 
 
 @dataclass
-class _Troubles:
-    """Why no worker comes."""
+class _Startup:
+    """Whether jobs bring workers: failed jobs, the time without any worker, and the error that ends the cluster."""
 
-    failed_starts: int = 0
-    without_since: float = 0.0  # when workers were wanted and none was there; 0: one is there, or none is wanted
+    failed_jobs: int = 0  # in a row
+    without_since: float = (
+        0.0  # since when workers are wanted and there is no worker; 0: there is one, or none is wanted
+    )
     error: ClusterError | None = None
-    queue: dict[str, str] = field(default_factory=dict)  # job id -> what the batch system says of it
+    queue: dict[str, str] = field(default_factory=dict)  # job id -> its state in the batch system
 
 
 class BatchCluster(SpecCluster):
@@ -65,7 +71,7 @@ class BatchCluster(SpecCluster):
     def __init__(self, site: BatchSite, logs: Path, scheduler: dict[str, Any], security: Security | None = None):
         self.site = site
         self.capacity_gb = site.capacity_gb
-        self.patience_seconds = float(site.start_timeout + GRACE_SECONDS)  # with a size of workers that never comes
+        self.start_seconds = float(site.start_timeout + GRACE_SECONDS)  # that a worker of any size may take to come
         self._logs = logs
         for group in site.groups.values():
             job_options(site, group, str(logs))  # raises here, and not at the first job, what no script can say
@@ -73,7 +79,7 @@ class BatchCluster(SpecCluster):
         self._extra = encryption(security)
         self._class = job_class(site.kind)
         self._jobs: dict[str, _Job] = {}
-        self._troubles = _Troubles()
+        self._startup = _Startup()
         self._asked_queue = 0.0
         self._ticking: Any = None
         self._submitted = 0
@@ -87,17 +93,17 @@ class BatchCluster(SpecCluster):
 
     def trouble(self) -> ClusterError | None:
         """Why no worker will come; None as long as there is hope."""
-        return self._troubles.error
+        return self._startup.error
 
     async def _begin(self) -> None:
         self._ticking = asyncio.ensure_future(self._run())
 
     async def _run(self) -> None:
-        while self.status.name == "running" and self._troubles.error is None:
+        while self.status.name == "running" and self._startup.error is None:
             try:
                 await self._tick(time.monotonic())
             except (RuntimeError, OSError, ValueError) as error:  # of the submitting command
-                self._troubles.error = ClusterError(f"a job could not be submitted: {' '.join(str(error).split())}")
+                self._startup.error = ClusterError(f"a job could not be submitted: {' '.join(str(error).split())}")
             await asyncio.sleep(TICK_SECONDS)
 
     async def _close(self) -> None:
@@ -116,7 +122,7 @@ class BatchCluster(SpecCluster):
             self._asked_queue = now
             await self._look_at_queue(unseen, now)
         self._look_for_trouble(wanted, now)
-        if self._troubles.error is None:
+        if self._startup.error is None:
             await self._scale(wanted, now)
 
     def _look_at_workers(self, now: float) -> None:
@@ -125,7 +131,7 @@ class BatchCluster(SpecCluster):
             workers = [there[name] for name in job.workers if name in there]
             if workers:
                 job.seen = now
-                self._troubles.failed_starts = 0
+                self._startup.failed_jobs = 0
             if not job.busy or any(worker.processing for worker in workers):
                 job.busy = now
 
@@ -188,16 +194,16 @@ class BatchCluster(SpecCluster):
         told = await self._ask_queue(list(ids))
         if told is None:
             return
-        self._troubles.queue = told
+        self._startup.queue = told
         gone = [name for job_id, name in ids.items() if job_id not in told]
         gone = [name for name in gone if now - self._jobs[name].submitted > QUEUE_SECONDS]
         if not gone:
             return
-        self._troubles.failed_starts += len(gone)
-        if self._troubles.failed_starts >= FAILED_STARTS:
+        self._startup.failed_jobs += len(gone)
+        if self._startup.failed_jobs >= FAILED_STARTS:
             last = str(self.workers[gone[-1]].job_id)
-            self._troubles.error = ClusterError(
-                f"{self._troubles.failed_starts} jobs in a row ended before a worker was there; the last is {last}. "
+            self._startup.error = ClusterError(
+                f"{self._startup.failed_jobs} jobs in a row ended before a worker was there; the last is {last}. "
                 f"See {self._logs}.{self._tail(last)}"
             )
         else:
@@ -218,14 +224,14 @@ class BatchCluster(SpecCluster):
         return None
 
     def _look_for_trouble(self, wanted: dict[str, int], now: float) -> None:
-        troubles = self._troubles
+        startup = self._startup
         if self.scheduler.workers or not any(wanted.values()):
-            troubles.without_since = 0.0
+            startup.without_since = 0.0
             return
-        troubles.without_since = troubles.without_since or now
-        if troubles.error is None and now - troubles.without_since > self.site.start_timeout:
-            said = "; ".join(f"job {job_id}: {state}" for job_id, state in troubles.queue.items())
-            troubles.error = ClusterError(
+        startup.without_since = startup.without_since or now
+        if startup.error is None and now - startup.without_since > self.site.start_timeout:
+            said = "; ".join(f"job {job_id}: {state}" for job_id, state in startup.queue.items())
+            startup.error = ClusterError(
                 f"no worker was there for {clock(self.site.start_timeout)} while tasks waited"
                 f"{f' ({said})' if said else ''}. What was complete stays. Raise 'start_timeout' in the deploy file, "
                 "or ask for a smaller or shorter job."
@@ -238,6 +244,36 @@ class BatchCluster(SpecCluster):
             with contextlib.suppress(OSError):
                 lines += [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
         return "".join(f"\n    {line[:200]}" for line in lines[-LOG_LINES:])
+
+
+@contextlib.contextmanager
+def batch_client(site: BatchSite, logs: Path, security: Security) -> Iterator[Client]:
+    """Start the scheduler of a batch deploy file and open a client of it; jobs come with the first ready tasks.
+
+    Parameters
+    ----------
+    logs : folder of the jobs' output, unless the deploy file names another
+    security : certificates; connections are encrypted where it requires it
+    """
+    encrypted = security.require_encryption
+    settings = {
+        **STARTED_HERE,
+        # For tasks that no worker is large enough for; when no worker comes at all, the cluster reports that earlier.
+        "distributed.scheduler.no-workers-timeout": f"{site.start_timeout + GRACE_SECONDS}s",
+        # Tasks run in child processes and cannot kill a worker: a lost worker was ended by the batch system.
+        "distributed.scheduler.allowed-failures": LOST_WORKERS,
+    }
+    scheduler = {
+        "interface": site.interface,
+        "dashboard_address": "127.0.0.1:8787",
+        "dashboard": True,
+        **({"protocol": "tls://", "security": security} if encrypted else {}),
+    }
+    with dask.config.set(settings), contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(BatchCluster(site, site.logs or logs, scheduler, security if encrypted else None))
+        client = stack.enter_context(Client(cluster, set_as_default=False, security=security))
+        publish(client, ExpectedWorkers(cluster.capacity_gb, cluster.start_seconds))
+        yield client
 
 
 def _names_all_others(said: str, ids: list[str], told: dict[str, str]) -> bool:

@@ -26,6 +26,7 @@ from survey.errors import ConfigError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate, CertificateBuilder
+    from dask.distributed import Security
 
 AUTHORITY = "ca.pem"
 # A scheduler calls its workers and is called by them; a client only calls. A client's certificate is no server's.
@@ -97,6 +98,23 @@ def settings(folder: Path, roles: Iterable[str] = ("client",)) -> dict[str, str]
         certificate, key = file_names(role)
         paths |= {f"tls_{role}_cert": str(folder / certificate), f"tls_{role}_key": str(folder / key)}
     return paths
+
+
+def security(folder: Path | None, roles: Iterable[str] = ("client",)) -> Security:
+    """dask's Security of a folder of certificates; without a folder, the one of dask's own configuration.
+
+    Parameters
+    ----------
+    roles : 'scheduler' and 'worker' too where they are started by this process
+
+    Raises
+    ------
+    ConfigError
+        See `faults`.
+    """
+    from dask.distributed import Security
+
+    return Security() if folder is None else Security(require_encryption=True, **settings(folder, roles))
 
 
 def faults(folder: Path, roles: Iterable[str] = ("client",)) -> list[str]:

@@ -84,9 +84,9 @@ def config_faults(
     if until is not None and until not in [*chain, *mosaics]:
         faults.append(f"--until {until}: not a step of this config{nearest(until, [*chain, *mosaics])}")
     if cluster not in (None, "local") or tls is not None:
-        from survey.cluster.connect import address_faults
+        from survey.cluster.addresses import cluster_faults
 
-        faults += address_faults(cluster, tls, insecure)
+        faults += cluster_faults(cluster, tls, insecure)
     try:
         crds_references.pin(config.references.context, config.references.server)
     except ConfigError as error:

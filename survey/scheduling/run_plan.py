@@ -15,7 +15,7 @@ from typing import Any
 
 from dask.distributed import Client, Future, as_completed
 
-from survey.cluster.capacity import capacity, promise_of, too_large, workers_of
+from survey.cluster.capacity import capacity, expected_workers, too_large, workers_of
 from survey.cluster.deploy import RESOURCE
 from survey.errors import ClusterError, DiskFullError, InterruptedRunError, SurveyError
 from survey.execution.environment import Site
@@ -116,9 +116,9 @@ def run_plan(
     ClusterError
         The scheduler is gone, no worker came, or there is trouble.
     """
-    promise = promise_of(client)
-    limit = max(60.0 * site.limits.workers_minutes, promise.patience_seconds)
-    if not promise.capacity_gb:
+    expected = expected_workers(client)
+    limit = max(60.0 * site.limits.workers_minutes, expected.start_seconds)
+    if not expected.capacity_gb:
         await_workers(client, limit)
     flow = _Flow(
         plan, planner, site, client, watch, laid_out, stored, steps_until(plan, until), capacity(client), trouble

@@ -1,0 +1,37 @@
+"""Job scripts or Kubernetes resources that a deploy file would submit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from survey.cluster import tls as certificates
+from survey.cluster.addresses import scheduler_address
+from survey.cluster.deploy import BatchSite, KubernetesSite, LocalSite, load_site
+
+
+def preview(path: Path, workspace: str, tls: Path | None = None) -> dict[str, str]:
+    """Job scripts or manifests that a deploy file would submit: their names and texts.
+
+    Parameters
+    ----------
+    workspace : jobs write to its logs/jobs, unless the file names another folder
+    tls : folder of certificates, in place of the file's
+    """
+    site = load_site(path)
+    if isinstance(site, BatchSite):
+        from survey.cluster.job_scripts import job_scripts
+
+        folder = tls or site.tls
+        security = None if folder is None else certificates.security(folder, certificates.ROLES)
+        return job_scripts(site, str(site.logs or f"{workspace}/logs/jobs"), security)
+    if isinstance(site, KubernetesSite):
+        from survey.cluster.pods import manifests
+
+        named = {f"{item['kind']} {item['metadata']['name']}": item for item in manifests(site)}
+        return {name: yaml.safe_dump(item, sort_keys=False) for name, item in named.items()}
+    if isinstance(site, LocalSite):
+        sizes = [f"{group.maximum} x {group.memory_gb:g} GB" for group in site.groups.values()]
+        return {"workers": f"processes on this machine: {', '.join(sizes) or 'as many as cores and memory allow'}\n"}
+    return {"address": f"nothing is submitted; the scheduler is at {scheduler_address(path, site)}\n"}
