@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
-from survey.config.model import SurveyConfig, expand, load_config, resolved
+from survey.config.model import SurveyConfig, load_config, resolved
+from survey.config.values import expand
 from survey.errors import ConfigError
 from survey.reduction.load import check_config
 from survey.reduction.load import load_config as load_checked
@@ -367,3 +371,40 @@ def test_a_file_in_place_of_the_workspace_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match=r"workspace: .*is no folder"):
         load_checked(path, workspace=tmp_path / "file")
+
+
+def keys_below(model, place=""):
+    """Every key of a config's mappings, by dotted place."""
+    for name, field in model.model_fields.items():
+        yield f"{place}{name}", field
+        below = field.annotation
+        if inspect.isclass(below) and issubclass(below, BaseModel):
+            yield from keys_below(below, f"{place}{name}.")
+
+
+UNITS = {"seconds": "s", "hours": "h", "minutes": "min", "deg": "deg", "arcsec": "arcsec", "gb": "GB"}
+
+
+def test_every_key_has_a_description_and_a_unit_where_its_name_has_one():
+    found = dict(keys_below(SurveyConfig))
+    assert len(found) > 35
+    assert [place for place, field in found.items() if not field.description] == []
+    ends = {place: UNITS.get(place.rpartition("_")[2]) for place in found}
+    assert [place for place, unit in ends.items() if unit and f"[{unit}]" not in found[place].description] == []
+
+
+def test_examples_of_keys_are_accepted():
+    """Each example of a description, put into a sound config."""
+    sound = {"survey": "x", "program": 1, "workspace": ".", "references": {"context": "jwst_0001.pmap", "cache": "."}}
+    for place, field in keys_below(SurveyConfig):
+        for example in field.examples or ():
+            *above, name = place.split(".")
+            data = copy.deepcopy(sound)
+            inner = data
+            for part in above:
+                inner = inner.setdefault(part, {})
+            inner[name] = example
+            found = SurveyConfig(**data)
+            for part in [*above, name]:
+                found = getattr(found, part)
+            assert found != field.default, place

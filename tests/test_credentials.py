@@ -20,7 +20,7 @@ from whole_run import SENTINEL
 from survey import credentials
 from survey.archive.fetch import FetchSettings, fetch
 from survey.archive.query import find_exposures
-from survey.config.model import expand
+from survey.config.values import expand
 from survey.credentials import MASK, TOKEN, hidden, scrub, without
 from survey.errors import ServiceError, ServiceUnreachableError, SurveyError
 from survey.execution.children import ChildServer

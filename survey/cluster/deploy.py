@@ -17,8 +17,8 @@ from pydantic import (
 )
 
 from survey.cluster.groups import DNS_NAME, Count, JobGroup, PodGroup, Seconds, Volume, WorkerGroup, one_word
-from survey.config.model import ConfigPath, Section
-from survey.config.model import Server as ExpandedText
+from survey.config.values import ConfigPath, Section
+from survey.config.values import Server as ExpandedText
 from survey.config.yaml_file import MAX_FAULTS, nearest, read_document
 from survey.credentials import TOKEN
 from survey.errors import ConfigError

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from survey.config.model import Section
+from survey.config.values import Section
 from survey.config.yaml_file import shown
 
 # What a worker takes beside its task: dask, and the server of child processes with the pipeline imported.

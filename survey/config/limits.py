@@ -22,13 +22,23 @@ class Limits(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     task_hours: float = Field(
-        6.0, gt=0, description="longest run of one task [h]; at least four times its estimate, where that is longer"
+        6.0,
+        gt=0,
+        description="longest time that a task may run [h]; a task that is expected to run longer than a quarter of it "
+        "may take four times its estimate",
+        examples=[12],
     )
     memory_factor: float = Field(
-        3.0, ge=1, description="a task that holds more than this times the memory it asked for is ended"
+        3.0,
+        ge=1,
+        description="a task is stopped when it holds more than this many times the memory that it asked for",
+        examples=[4],
     )
     workers_minutes: float = Field(
-        10.0, gt=0, description="how long tasks wait while no worker is there that can hold them [min]"
+        10.0,
+        gt=0,
+        description="how long tasks wait for a worker with enough memory before they fail [min]",
+        examples=[60],
     )
 
     def seconds(self, expected_cpu_seconds: float) -> float:

@@ -6,240 +6,49 @@ before anything starts. What the installed pipeline has to say of it, `survey.re
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
 from survey.config.limits import Limits
-from survey.config.yaml_file import MAX_FAULTS, Document, nearest, plain, read_document, shown
-from survey.credentials import TOKEN, server_address
+from survey.config.sections import ArchiveConfig, MosaicConfig, ReferencesConfig, StepConfig
+from survey.config.values import ConfigPath, Filter, Section
+from survey.config.yaml_file import MAX_FAULTS, Document, read_document, shown
 from survey.errors import ConfigError
-from survey.nircam import FILTERS
-
-_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
-
-
-def expand(text: str) -> str:
-    """Replace ``${NAME}`` by an environment variable, ``${NAME:-default}`` by it or, when unset or empty, the default.
-
-    Raises
-    ------
-    ValueError
-        A variable is not set and has no default, or is the archive's token.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        if match["name"] == TOKEN:  # it would end up in every record
-            raise ValueError(f"{TOKEN} is a secret: it is read from the environment, and stands in no config.")
-        found = os.environ.get(match["name"]) or match["default"]
-        if found is None:
-            raise ValueError(f"environment variable {match['name']} is not set; set it, or write the path itself.")
-        return found
-
-    return _VARIABLE.sub(value, text)
-
-
-def _expanded(value: Any) -> Any:
-    return expand(str(value)) if isinstance(value, (str, Path)) else value
-
-
-MAX_PATH_BYTES = 4096  # of Linux
-
-
-def _as_path(value: Any) -> Any:
-    if not isinstance(value, (str, Path)):
-        return value
-    text = expand(str(value))
-    if not text.strip():
-        raise ValueError("a path must not be empty.")
-    try:
-        if len(os.fsencode(text)) >= MAX_PATH_BYTES or any(len(os.fsencode(part)) > 255 for part in Path(text).parts):
-            raise ValueError(f"{shown(text)}: no file system has so long a path.")
-    except UnicodeEncodeError:
-        raise ValueError(f"{shown(text)}: no file system has such a path.") from None
-    if not text.isprintable():
-        raise ValueError(f"{shown(text)}: a path must not hold control characters.")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:  # '~name' of a user who does not exist
-        raise ValueError(f"{shown(text)}: {error}") from None
-
-
-def _known_filter(value: str) -> str:
-    known = [*FILTERS]
-    if value not in known:
-        raise ValueError(f"{shown(value)} is not a NIRCam filter{nearest(value, known)}")
-    return value
-
-
-SCALES_ARCSEC = (0.001, 10.0)  # of a mosaic; a slip of the unit is outside
-ConfigPath = Annotated[Path, BeforeValidator(_as_path)]
-Server = Annotated[str, BeforeValidator(_expanded)]
-Filter = Annotated[str, AfterValidator(_known_filter)]
-
-
-class Section(BaseModel):
-    """A mapping of the config; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ArchiveConfig(Section):
-    server: Server = Field("https://mast.stsci.edu", description="root of an archive that speaks the MAST protocol")
-    local: ConfigPath | None = Field(None, description="a folder of *_uncal.fits instead of an archive")
-    timeout_seconds: float = Field(
-        45.0, gt=0, description="how long a server may stay silent before it is given up [s]"
-    )
-    downloads: int = Field(4, ge=1, le=32, description="files fetched at the same time")
-    retries: int = Field(4, ge=0, le=20, description="tries again after errors that may pass")
-
-    @field_validator("server")
-    @classmethod
-    def _is_http(cls, value: str) -> str:
-        return server_address(value)
-
-
-class ReferencesConfig(Section):
-    server: Server | None = Field("https://jwst-crds.stsci.edu", description="CRDS server; null: the cache alone")
-    context: str = Field(description="CRDS context, such as jwst_1584.pmap; never 'latest'")
-    cache: ConfigPath = Field(
-        Path("${CRDS_PATH}"), validate_default=True, description="CRDS cache, one per server; default: ${CRDS_PATH}"
-    )
-    timeout_seconds: float = Field(
-        45.0, gt=0, description="how long a server may stay silent before it is given up [s]"
-    )
-
-    @field_validator("server")
-    @classmethod
-    def _is_http(cls, value: str | None) -> str | None:
-        return None if value is None else server_address(value)
-
-
-class MosaicConfig(Section):
-    engine: Literal["stock", "tiled"] = Field(
-        "tiled", description="tiled: Image3 per exposure and per tile; stock: the pipeline's own, one process a mosaic"
-    )
-    per: tuple[Literal["filter", "observation"], ...] = Field(("filter",), description="what one mosaic is made of")
-    pixel_scale_arcsec: float | None = Field(
-        None, ge=SCALES_ARCSEC[0], le=SCALES_ARCSEC[1], description="[arcsec]; default: the pipeline's own choice"
-    )
-    crval_deg: tuple[float, float] | None = Field(None, description="right ascension and declination of crpix [deg]")
-    crpix: tuple[float, float] | None = Field(None, description="reference pixel x, y; 0-based")
-    rotation_deg: float | None = Field(None, description="position angle of the y axis, north over east [deg]")
-    shape: tuple[int, int] | None = Field(None, description="x, y [pixels]")
-    pixfrac: float | None = Field(None, gt=0, le=1, description="fraction by which input pixels shrink")
-    kernel: Literal["square", "gaussian", "point", "turbo", "lanczos2", "lanczos3"] | None = None
-    weight: Literal["ivm", "ivm-sky", "exptime"] | None = None
-    tile: int = Field(2048, ge=64, description="side of a tile [pixels]")
-    margin: int = Field(8, ge=2, le=4096, description="drizzled around a tile, at least, and trimmed [pixels]")
-    alignment: ConfigPath | None = Field(None, description="a folder of aligned WCS (*_wcs.asdf) to take as they are")
-    align_to: Filter | None = Field(None, description="filter whose aligned sources are the reference for the others")
-    keep_intermediate: bool = Field(False, description="keep pixel maps, drizzled groups and medians")
-    max_missing: int = Field(0, ge=0, description="members that may be missing from a mosaic")
-    image3: dict[str, Any] = Field(default_factory=dict, description="parameters of the pipeline's Image3, by step")
-
-    @field_validator("per", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    @field_validator("per")
-    @classmethod
-    def _by_filter(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if "filter" not in value or len(set(value)) != len(value):
-            raise ValueError("a mosaic holds one filter: write 'filter' or [filter, observation].")
-        return value
-
-    @field_validator("crval_deg")
-    @classmethod
-    def _on_the_sky(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value is not None and not (0 <= value[0] < 360 and -90 <= value[1] <= 90):
-            raise ValueError(
-                f"{value} is not on the sky; expected 0 <= right ascension < 360, -90 <= declination <= 90."
-            )
-        return value
-
-    @field_validator("shape")
-    @classmethod
-    def _has_pixels(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
-        if value is not None and min(value) < 1:
-            raise ValueError(f"{value} has no pixels; expected x, y of at least 1.")
-        return value
-
-    @property
-    def grid(self) -> dict[str, Any]:
-        """The output grid and weighting as parameters of the pipeline's resample step; what is not given is left
-        out.
-        """
-        values = {
-            "pixel_scale": self.pixel_scale_arcsec,
-            "crval": self.crval_deg,
-            "crpix": self.crpix,
-            "rotation": self.rotation_deg,
-            "output_shape": self.shape,
-            "pixfrac": self.pixfrac,
-            "kernel": self.kernel,
-            "weight_type": self.weight,
-        }
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in values.items()
-            if value is not None
-        }
-
-
-class StepConfig(Section):
-    """One entry of ``steps``."""
-
-    name: str
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read(cls, value: Any) -> Any:
-        """``detector1``, ``{detector1: {...}}`` or ``{detector1: null}`` -> name and settings."""
-        if isinstance(value, dict) and isinstance(value.get("name"), str) and set(value) <= {"name", "settings"}:
-            return value
-        if isinstance(value, str):
-            return {"name": value}
-        if not isinstance(value, dict) or len(value) != 1:
-            raise ValueError(f"{shown(value)}: expected one step, such as 'image2: {{}}'.")
-        name, settings = next(iter(value.items()))
-        if settings is not None and not isinstance(settings, dict):
-            raise ValueError(f"{plain(name)}: expected a mapping of parameters, found {shown(settings)}.")
-        return {"name": str(name), "settings": {str(key): item for key, item in (settings or {}).items()}}
 
 
 class SurveyConfig(Section):
     """What to reduce. Python users get one from `survey.load_config`."""
 
-    survey: str = Field(description="short name, lower case; in headers, reports and metadata")
-    program: int = Field(ge=1, le=99999, description="JWST program number")
-    observations: tuple[int, ...] | None = Field(None, description="observation numbers; default: all")
-    instrument: Literal["NIRCAM"] = "NIRCAM"
-    filters: tuple[Filter, ...] | None = Field(None, description="default: all")
-    archive: ArchiveConfig = Field(default_factory=lambda: ArchiveConfig())
-    references: ReferencesConfig
-    steps: tuple[StepConfig, ...] = Field(
-        default=(StepConfig(name="detector1"), StepConfig(name="image2")), description="per exposure, in order"
+    survey: str = Field(
+        description="short name of the survey, in lower case; written to headers, reports and metadata",
+        examples=["ceers"],
     )
-    mosaic: MosaicConfig = Field(default_factory=lambda: MosaicConfig())
-    limits: Limits = Field(default_factory=Limits, description="what a task may take before it is ended")
-    workspace: ConfigPath = Field(description="folder of all products")
+    program: int = Field(ge=1, le=99999, description="JWST program number", examples=[1345])
+    observations: tuple[int, ...] | None = Field(
+        None, description="observation numbers; null: all of the program", examples=[[1, 2, 3, 4, 52]]
+    )
+    instrument: Literal["NIRCAM"] = Field("NIRCAM", description="instrument; only NIRCam imaging is supported")
+    filters: tuple[Filter, ...] | None = Field(
+        None, description="NIRCam filters; null: all of the program", examples=[["F200W", "F444W"]]
+    )
+    archive: ArchiveConfig = Field(default_factory=lambda: ArchiveConfig(), description="where raw exposures come from")
+    references: ReferencesConfig = Field(description="which reference files are used, and where they come from")
+    steps: tuple[StepConfig, ...] = Field(
+        default=(StepConfig(name="detector1"), StepConfig(name="image2")),
+        description="steps of every exposure, in order; each takes the parameters of the pipeline step of that name",
+        examples=[[{"detector1": {}}, {"subtract_striping": {}}, {"image2": {}}]],
+    )
+    mosaic: MosaicConfig = Field(
+        default_factory=lambda: MosaicConfig(), description="how exposures are combined, and on which grid"
+    )
+    limits: Limits = Field(
+        default_factory=Limits, description="time and memory that a task may take before it is stopped"
+    )
+    workspace: ConfigPath = Field(description="folder of all products", examples=["runs/ceers"])
     _document: Document | None = PrivateAttr(None)
 
     def __eq__(self, other: object) -> bool:

@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from survey.config.model import SCALES_ARCSEC, SurveyConfig
+from survey.config.model import SurveyConfig
 from survey.config.pipeline_spec import missing_files
+from survey.config.sections import SCALES_ARCSEC
 from survey.planning.tiled import faults as tiled_faults
 from survey.steps.registry import REGISTRY, check_chain
 

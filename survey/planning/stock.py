@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from survey.config.model import MosaicConfig
+from survey.config.sections import MosaicConfig
 from survey.models import Association, Exposure, Task
 from survey.steps.base import PIPELINE_GB, frame_gb
 

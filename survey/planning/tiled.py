@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from survey.config.model import MosaicConfig
+from survey.config.sections import MosaicConfig
 from survey.models import Association, Exposure, Task
 from survey.mosaics.grid import Layout, Tile, places
 from survey.names import parse_mosaic

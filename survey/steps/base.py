@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from survey.config.model import expand
 from survey.config.pipeline_spec import StepSpec, check_settings, read_spec, types_in_use, with_files
+from survey.config.values import expand
 from survey.config.yaml_file import plain, shown
 from survey.models import Exposure
 

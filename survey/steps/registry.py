@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from survey.config.model import StepConfig
+from survey.config.sections import StepConfig
 from survey.config.yaml_file import nearest, plain, shown
 from survey.steps.base import Step
 
