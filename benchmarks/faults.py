@@ -30,7 +30,7 @@ from typing import Any
 from measure import ROOT, SURVEY, say
 
 from survey.archive.transfer import Part
-from survey.config.model import load_config
+from survey.config.model import read_config
 from survey.digest import file_sha1, file_sha256
 from survey.reduction import inputs
 from survey.simulate.faults import Fault
@@ -293,7 +293,7 @@ def main() -> None:
 def fetch_raw(bench: Bench, workspace: str = "ws") -> None:
     """Bring every raw file into a workspace, in this process and without faults: the cases of the CRDS server."""
     write_config(bench)
-    inputs.fetch(load_config(bench.folder / "c.yaml", workspace=bench.folder / workspace))
+    inputs.fetch(read_config(bench.folder / "c.yaml", workspace=bench.folder / workspace))
 
 
 def try_case(case: Case, folder: Path, observatory: Path) -> Result:

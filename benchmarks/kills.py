@@ -109,9 +109,9 @@ def main() -> None:
     found: dict[str, Any] = {"cores": psutil.cpu_count(), "seed": given.seed}
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         if given.real is not None:
-            from survey.config.model import load_config
+            from survey.config.model import read_config
 
-            workspace = Path(load_config(given.real).workspace).absolute()
+            workspace = Path(read_config(given.real).workspace).absolute()
             found["real"] = real(given.real, workspace, given.kills, given.seed, Path(folder))
         else:
             found["publications"] = publications(Path(folder))

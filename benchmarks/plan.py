@@ -20,7 +20,7 @@ import yaml
 from measure import ROOT, SURVEY, Cost, measure, say, served
 
 from survey.archive.ledger import LEDGER, Entry, Ledger, signature
-from survey.config.model import load_config
+from survey.config.model import read_config
 from survey.digest import digest
 from survey.references import References, reference_types
 from survey.references.record import Question, write_record
@@ -90,7 +90,7 @@ def write_config(path: Path, workspace: Path) -> None:
 
 def hold_everything(config_path: Path, rows: list[dict[str, Any]]) -> None:
     """Make the workspace look as after a fetch and a sync: empty raw files, their ledger, small reference files."""
-    config = load_config(config_path)
+    config = read_config(config_path)
     workspace = Workspace(config.workspace)
     workspace.create()
     ledger = Ledger(workspace.raw / LEDGER)
@@ -175,9 +175,9 @@ def time_query(environment: dict[str, str], folder: Path) -> float:
     script.write_text(
         "import sys, time\n"
         "import astroquery.mast\n"
-        "from survey.config.model import load_config\n"
+        "from survey.config.model import read_config\n"
         "from survey.reduction.inputs import find_exposures\n"
-        "config = load_config(sys.argv[1])\n"
+        "config = read_config(sys.argv[1])\n"
         "started = time.monotonic()\n"
         "found = find_exposures(config)\n"
         "print(len(found), time.monotonic() - started)\n"

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from observatory import write_raw
 
-from survey.config.model import load_config
+from survey.config.model import read_config
 from survey.errors import ConfigError, DownloadError
 from survey.models import Association
 from survey.planning.planner import plan
@@ -30,7 +30,7 @@ def config(tmp_path):
         "workspace": str(tmp_path / "ws"),
     }
     (tmp_path / "c.yaml").write_text(json.dumps(text))
-    return load_config(tmp_path / "c.yaml")
+    return read_config(tmp_path / "c.yaml")
 
 
 def test_a_file_that_cannot_be_read_is_missing_from_its_mosaics(config):

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 import survey
-from survey.config.model import load_config
+from survey.config.model import read_config
 from survey.errors import ConfigError, DiskFullError, InterruptedRunError, ServiceError, WorkspaceBusyError
 from survey.execution.environment import THREADS
 
@@ -304,16 +304,16 @@ def test_the_demo_is_that_of_the_configs(builds, name, tmp_path, monkeypatch):
     monkeypatch.setenv("CRDS_PATH", "/crds")
     path = tmp_path / "survey.yaml"
     path.write_text(named(builds[name], "ConfigMap", "survey-config")["data"]["survey.yaml"])
-    wanted = load_config(ROOT / "configs" / "demo.yaml", workspace="/workspace/egs-demo").model_dump()
+    wanted = read_config(ROOT / "configs" / "demo.yaml", workspace="/workspace/egs-demo").model_dump()
     wanted["references"]["cache"] = Path("/crds")
-    assert load_config(path).model_dump() == wanted
+    assert read_config(path).model_dump() == wanted
 
 
 @pytest.mark.parametrize("name", ["base", "plain"])
 def test_the_configs_run_with_the_places_of_a_pod(builds, name, monkeypatch):
     """Any config serves, as long as its cache is ${CRDS_PATH}: ConfigMap survey-config is made from it."""
     monkeypatch.setenv("CRDS_PATH", "/crds")
-    assert load_config(ROOT / "configs" / "ceers.yaml", workspace="/workspace").references.cache == Path("/crds")
+    assert read_config(ROOT / "configs" / "ceers.yaml", workspace="/workspace").references.cache == Path("/crds")
     args = named(builds[name], "Job", "survey-run")["spec"]["template"]["spec"]["containers"][0]["args"]
     assert args[:4] == ["survey", "run", "/config/survey.yaml", "--workspace=/workspace"]
 

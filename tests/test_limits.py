@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from survey.config.limits import Limits
-from survey.config.model import SurveyConfig, load_config
+from survey.config.model import SurveyConfig, read_config
 from survey.errors import ConfigError
 
 
@@ -48,13 +48,13 @@ def test_the_config_sets_them_and_names_what_is_wrong(tmp_path):
     path = tmp_path / "c.yaml"
     text = f"survey: t\nprogram: 1\nworkspace: {tmp_path}\nreferences: {{context: jwst_0001.pmap, cache: {tmp_path}}}\n"
     path.write_text(text)
-    assert load_config(path).limits == Limits()
+    assert read_config(path).limits == Limits()
     path.write_text(text + "limits: {task_hours: 0.5, memory_factor: 2.0, workers_minutes: 1}\n")
-    config = load_config(path)
+    config = read_config(path)
     assert isinstance(config, SurveyConfig)
     assert config.limits == Limits(task_hours=0.5, memory_factor=2.0, workers_minutes=1)
     path.write_text(text + "limits: {task_hour: 0, memory_factor: 0.5}\n")
     with pytest.raises(ConfigError) as raised:
-        load_config(path)
+        read_config(path)
     assert "task_hours" in str(raised.value)  # the nearest known key
     assert "memory_factor" in str(raised.value)

@@ -12,7 +12,7 @@ import pytest
 from observatory import make_observatory
 
 from survey.cli.main import emit, say
-from survey.config.model import load_config
+from survey.config.model import read_config
 from survey.config.yaml_file import MAX_BYTES
 from survey.errors import ConfigError
 from survey.mosaics.association_files import MAX_FILE_BYTES, read_association
@@ -67,7 +67,7 @@ def test_the_reader_finds_what_it_looks_for():
 
 
 @pytest.mark.parametrize("tag", ["!!python/object/apply:os.system ['touch made']", "!!python/name:os.system", "!x y"])
-@pytest.mark.parametrize("load", [load_config, load_faults, load_scene])
+@pytest.mark.parametrize("load", [read_config, load_faults, load_scene])
 def test_yaml_makes_no_objects(tmp_path, monkeypatch, tag, load):
     monkeypatch.chdir(tmp_path)
     Path("evil.yaml").write_text(f"survey: {tag}\n")
@@ -79,7 +79,7 @@ def test_yaml_makes_no_objects(tmp_path, monkeypatch, tag, load):
 def test_files_from_outside_are_bounded(tmp_path):
     path = tmp_path / "big.json"
     for size, read, error in (
-        (MAX_BYTES, load_config, ConfigError),
+        (MAX_BYTES, read_config, ConfigError),
         (MAX_FILE_BYTES, read_association, ConfigError),
         (MAX_RECORD_BYTES, read_record, ValueError),
     ):
@@ -88,7 +88,7 @@ def test_files_from_outside_are_bounded(tmp_path):
         with pytest.raises(error, match=str(size)):
             read(path)
     path.write_text("[" * 20_000)
-    for read, error in ((read_association, ConfigError), (read_record, ValueError), (load_config, ConfigError)):
+    for read, error in ((read_association, ConfigError), (read_record, ValueError), (read_config, ConfigError)):
         with pytest.raises(error):
             read(path)
 

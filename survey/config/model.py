@@ -1,6 +1,6 @@
 """The survey's config: what to reduce, read from one YAML file, every fault at once.
 
-`load_config` reports unknown keys with the nearest known one, the line they stand in, and values of the wrong kind,
+`read_config` reports unknown keys with the nearest known one, the line they stand in, and values of the wrong kind,
 before anything starts. What the installed pipeline has to say of it, `survey.reduction.load.load_config` adds.
 """
 
@@ -50,6 +50,7 @@ class SurveyConfig(Section):
     )
     workspace: ConfigPath = Field(description="folder of all products", examples=["runs/ceers"])
     _document: Document | None = PrivateAttr(None)
+    _checked: Any = PrivateAttr(None)  # see `survey.planning.recipe.checked`
 
     def __eq__(self, other: object) -> bool:
         """Whether it asks for the same; the file that it was read from does not count."""
@@ -111,10 +112,11 @@ class SurveyConfig(Section):
         return value
 
 
-def load_config(
+def read_config(
     path: Path | str,
     *,
     workspace: Path | str | None = None,
+    context: str | None = None,
     check: Callable[[SurveyConfig], Sequence[str]] | None = None,
 ) -> SurveyConfig:
     """Read a config file.
@@ -122,7 +124,7 @@ def load_config(
     Parameters
     ----------
     path : YAML file
-    workspace : replaces the file's, as ``--workspace`` does
+    workspace, context : replace the file's, as ``--workspace`` and ``--context`` do
     check : finds further faults of a config; when the file has some already, it looks at the sound rest
 
     Raises
@@ -134,6 +136,8 @@ def load_config(
     data = dict(document.data)
     if workspace is not None:
         data["workspace"] = str(workspace)
+    if context is not None and isinstance(data.get("references"), dict):
+        data["references"] = {**data["references"], "context": context}
     faults = list(document.faults)
     try:
         config: SurveyConfig | None = SurveyConfig(**data)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 from survey.config.model import SurveyConfig
 from survey.config.pipeline_spec import override_files
@@ -23,7 +23,7 @@ from survey.names import parse_mosaic
 from survey.nircam import native_scale_arcsec, sees
 from survey.planning.associations import WHOLE_SURVEY, group
 from survey.planning.memory import Memory
-from survey.planning.recipe import check, mosaics_follow
+from survey.planning.recipe import Recipe, recipe_of
 from survey.planning.stock import StockMosaic
 from survey.planning.tiled import STEPS as TILED_STEPS
 from survey.planning.tiled import TiledMosaic, group_numbers
@@ -58,12 +58,8 @@ class Planner:
     memory: Memory = field(default_factory=Memory)
 
     @cached_property
-    def chain(self) -> dict[str, dict[str, Any]]:
-        return check(self.config)[0]
-
-    @cached_property
-    def image3(self) -> dict[str, Any]:
-        return check(self.config)[1]
+    def recipe(self) -> Recipe:
+        return recipe_of(self.config)
 
     @cached_property
     def versions(self) -> dict[str, str]:
@@ -77,7 +73,7 @@ class Planner:
     def exposure_tasks(self, exposure: Exposure) -> list[Task]:
         """The chain of one exposure, from its raw file to what the mosaics take."""
         tasks: list[Task] = []
-        for name, settings in self.chain.items():
+        for name, settings in self.recipe.chain.items():
             step = REGISTRY[name]
             task = Task(
                 key=f"{name}/{exposure.name}",
@@ -92,7 +88,7 @@ class Planner:
             )
             raw = {} if tasks else {f"raw/{exposure.file}": exposure.sha256 or ""}
             tasks.append(self._finish(task, tasks[-1:], exposure.name, raw))
-        return [*tasks, *self._sources(exposure, tasks[-1])] if mosaics_follow(self.config) else tasks
+        return [*tasks, *self._sources(exposure, tasks[-1])] if self.recipe.makes_mosaics else tasks
 
     def given_tasks(self, exposure: Exposure) -> list[Task]:
         """The chain of a calibrated file from outside the workspace; ``exposure.uri`` is its path."""
@@ -118,7 +114,7 @@ class Planner:
             step="sources",
             subject=exposure.name,
             filter=exposure.filter,
-            settings={"tweakreg": self.image3["tweakreg"]} if self.image3.get("tweakreg") else {},
+            settings={"tweakreg": self.recipe.image3["tweakreg"]} if self.recipe.image3.get("tweakreg") else {},
             inputs=(cal.key,),
             memory_gb=step.frame_gb(exposure),
             cpu_seconds=step.frame_seconds(exposure),
@@ -164,7 +160,7 @@ class Planner:
         )
         asn = self._finish(asn, cals.values())
         made = {name: exposures[name] for name in present}
-        pars = (association, self.config.mosaic, self.image3, made, tuple(missing), group_name(association))
+        pars = (association, self.config.mosaic, self.recipe.image3, made, tuple(missing), group_name(association))
         if self.config.mosaic.engine == "stock":
             return [asn, *StockMosaic(*pars, self._finish).tasks(asn, list(cals.values()))], []
         tiled = TiledMosaic(*pars, self._finish)
@@ -180,7 +176,7 @@ class Planner:
     def _predict(self, members: Sequence[Exposure]) -> Layout | None:
         if not members:
             return None
-        grid = self.image3.get("resample", {})
+        grid = self.recipe.image3.get("resample", {})
         numbers = group_numbers([exposure.name for exposure in members])
         return predict(members, numbers, grid, native_scale_arcsec(members[0].detector))
 
@@ -249,9 +245,6 @@ def plan(
     ConfigError
         The steps or parameters are wrong (every fault named), or the engine is not to be had.
     """
-    faults = check(config)[2]
-    if faults:
-        raise ConfigError(faults)
     planner = Planner(config, references, overrides or {}, memory or Memory())
     tasks: list[Task] = []
     chains: dict[str, list[Task]] = {}
@@ -316,7 +309,7 @@ def steps_until(made: Plan, until: str | None) -> tuple[str, ...]:
 
 def mosaics_of(config: SurveyConfig, exposures: Sequence[Exposure]) -> tuple[Association, ...]:
     """The associations that a config asks for; none when its steps end before the calibrated images."""
-    if not mosaics_follow(config):
+    if not recipe_of(config).makes_mosaics:
         return ()
     made = group([exposure for exposure in exposures if not exposure.fault], config.mosaic.per)
     faulty = [exposure for exposure in exposures if exposure.fault]

@@ -1,29 +1,60 @@
-"""What can be said of a config before anything starts: by the installed pipeline's steps, and by the engines."""
+"""The recipe of a config: its steps and parameters as the installed pipeline accepts them, checked once."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from survey.config.model import SurveyConfig
 from survey.config.pipeline_spec import missing_files
-from survey.config.sections import SCALES_ARCSEC
+from survey.config.sections import SCALES_ARCSEC, MosaicConfig, StepConfig
+from survey.errors import ConfigError
 from survey.planning.tiled import faults as tiled_faults
 from survey.steps.registry import REGISTRY, check_chain
 
 
-def check(config: SurveyConfig) -> tuple[dict[str, dict[str, Any]], dict[str, Any], list[str]]:
-    """Check everything of a config that the installed pipeline has a say in.
+@dataclass(frozen=True)
+class Recipe:
+    """The steps and parameters of a config, with defaults merged in and values converted."""
 
-    Returns
-    -------
-    chain : {step: settings}, per exposure
-    image3 : settings of Image3, the config's grid included
-    faults : list of str
+    chain: Mapping[str, Mapping[str, Any]]  # step -> settings, for each exposure, in order
+    image3: Mapping[str, Any]  # parameters of Image3's steps, the config's grid included
+    makes_mosaics: bool  # whether the chain ends in what a mosaic is made from
+    faults: tuple[str, ...] = ()  # each starts with its place in the config: 'steps.detector1.jump: ...'
+
+
+def recipe_of(config: SurveyConfig) -> Recipe:
+    """The recipe of a config; the config is checked on first use.
+
+    Raises
+    ------
+    ConfigError
+        Wrong steps or parameters; every fault is named.
     """
-    chain, faults = check_chain(config.steps)
-    mosaic = config.mosaic
+    recipe = checked(config)
+    if recipe.faults:
+        raise ConfigError(config.located(recipe.faults))
+    return recipe
+
+
+def checked(config: SurveyConfig) -> Recipe:
+    """The recipe of a config, with its faults.
+
+    The config object keeps it, beside a copy of the parts that were checked, as do copies and pickles of the config. It
+    is checked again only when these parts differ, as after ``model_copy(update={"steps": ...})``.
+    """
+    parts = config.model_dump(include={"steps", "mosaic", "filters"}, warnings=False)
+    kept: tuple[dict[str, Any], Recipe] | None = config._checked
+    if kept is None or kept[0] != parts:
+        kept = config._checked = (parts, check(config.steps, config.mosaic, config.filters))
+    return kept[1]
+
+
+def check(steps: Sequence[StepConfig], mosaic: MosaicConfig, filters: Sequence[str] | None) -> Recipe:
+    """Check steps and parameters against the installed pipeline and the engines; `recipe_of` does it once a config."""
+    chain, faults = check_chain(steps)
     given = {**mosaic.image3, "resample": {**_mapping(mosaic.image3.get("resample")), **mosaic.grid}}
     twice = sorted(set(_mapping(mosaic.image3.get("resample"))) & set(mosaic.grid))
     faults += [
@@ -41,9 +72,10 @@ def check(config: SurveyConfig) -> tuple[dict[str, dict[str, Any]], dict[str, An
         others = ["abs_refcat"] if str(_mapping(image3.get("tweakreg")).get("abs_refcat") or "").strip() else []
         others += ["mosaic.alignment"] if mosaic.alignment is not None else []
         faults += [f"mosaic.align_to: {name} is given as well; an alignment has one reference." for name in others]
-    if mosaic.align_to is not None and config.filters is not None and mosaic.align_to not in config.filters:
+    if mosaic.align_to is not None and filters is not None and mosaic.align_to not in filters:
         faults.append(f"mosaic.align_to: {mosaic.align_to} is not among the config's filters.")
-    return chain, image3, faults
+    makes_mosaics = bool(chain) and REGISTRY[[*chain][-1]].produces == REGISTRY["association"].accepts
+    return Recipe(chain, image3, makes_mosaics, tuple(faults))
 
 
 def _grid_faults(resample: Mapping[str, Any], where: str) -> list[str]:
@@ -60,22 +92,18 @@ def _grid_faults(resample: Mapping[str, Any], where: str) -> list[str]:
     return found
 
 
-def not_there(config: SurveyConfig, chain: Mapping[str, Any], image3: Mapping[str, Any]) -> list[str]:
-    """Faults for files and folders that a config names, and that are not there."""
+def path_faults(config: SurveyConfig) -> list[str]:
+    """Faults for files and folders that a config names and that do not exist."""
+    recipe = checked(config)
     alignment = {} if config.mosaic.alignment is None else {"alignment": str(config.mosaic.alignment)}
-    faults = missing_files(chain, "steps") + missing_files(image3, "mosaic.image3") + missing_files(alignment, "mosaic")
+    faults = missing_files(recipe.chain, "steps") + missing_files(recipe.image3, "mosaic.image3")
+    faults += missing_files(alignment, "mosaic")
     place = config.workspace
     if os.path.exists(place) and not os.path.isdir(place):
         faults.append(f"workspace: {place}: is no folder; expected one, or a name that is free.")
     if config.archive.local is not None and not config.archive.local.is_dir():
         faults.append(f"archive.local: {config.archive.local}: no such folder; expected one of *_uncal.fits.")
     return faults
-
-
-def mosaics_follow(config: SurveyConfig) -> bool:
-    """Whether the config's steps end in what a mosaic is made of."""
-    chain = list(check(config)[0])
-    return bool(chain) and REGISTRY[chain[-1]].produces == REGISTRY["association"].accepts
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from survey.digest import digest, file_sha256
 from survey.errors import ConfigError, DownloadError, ProductNameError, ReferencesError, SurveyError
 from survey.models import Association, Exposure
 from survey.names import ExposureName, parse_mosaic, split_file
-from survey.planning.recipe import check
+from survey.planning.recipe import recipe_of
 from survey.references import References
 from survey.steps.registry import REGISTRY
 from survey.workspace.folders import Workspace
@@ -165,7 +165,7 @@ def sync_references(config: SurveyConfig, exposures: Sequence[Exposure]) -> Refe
 
 def unreferenced(config: SurveyConfig, exposures: Sequence[Exposure], found: References) -> dict[str, str]:
     """Exposures for which the context names no file of a type that one of the config's steps needs -> why."""
-    chain = check(config)[0]
+    chain = recipe_of(config).chain
     faults = {}
     for exposure in exposures:
         if exposure.uri.endswith(CAL) or exposure.name not in found.exposures:
@@ -179,11 +179,6 @@ def unreferenced(config: SurveyConfig, exposures: Sequence[Exposure], found: Ref
                 faults[exposure.name] = f"step {name!r} needs a {kind} file, and {found.context} says {lacking[kind]}"
                 break
     return faults
-
-
-def with_context(config: SurveyConfig, context: str) -> SurveyConfig:
-    """The same survey under another CRDS context."""
-    return config.model_copy(update={"references": config.references.model_copy(update={"context": context})})
 
 
 def look_up(config: SurveyConfig, exposures: Sequence[Exposure]) -> References:
@@ -284,10 +279,10 @@ def override_digests(config: SurveyConfig) -> dict[str, str]:
     ConfigError
         A file is not there; all such files are named.
     """
-    chain, image3, _ = check(config)
+    recipe = recipe_of(config)
     alignment = config.mosaic.alignment
     folder = {} if alignment is None else {"alignment": str(alignment.absolute())}
-    paths = override_files({**chain, "image3": image3, **folder})
+    paths = override_files({**recipe.chain, "image3": recipe.image3, **folder})
     faults = [f"{path}: not found; a parameter of the config names it." for path in paths if not Path(path).exists()]
     if faults:
         raise ConfigError(faults)

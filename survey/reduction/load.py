@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from survey import references as crds_references
-from survey.config.model import SurveyConfig
-from survey.config.model import load_config as read_config
+from survey.config.model import SurveyConfig, read_config
 from survey.config.yaml_file import nearest
 from survey.errors import ConfigError
-from survey.planning.recipe import check, mosaics_follow, not_there
+from survey.planning.recipe import checked, path_faults
 from survey.planning.tiled import STEPS as TILED
-from survey.reduction.inputs import with_context
 
 
 def load_config(
@@ -38,13 +36,10 @@ def load_config(
         Every fault, with file, line and the nearest name that is known.
     """
 
-    def chosen(config: SurveyConfig) -> SurveyConfig:
-        return config if context is None else with_context(config, context)
-
     def faults(config: SurveyConfig) -> list[str]:
-        return config_faults(chosen(config), until, cluster, tls, insecure)
+        return config_faults(config, until, cluster, tls, insecure)
 
-    return chosen(read_config(path, workspace=workspace, check=faults))
+    return read_config(path, workspace=workspace, context=context, check=faults)
 
 
 def check_config(
@@ -75,14 +70,14 @@ def config_faults(
     insecure: bool = False,
 ) -> list[str]:
     """What is wrong with a config whose keys and values are those of the model."""
-    chain, image3, faults = check(config)
-    faults += not_there(config, chain, image3)
+    recipe = checked(config)
+    faults = [*recipe.faults, *path_faults(config)]
     behind = (
         ["sources", "association", *TILED] if config.mosaic.engine == "tiled" else ["association", "image3", "mosaic"]
     )
-    mosaics = behind if mosaics_follow(config) else []
-    if until is not None and until not in [*chain, *mosaics]:
-        faults.append(f"--until {until}: not a step of this config{nearest(until, [*chain, *mosaics])}")
+    mosaics = behind if recipe.makes_mosaics else []
+    if until is not None and until not in [*recipe.chain, *mosaics]:
+        faults.append(f"--until {until}: not a step of this config{nearest(until, [*recipe.chain, *mosaics])}")
     if cluster not in (None, "local") or tls is not None:
         from survey.cluster.addresses import cluster_faults
 
