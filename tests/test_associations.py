@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from survey.errors import ConfigError
 from survey.models import Association, Exposure
-from survey.mosaics.association_files import MAX_FILE_BYTES, link_members, read_association, write_association
+from survey.mosaics.association_files import MAX_FILE_BYTES, read_association, write_association
 from survey.names import parse_mosaic
 from survey.planning.associations import group
 
@@ -248,15 +248,3 @@ def test_the_pipeline_reads_what_we_write(exposures, tmp_path):
     assert [row["expname"] for row in document["products"][0]["members"]] == [f"{m}_cal.fits" for m in made.members]
     before = path.read_bytes()
     assert write_association(made, tmp_path / "asn").read_bytes() == before
-
-
-def test_members_are_linked_beside_the_association(exposures, tmp_path):
-    made = group(exposures)[0]
-    (tmp_path / "asn").mkdir()
-    (tmp_path / "stage2").mkdir()
-    (tmp_path / "stage2" / f"{made.members[0]}_cal.fits").write_text("pixels")
-    for _ in range(2):  # again is harmless
-        links = link_members(made, tmp_path / "asn", tmp_path / "stage2")
-    assert len(os.listdir(tmp_path / "asn")) == len(links) == 8
-    assert os.readlink(links[0]) == f"../stage2/{made.members[0]}_cal.fits"
-    assert links[0].read_text() == "pixels"

@@ -10,7 +10,8 @@ import pytest
 from survey.errors import TaskError
 from survey.execution import failures
 from survey.execution.children import Usage
-from survey.execution.failures import cause_of_death, failure_class, is_full
+from survey.execution.failures import cause_of_death, failure_class
+from survey.workspace.files import is_disk_full
 
 
 def test_what_is_worth_another_try():
@@ -28,7 +29,7 @@ def test_a_full_disk_is_found_behind_other_errors():
         except OSError:
             raise OSError("Not enough space on disk: requested 100, available 1.") from None
     except OSError as error:
-        assert is_full(error) and failure_class(error) == "disk"
+        assert is_disk_full(error) and failure_class(error) == "disk"
     try:
         try:
             raise OSError(errno.EDQUOT, "quota")
@@ -36,7 +37,7 @@ def test_a_full_disk_is_found_behind_other_errors():
             raise RuntimeError("could not save") from cause
     except RuntimeError as error:
         assert failure_class(error) == "disk"
-    assert not is_full(OSError(errno.EACCES, "no"))
+    assert not is_disk_full(OSError(errno.EACCES, "no"))
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_a_crash_leaves_the_old_group(monkeypatch, tmp_path, store):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(mosaics, "_sync", crash)
+        patch.setattr(mosaics, "sync_tree", crash)
         with pytest.raises(KeyboardInterrupt):
             write_group(make_i2d(tmp_path / "b_i2d.fits", seed=2), store, "F200W")
     assert tree_sha256(store / "F200W") == before

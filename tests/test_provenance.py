@@ -182,7 +182,7 @@ def test_a_crash_while_publishing_leaves_the_old_snapshot(tmp_path, monkeypatch,
     publish(tmp_path, to_dataset([make_record(1)]))
 
     def crash(*args, **_kwargs):
-        if os.path.basename(os.fspath(args[1])).endswith((".zarr", ".link")):  # zarr itself goes on
+        if os.path.basename(os.fspath(args[1])).endswith((".zarr", ".part")):  # zarr itself goes on
             raise KeyboardInterrupt
         return original(*args)
 
@@ -196,6 +196,13 @@ def test_a_crash_while_publishing_leaves_the_old_snapshot(tmp_path, monkeypatch,
     publish(tmp_path, to_dataset([make_record(1), make_record(2)]))
     assert xr.open_zarr(tmp_path / "provenance.zarr", consolidated=False).to_dataframe().shape[0] == 2
     assert len(os.listdir(tmp_path / ".provenance")) == 1
+    assert sorted(os.listdir(tmp_path)) == [".provenance", "provenance.zarr"]
+
+
+def test_a_link_that_a_killed_process_left_is_removed(tmp_path):
+    (tmp_path / ".provenance.zarr.0123abcd.part").symlink_to(".provenance/000001-0123abcd.zarr")
+    publish(tmp_path, to_dataset([make_record(1)]))
+    assert sorted(os.listdir(tmp_path)) == [".provenance", "provenance.zarr"]
 
 
 def test_a_copied_workspace_whose_link_became_a_folder_is_repaired(tmp_path):

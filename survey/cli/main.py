@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import json
 import logging
@@ -22,6 +21,7 @@ from survey import __version__
 from survey.cli import cluster_commands as hosting
 from survey.cli.console import JSON, emit, say, shown
 from survey.errors import ConfigError, DiskFullError, InterruptedRunError, SurveyError
+from survey.workspace.files import is_disk_full
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 
@@ -367,7 +367,7 @@ def console() -> NoReturn:
     except SurveyError as error:
         _fail(error)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             logging.getLogger(__name__).debug("not expected", exc_info=True)  # with --verbose
             _fail(SurveyError(f"{error.filename or type(error).__name__}: {error.strerror or error}."))
         _fail(DiskFullError(f"{error.filename or 'workspace'}: {error.strerror}; make room and run again."))

@@ -22,6 +22,7 @@ from survey.dashboard.state import update_of
 from survey.models import Plan, Task, TaskRecord
 from survey.planning.tiled import STEPS as TILED
 from survey.steps.registry import REGISTRY
+from survey.workspace.files import write_file
 from survey.workspace.folders import Workspace
 
 FLUSH_SECONDS = 0.5
@@ -167,10 +168,7 @@ class Feed:
                 callback_timeout=seconds,
             )  # fmt: skip
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-            with open(part, "x", encoding="utf-8") as stream:  # never through a link
-                stream.write(joined(self._hide(page), self._hide(report)))
-            part.rename(path)
+            write_file(path, joined(self._hide(page), self._hide(report)), durable=False)
         except Exception as error:  # noqa: BLE001 - the products are there whatever becomes of a report
             self._say(f"{path.name} is not written: {error}")
             return False

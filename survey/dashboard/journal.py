@@ -9,15 +9,14 @@ from __future__ import annotations
 import calendar
 import contextlib
 import json
-import os
 import time
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from survey.dashboard.state import REUSED, RunState, update_of
 from survey.models import TaskRecord
+from survey.workspace.files import write_file
 
 WRITE_SECONDS = 5.0
 
@@ -50,11 +49,8 @@ class Journal:
     def _write(self) -> None:
         self._written = time.monotonic()
         reused = [[*place, count] for place, count in self._reused.items()]
-        part = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex[:8]}.part")
         with contextlib.suppress(OSError):  # a full disk ends the run elsewhere, and with better words
-            with open(part, "x", encoding="utf-8") as stream:  # never through a link
-                stream.write(json.dumps({**self._facts, "reused": reused}))
-            os.replace(part, self._path)
+            write_file(self._path, json.dumps({**self._facts, "reused": reused}), durable=False)
 
 
 def journal_path(root: Path) -> Path:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from survey.errors import TaskError
 from survey.execution.children import Usage
+from survey.workspace.files import DISK_FULL_TEXTS, is_disk_full
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PASSING = (errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT)
 _MEMORY_SIGNS = ("MemoryError", "ArrayMemoryError", "Cannot allocate memory")
-_DISK_SIGNS = ("No space left on device", "Not enough space on disk", "Disk quota exceeded")
 # Less than this left where a child could not even leave its result: the disk is what it died of.
 _FULL_BYTES = 1_000_000
 _LOG_TAIL_LINES = 12
@@ -24,25 +23,11 @@ def failure_class(error: BaseException) -> str:
     """'again', 'memory', 'disk' or 'never', from what a step raised."""
     if isinstance(error, TaskError):
         return error.retry
-    if is_full(error):
+    if is_disk_full(error):
         return "disk"
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return "memory"
     return "again" if isinstance(error, OSError) and error.errno in _PASSING else "never"
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error, or what it was raised from, says that the disk is full; astropy raises one without a number."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        if isinstance(cause, OSError) and (
-            cause.errno in _DISK_FULL or any(sign in str(cause) for sign in _DISK_SIGNS)
-        ):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
 
 
 def cause_of_death(usage: Usage, log: Path) -> tuple[str, str]:
@@ -56,7 +41,7 @@ def cause_of_death(usage: Usage, log: Path) -> tuple[str, str]:
     )
     cause = f"its process {how}; see {log.name}.{shown}"
     text = "\n".join(tail)
-    if any(sign in text for sign in _DISK_SIGNS) or _is_out_of_space(log.parent):
+    if any(sign in text for sign in DISK_FULL_TEXTS) or _is_out_of_space(log.parent):
         return f"no space left on the workspace's disk; {cause}", "disk"
     # SIGKILL is what the kernel sends when memory runs out, and what a person may send: worth one try with more.
     if usage.status == -_SIGKILL or any(sign in text for sign in _MEMORY_SIGNS):

@@ -7,9 +7,6 @@ the products are renamed into place; the new record comes last. Each of the thre
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -23,7 +20,7 @@ from survey.models import COMPLETE, Product, Task, TaskRecord
 from survey.mosaics.tiles import uncommit
 from survey.steps.base import Outcome
 from survey.workspace import paths
-from survey.workspace.files import sync_folder
+from survey.workspace.files import replace_folder, sync_folder, sync_tree
 from survey.workspace.folders import Workspace
 from survey.workspace.products import reusable, stored_record
 from survey.workspace.records import record_path, write_record
@@ -68,7 +65,7 @@ def publish(
     made = [(folder / source, target) for source, target in outcome.products]
     products = tuple(_product(path, target) for path, target in made if not path.is_symlink())
     for path, _ in made:
-        _flush(path)
+        sync_tree(path)
     final = replace(record, products=products)
     places = [_place(task, workspace.root, target) for _, target in made]
     mark = _place(task, workspace.root, f"mosaics/mosaics.zarr/{task.settings.get('group', 'none')}/zarr.json")
@@ -168,10 +165,7 @@ def _product(path: Path, target: str) -> Product:
 
 
 def _replace(source: Path, target: Path) -> set[Path]:
-    """Rename into place; returns the folders that this changed.
-
-    A folder's predecessor is moved aside first, since rename replaces files only.
-    """
+    """Rename into place; returns the folders that this changed."""
     changed = {target.parent}
     for parent in target.parents:  # folders that are made now must be on the disk as well
         if parent.exists():
@@ -179,30 +173,8 @@ def _replace(source: Path, target: Path) -> set[Path]:
             break
         changed.add(parent)
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = source.is_dir() and not source.is_symlink()
-    if folder and target.is_symlink():
-        target.unlink()
-    if folder and target.exists():
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-        target.rename(aside)
-        source.rename(target)
-        shutil.rmtree(aside, ignore_errors=True)
+    if source.is_dir() and not source.is_symlink():
+        replace_folder(source, target)
     else:
         source.replace(target)
     return changed
-
-
-def _flush(path: Path) -> None:
-    """Have a product on the disk: its bytes, and of a folder the names in it."""
-    if path.is_symlink():
-        return
-    if path.is_dir():
-        for item in path.iterdir():
-            _flush(item)
-        sync_folder(path)
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -24,7 +24,7 @@ from survey import __version__
 from survey.errors import TaskError
 from survey.execution.children import RESULT, Usage, child_server
 from survey.execution.environment import KEEP_MEMORY, ONE_THREAD, Site
-from survey.execution.failures import cause_of_death, failure_class, is_full
+from survey.execution.failures import cause_of_death, failure_class
 from survey.execution.inputs import verified_sources
 from survey.execution.publication import publish, published
 from survey.isolation import in_effect, machine
@@ -32,6 +32,7 @@ from survey.models import COMPLETE, FAILED, SKIPPED, Task, TaskRecord
 from survey.steps.base import Job, Outcome
 from survey.steps.registry import REGISTRY
 from survey.versions import installed_versions, recorded_versions
+from survey.workspace.files import is_disk_full, write_file
 from survey.workspace.folders import Workspace
 from survey.workspace.records import failure_path, read_record, record_path, write_record
 
@@ -81,7 +82,7 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb
             raise
         return record
     except OSError as error:
-        if is_full(error):
+        if is_disk_full(error):
             return replace(base, error=f"{workspace.root}: {error.strerror}", error_class="disk")
         _failed(workspace, base, str(error), "again", site.run)
         raise TaskError(f"{task.key}: {error}", retry="again") from error
@@ -225,9 +226,7 @@ def run_job(folder: str) -> None:
         logging.getLogger(__name__).exception("%s failed", job.key)
         text = str(error) if isinstance(error, TaskError) else f"{type(error).__name__}: {error}"
         result = {"error": text.removeprefix(f"{job.key}: "), "retry": failure_class(error)}
-    path = Path(folder) / RESULT
-    path.with_suffix(".part").write_text(json.dumps(result, default=str))
-    path.with_suffix(".part").rename(path)
+    write_file(Path(folder) / RESULT, json.dumps(result, default=str), durable=False)
 
 
 def _outcome(task: Task, folder: Path, log: Path, usage: Usage) -> Outcome:

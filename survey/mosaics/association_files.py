@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from survey.errors import ConfigError, ProductNameError
 from survey.models import Association
 from survey.names import ExposureName, MosaicName, parse_exposure, parse_mosaic
 from survey.nircam import DETECTORS, PUPIL_FILTERS
+from survey.workspace.files import write_file
 
 MAX_FILE_BYTES = 8 * 1024 * 1024  # 20,000 members are 2 MB
 
@@ -30,7 +29,7 @@ _EXPOSURE_FILE = re.compile(r"(?P<name>[a-z0-9_-]{1,80}?)(?:_cal|_[oacr]\d{3,4}_
 def write_association(association: Association, folder: Path) -> Path:
     """Write ``<product>_asn.json`` by `jwst.associations`; same association, same bytes.
 
-    Members are the plain names of their cal files, for links beside the file (`link_members`).
+    Members are the plain names of their cal files.
     """
     from jwst.associations.asn_from_list import asn_from_list
     from jwst.associations.lib.rules_level3 import Asn_Lv3Image
@@ -46,22 +45,8 @@ def write_association(association: Association, folder: Path) -> Path:
     _, text = made.dump(format="json")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{association.product}_asn.json"
-    part = folder / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
-    part.write_text(text + "\n", encoding="ascii")
-    os.replace(part, path)
+    write_file(path, text + "\n", durable=False)
     return path
-
-
-def link_members(association: Association, folder: Path, stage2: Path) -> list[Path]:
-    """Relative links to the members' cal files beside the association, so that `strun calwebb_image3` finds them."""
-    links = []
-    for member in association.members:
-        link = folder / f"{member}_cal.fits"
-        part = folder / f".{link.name}.{uuid.uuid4().hex[:8]}.part"
-        part.symlink_to(os.path.relpath(stage2 / link.name, folder))
-        os.replace(part, link)
-        links.append(link)
-    return links
 
 
 def read_association(path: Path | str) -> Association:

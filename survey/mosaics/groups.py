@@ -5,7 +5,6 @@ xr.open_zarr("mosaics/mosaics.zarr", group="F444W", consolidated=False)["sci"]
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import uuid
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from survey.errors import ConfigError, TaskError
+from survey.workspace.files import replace_folder, sync_tree, write_file
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -77,10 +77,11 @@ def write_group(
     part = store / f".{group}.{uuid.uuid4().hex[:8]}.part"
     try:
         _write(Path(i2d), part, chunk, dict(attrs or {}))
-        _sync(part)
-        return _replace(part, store / group)
+        sync_tree(part)
+        replace_folder(part, store / group)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    return store / group
 
 
 def ensure_store(store: Path) -> None:
@@ -96,9 +97,7 @@ def ensure_store(store: Path) -> None:
     path = store / "zarr.json"
     store.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_bytes() != ROOT_METADATA:
-        part = store / f".zarr.json.{uuid.uuid4().hex[:8]}.part"
-        part.write_bytes(ROOT_METADATA)
-        os.replace(part, path)
+        write_file(path, ROOT_METADATA, durable=False)
 
 
 def open_group(store: Path | str, group: str) -> xr.Dataset:
@@ -292,23 +291,6 @@ def _copy(hdu: Any, array: Any, chunk: int) -> None:
                 block = band[:, x : x + chunk].astype(array.dtype)
                 where = (rows, slice(x, x + block.shape[1]))
                 array[where if plane is None else (plane, *where)] = block
-
-
-def _replace(part: Path, folder: Path) -> Path:
-    # A folder cannot be renamed onto one that is not empty: move the old one aside first.
-    old = part.with_name(part.name.replace(".part", ".old.part"))
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
-    return folder
-
-
-def _sync(folder: Path) -> None:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with open(os.path.join(parent, name), "rb") as stream:
-                os.fsync(stream.fileno())
 
 
 # --- WCS --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
@@ -13,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from survey.errors import ConfigError, DiskFullError, TaskError
+from survey.errors import ConfigError, TaskError
+from survey.workspace.files import disk_full_named
 from survey.workspace.lock import LOCK, current_holder, hold, read_holder
 
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}", re.ASCII)
@@ -94,10 +94,9 @@ class Workspace:
     @contextlib.contextmanager
     def _refused(self) -> Iterator[None]:
         try:
-            yield
+            with disk_full_named(self.root):
+                yield
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFullError(f"{self.root}: {error.strerror}; make room and run again.") from error
             raise ConfigError(
                 f"workspace {self.root}: {error.strerror or error}. It must be a folder that can be written: see to "
                 "that, or take another --workspace."

@@ -23,6 +23,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from survey.errors import WorkspaceBusyError
+from survey.workspace.files import create_file
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ def _write_note(root: Path) -> str:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     run, born = uuid.uuid4().hex, psutil.Process().create_time()
     content = json.dumps(asdict(Holder(socket.gethostname(), os.getpid(), now, run, born))).encode()
-    while not _create(root / NOTE, content):
+    while not create_file(root / NOTE, content):
         found = read_holder(root)
         if found is not None and not found.is_here:
             raise WorkspaceBusyError(
@@ -141,38 +142,6 @@ def _write_note(root: Path) -> str:
         log.warning("%s: took over the lock of %s", root, who)
         (root / NOTE).unlink(missing_ok=True)
     return run
-
-
-def _create(path: Path, content: bytes) -> bool:
-    """Make a file that is not there, whole from its first moment; False when there is one."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    try:
-        os.write(descriptor, content)
-        os.fsync(descriptor)
-        try:
-            os.link(part, path)
-        except FileExistsError:
-            return False
-        except OSError:  # a file system without hard links
-            return _create_at_once(path, content)
-    finally:
-        os.close(descriptor)
-        part.unlink(missing_ok=True)
-    return True
-
-
-def _create_at_once(path: Path, content: bytes) -> bool:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    except FileExistsError:
-        return False
-    try:
-        os.write(descriptor, content)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return True
 
 
 def _remove_note(root: Path, run: str) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from survey.digest import digest, tree_sha256
 from survey.models import TaskRecord, to_json
-from survey.workspace.files import sync_folder
+from survey.workspace.files import sync_folder, sync_tree, write_link
 from survey.workspace.records import Records, read_records
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def publish(workspace: Path, dataset: xr.Dataset) -> Path:
     part = folder / f"{_next_number(folder):06d}-{uuid.uuid4().hex[:8]}.zarr"
     try:
         dataset.to_zarr(part, mode="w", zarr_format=3, consolidated=False, encoding=_encoding(dataset))
-        _sync_tree(part)
+        sync_tree(part)
         snapshot = part.with_name(f"{part.stem.partition('-')[0]}-{tree_sha256(part)[0][:NAMED_DIGITS]}.zarr")
         os.rename(part, snapshot)
         sync_folder(folder)
@@ -89,14 +89,12 @@ def publish(workspace: Path, dataset: xr.Dataset) -> Path:
         raise
     if link.is_dir() and not link.is_symlink():  # a copy that lost its link: make room
         shutil.rmtree(link)
-    made = folder / f"{snapshot.name}.link"  # its target is read from where it ends up
-    os.symlink(os.path.join(SNAPSHOTS, snapshot.name), made, target_is_directory=True)
-    os.replace(made, link)
+    for stale in workspace.glob(f".{STORE}.*.part"):  # a link of a process that was killed
+        stale.unlink(missing_ok=True)
+    write_link(link, os.path.join(SNAPSHOTS, snapshot.name))
     sync_folder(workspace)
     for old in filter(_is_snapshot, folder.iterdir()):
-        if old.is_symlink():
-            old.unlink(missing_ok=True)
-        elif old.name != snapshot.name:
+        if old.name != snapshot.name:
             shutil.rmtree(old, ignore_errors=True)
     return link
 
@@ -306,17 +304,9 @@ def _is_snapshot(path: Path) -> bool:
     digits = (
         rf"[0-9a-f]{{8}}|[0-9a-f]{{{NAMED_DIGITS}}}"  # while it is written, and those of its sha256 once it is whole
     )
-    return re.fullmatch(rf"\d{{6,}}-({digits})\.zarr(\.link)?", path.name, re.ASCII) is not None
+    return re.fullmatch(rf"\d{{6,}}-({digits})\.zarr", path.name, re.ASCII) is not None
 
 
 def _next_number(folder: Path) -> int:
     numbers = [path.name.partition("-")[0] for path in folder.iterdir()]
     return 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
-
-
-def _sync_tree(folder: Path) -> None:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with open(os.path.join(parent, name), "rb") as stream:
-                os.fsync(stream.fileno())
-        sync_folder(Path(parent))

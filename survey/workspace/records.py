@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import stat
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 
 from survey.models import COMPLETE, TaskRecord, record_from_json, to_json
 from survey.workspace import paths
-from survey.workspace.files import sync_folder
+from survey.workspace.files import write_file
 
 SEAL = "sha256"  # of a record's text without this field
 MAX_RECORD_BYTES = 16 * 1024 * 1024  # a record is some kB; a larger file is something else
@@ -64,18 +62,7 @@ def _is_complete(path: Path) -> bool:
 
 
 def _write(path: Path, record: TaskRecord) -> Path:
-    folder = path.parent
-    part = folder / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
-    try:
-        with open(part, "w", encoding="utf-8") as stream:
-            stream.write(_sealed(to_json(record)))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    sync_folder(folder)
+    write_file(path, _sealed(to_json(record)))
     return path
 
 
