@@ -69,7 +69,7 @@ def compare_exposure(name: str, records: Mapping[str, TaskRecord], workspace: Pa
     """All steps of one exposure, each from the workspace's own input of that step."""
     found: dict[str, Any] = {}
     source = workspace / "raw" / f"{name}_uncal.fits"
-    chain = [name for name, step in REGISTRY.items() if step.scope == "exposure" and step.chained]
+    chain = [name for name, step in REGISTRY.items() if step.chained]
     for record in (records[f"{step}/{name}"] for step in chain if f"{step}/{name}" in records):
         step = REGISTRY[record.step]
         folder = scratch / f"{record.step}-{name}"

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from survey.mosaics.grid import Tile
 
 COMPLETE = "complete"
 SKIPPED = "skipped"
@@ -69,8 +72,9 @@ class Association:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One unit of work: a step applied to a subject (an exposure or a mosaic).
+    """One unit of work: a step applied to a subject (an exposure, a group, a tile or a mosaic).
 
+    ``mosaic`` and ``tile`` say where the products belong. They are not part of the digest, and no settings.
     ``digest`` is '' as long as something that it stands on is not known yet (a raw file that is not there, references
     that were not looked up); ``unknown`` then says what.
     """
@@ -102,6 +106,8 @@ class Task:
     estimate_gb: float = 0.0  # the step's own, before what was measured corrected it
     cpu_seconds: float = 0.0  # estimate
     retries: int = 2
+    mosaic: str = ""  # the level-3 product that it belongs to; '' for a task that serves all mosaics of its exposure
+    tile: Tile | None = None  # of that mosaic, or of its grid for outlier detection
 
 
 @dataclass(frozen=True, slots=True)

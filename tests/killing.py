@@ -108,7 +108,7 @@ def false_records(root: Path) -> list[str]:
             path = root / product.path
             if path.exists() and file_sha256(path) != product.sha256:
                 found.append(f"{product.path} is not what {record.key} says")
-            elif not path.exists() and not REGISTRY[record.step].transient:
+            elif not path.exists() and not REGISTRY[record.step].intermediate:
                 found.append(f"{product.path} of {record.key} is not there")
     return found
 

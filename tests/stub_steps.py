@@ -38,7 +38,7 @@ def run(job: Job, step: Step) -> Outcome:
     root = job.path.parents[1]
     os.chdir(root)  # where some faults work
     fail(root, job.key)
-    if step.scope == "mosaic" and step.produces == "zarr":
+    if step.per_mosaic and step.produces == "zarr":
         group = job.settings["group"]
         (job.path / "store" / group).mkdir(parents=True)
         (job.path / "store" / group / "zarr.json").write_text(content(job))

@@ -1,4 +1,4 @@
-"""Tiled mosaics on dask, with stub steps: tasks behind the alignment, transient products, failures, reuse."""
+"""Tiled mosaics on dask, with stub steps: tasks behind the alignment, intermediate products, failures, reuse."""
 
 from __future__ import annotations
 

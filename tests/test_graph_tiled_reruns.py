@@ -1,4 +1,4 @@
-"""Reruns of tiled mosaics whose transient products are gone, or are there: what is made again, and what stays."""
+"""Reruns of tiled mosaics whose intermediate products are gone, or are there: what is made again, and what stays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def lose_crf(line):
     line.files("*00001_nrcb1_a3001_crf.fits")[0].unlink()
 
 
-def transient_files(line):
+def intermediate_files(line):
     return [path.name for pattern in TRANSIENT for path in line.files(pattern)]
 
 
@@ -35,11 +35,11 @@ def change(line, **mosaic):
 
 def test_a_changed_drizzle_brings_maps_back_and_no_median(client, line):
     line.run(client)
-    assert transient_files(line) == []
+    assert intermediate_files(line) == []
     change(line, image3={"resample": {"pixfrac": 0.8}})
     assert not incomplete(line.run(client))
     assert steps_of(line.ran) == ["assemble", "drizzle", "pixmap", "source_catalog"]
-    assert transient_files(line) == []
+    assert intermediate_files(line) == []
     line.run(client)
     assert line.ran == []
 
@@ -49,7 +49,7 @@ def test_what_a_lost_product_brought_back_goes_again(client, line):
     line.run(client)
     lose_crf(line)
     assert not incomplete(line.run(client))
-    assert transient_files(line) == []
+    assert intermediate_files(line) == []
 
 
 def test_a_product_may_be_lost_twice(client, line):
@@ -60,11 +60,11 @@ def test_a_product_may_be_lost_twice(client, line):
         assert "outliers" in steps_of(line.ran)
 
 
-def test_transient_products_stay_until_the_tasks_that_read_them_are_done(client, tmp_path):
+def test_intermediate_products_stay_until_the_tasks_that_read_them_are_done(client, tmp_path):
     """The mosaic is reused at once, while an exposure of it is still to be made from what lies there."""
     line = Line(tmp_path / "ws", keep_intermediate=True)
     line.run(client)
-    assert len(transient_files(line)) == 2 * 5 + 5 + 8
+    assert len(intermediate_files(line)) == 2 * 5 + 5 + 8
     change(line, keep_intermediate=False)
     lose_crf(line)
     assert not incomplete(line.run(client))

@@ -142,7 +142,7 @@ def test_what_is_missing_and_what_does_not_belong_there(copy):
     (copy / GROUP / "con/c/0/0/0").unlink()
     (copy / GROUP / "sci/c/0/1").write_text("a tile of nobody's")
     (copy / GROUP / "con/c/0/0/1").symlink_to("../../../../elsewhere")
-    (copy / f"stage3/{NAME}_a3001_pixmap.npy").unlink()  # transient: it may go
+    (copy / f"stage3/{NAME}_a3001_pixmap.npy").unlink()  # intermediate: it may go
     faults = verify(config_of(copy))
     assert faults == {
         f"{GROUP}/con/c/0/0/0": "cannot be read: No such file or directory",

@@ -59,7 +59,7 @@ class Feed:
         """Put the page up, if it is not there yet, and tell it of a plan."""
         tasks = [task for task in made if task.step in self._names]
         self._guesses = guesses(tasks)
-        chain = [task.step for task in tasks if REGISTRY[task.step].scope in ("exposure", "given")]
+        chain = [task.step for task in tasks if not task.mosaic]
         calibrated = [step for step in chain if REGISTRY[step].produces == REGISTRY["association"].accepts]
         facts = {
             "run": self._run,
@@ -67,7 +67,7 @@ class Feed:
             "program": config.program,
             "context": made.context,
             "began": time.time(),
-            "exposures": len({task.subject for task in tasks if REGISTRY[task.step].scope in ("exposure", "given")}),
+            "exposures": len({task.subject for task in tasks if not task.mosaic}),
             "last_step": (calibrated or chain or [""])[-1],
             "totals": [[*place, *total] for place, total in totals(tasks).items()],
             "products": [task.subject for task in tasks if task.step == "align"],

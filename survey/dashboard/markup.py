@@ -7,15 +7,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from survey.steps.registry import REGISTRY
+
+OTHER = "#6c757d"  # of a step that the registry does not have
 MAX_SHOWN = 60  # failures in the table; the JSON has more
-# One hue for each part of the road: exposures, alignment, outliers, mosaics.
-COLORS = {
-    "detector1": "#1f4e79", "subtract_striping": "#35699f", "image2": "#5b9bd5", "given": "#9cc3e6",
-    "sources": "#1e6b4c", "association": "#7a8288", "align": "#3c9a72", "sky": "#76c2a0", "skymatch": "#a9dcc5",
-    "pixmap": "#8a6508", "outlier_i2d": "#c08a1e", "median": "#e3b553", "outliers": "#d9772b",
-    "drizzle": "#6a3d8f", "assemble": "#9a66bd", "source_catalog": "#c5a5dc", "image3": "#6a3d8f", "mosaic": "#9a66bd",
-}  # fmt: skip
-OTHER = "#6c757d"
 CSS = """
 :host { font-family: Helvetica, Arial, sans-serif; color: #343a40; font-size: 14px; }
 h1, h2 { color: #343a40; }
@@ -43,7 +38,7 @@ td.text { white-space: normal; overflow-wrap: anywhere; }
 
 
 def color_of(step: str) -> str:
-    return COLORS.get(step, OTHER)
+    return REGISTRY[step].color if step in REGISTRY else OTHER
 
 
 def headline(document: Mapping[str, Any]) -> str:
@@ -155,7 +150,8 @@ def _bar(parts: Sequence[tuple[int, str]], total: int, kind: str) -> str:
 
 
 def _order(step: str) -> tuple[int, str]:
-    return (list(COLORS).index(step) if step in COLORS else len(COLORS), step)
+    """The registry has its rows in the order of the pipeline."""
+    return (list(REGISTRY).index(step) if step in REGISTRY else len(REGISTRY), step)
 
 
 def clock(seconds: float) -> str:

@@ -109,7 +109,7 @@ def _planes(step: str) -> float:
     row = REGISTRY[step]
     if row.produces in ("cal", "crf"):
         return CAL_PLANES
-    return RATE_PLANES if row.scope == "exposure" and row.chained else 0.0
+    return RATE_PLANES if row.chained else 0.0
 
 
 def check_room(found: Room, root: Path, say: Callable[[str], None]) -> None:

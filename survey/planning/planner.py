@@ -157,6 +157,7 @@ class Planner:
             inputs=tuple(task.key for task in cals.values()),
             missing=tuple(missing),
             memory_gb=PIPELINE_GB,
+            mosaic=association.product,
         )
         asn = self._finish(asn, cals.values())
         made = {name: exposures[name] for name in present}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from survey.models import COMPLETE, Plan, Task, TaskRecord
+from survey.steps.base import Unit
 from survey.steps.registry import REGISTRY
 from survey.workspace.products import product_in_place, recorded, reusable
 
@@ -17,8 +18,6 @@ NEW = "new"  # never run
 STALE = "stale"  # was run, and would make something else now
 FAILED = "failed"  # was tried and failed
 UNKNOWN = "unknown"  # stands on something that is not known yet
-
-WHOLE = ("association", "align", "assemble", "image3", "mosaic", "source_catalog")  # steps whose subject is a mosaic
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ def states(plan: Plan, records: Mapping[str, TaskRecord], root: Path) -> list[St
 
 def state_of(task: Task, record: TaskRecord | None, root: Path) -> State:
     """The state of one task, beside its record on disk."""
-    done = recorded(task, record) if REGISTRY[task.step].transient else reusable(task, root, record)
+    done = recorded(task, record) if REGISTRY[task.step].intermediate else reusable(task, root, record)
     if done is not None:
         return State(task, DONE)
     if task.unknown:
@@ -117,9 +116,9 @@ def reach(found: Sequence[State]) -> dict[str, dict[str, int]]:
         for reason in sorted(own | behind):
             exposures, mosaics, tasks = rows.setdefault(reason, (set(), set(), set()))
             tasks.add(item.task.key)
-            if REGISTRY[item.task.step].scope != "mosaic":
+            if not item.task.mosaic:
                 exposures.add(item.task.subject)
-            elif item.task.step in WHOLE:
+            elif REGISTRY[item.task.step].unit is Unit.MOSAIC:
                 mosaics.add(item.task.subject)
     return {
         reason: {"exposures": len(exposures), "mosaics": len(mosaics), "tasks": len(tasks)}

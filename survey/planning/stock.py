@@ -46,6 +46,7 @@ class StockMosaic:
             missing=self.missing,
             memory_gb=memory,
             cpu_seconds=seconds,
+            mosaic=product,
         )
         image3 = self.finish(image3, [asn, *members], present[0] if present else "")
         store = Task(
@@ -63,6 +64,7 @@ class StockMosaic:
             inputs=(image3.key,),
             missing=self.missing,
             memory_gb=PIPELINE_GB + 0.5,
+            mosaic=product,
         )
         return [image3, self.finish(store, [image3], "")]
 

@@ -8,10 +8,8 @@ from dataclasses import replace
 from survey.models import Association, Exposure, Plan, Task, TaskRecord
 from survey.mosaics.layouts import read_layout
 from survey.planning.planner import Planner, group_name
-from survey.steps.registry import REGISTRY
+from survey.steps.registry import row_of
 from survey.workspace.folders import Workspace
-
-STORES = ("mosaic", "assemble")  # steps that commit a group of mosaics.zarr
 
 
 def group_of(association: Association, records: Mapping[str, TaskRecord]) -> str:
@@ -19,7 +17,7 @@ def group_of(association: Association, records: Mapping[str, TaskRecord]) -> str
     taken = {
         str(item.settings.get("group"))
         for item in records.values()
-        if item.step in STORES and item.subject != association.product
+        if row_of(item).commits and item.subject != association.product
     }
     names = (association.filter, group_name(association))
     return next((name for name in names if name not in taken), association.product)
@@ -29,7 +27,7 @@ def plan_of(made: Plan, association: Association, planner: Planner, given: Seque
     """The plan of one association: the chains of members with raw files, the given members, and the mosaic."""
     by_name = {exposure.name: exposure for exposure in (*made.exposures, *given)}
     names = set(association.members)
-    tasks = [task for task in made if REGISTRY[task.step].scope == "exposure" and task.subject in names]
+    tasks = [task for task in made if not task.mosaic and task.subject in names]
     for exposure in given:
         tasks += planner.given_tasks(exposure)
     chains: dict[str, list[Task]] = {}

@@ -83,6 +83,7 @@ class TiledMosaic:
             settings=settings,
             inputs=tuple(item.key for item in inputs),
             missing=self.missing if step in ("align", "assemble") else (),
+            mosaic=self.product,
             **more,
         )
         return self.finish(task, inputs, first)
@@ -207,7 +208,7 @@ class TiledMosaic:
         settings = {"box": [tile.box.x0, tile.box.y0, tile.box.x1, tile.box.y1], "groups": list(numbers)}
         stack = 4e-9 * tile.box.pixels * len(numbers)
         return self._task("median", f"{self.product}_{tile.name}", settings,
-                          [align, *(groups[number] for number in numbers)], reads=reads,
+                          [align, *(groups[number] for number in numbers)], reads=reads, tile=tile,
                           memory_gb=PIPELINE_GB + 0.2 + 3 * min(stack, 0.27), cpu_seconds=1 + 60 * stack)  # fmt: skip
 
     def _flag(
@@ -243,7 +244,7 @@ class TiledMosaic:
         inputs = [align, levels, *(flags[index] for index in indices), *(maps[index] for index in indices)]
         window = 4e-9 * tile.box.grown(self.config.margin).pixels
         planes = [self._plane(layout, index) for index in indices]
-        return self._task("drizzle", f"{self.product}_{tile.name}", settings, inputs, reads=tuple(reads),
+        return self._task("drizzle", f"{self.product}_{tile.name}", settings, inputs, reads=tuple(reads), tile=tile,
                           memory_gb=PIPELINE_GB + 0.3 + 26 * window + 25 * max(planes),
                           cpu_seconds=2 + 200 * sum(planes))  # fmt: skip
 

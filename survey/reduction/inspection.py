@@ -17,7 +17,7 @@ from survey.planning.disk import Room, room
 from survey.planning.staleness import DONE, State, states
 from survey.reduction.inputs import held_exposures
 from survey.reduction.job import plan
-from survey.steps.registry import REGISTRY
+from survey.steps.registry import row_of
 from survey.workspace import paths
 from survey.workspace.folders import Workspace
 from survey.workspace.products import stored_record
@@ -70,12 +70,12 @@ def explain(config: SurveyConfig, product: str) -> tuple[Lineage, dict[str, tupl
 
 def _is_foreign(record: TaskRecord, held: set[str]) -> bool:
     """Whether a record belongs to an association from outside: the config does not plan it, and never did."""
-    if record.step == "given":
+    step = row_of(record)
+    if step.external:
         return True
-    members = record.settings.get("members")
-    step = REGISTRY.get(record.step)  # None: of another version, or damaged
-    if step is None or step.scope != "mosaic":
+    if not step.per_mosaic:
         return False
+    members = record.settings.get("members")
     return not isinstance(members, list) or all(isinstance(name, str) and name in held for name in members)
 
 
@@ -111,8 +111,7 @@ def verify(config: SurveyConfig) -> dict[str, str]:
             known.add(product.path)
             try:
                 path = paths.inside(workspace.root, product.path)
-                transient = record.step in REGISTRY and REGISTRY[record.step].transient
-                if transient and not os.path.lexists(path):
+                if row_of(record).intermediate and not os.path.lexists(path):
                     continue
                 sha256 = _sha256_of(path)
             except (OSError, ValueError) as error:

@@ -24,7 +24,7 @@ from survey.planning.memory import learn
 from survey.planning.planner import Planner, mosaics_of, steps_until
 from survey.planning.planner import plan as make_plan
 from survey.planning.staleness import DONE, state_of
-from survey.planning.supplied import STORES, group_of, plan_of
+from survey.planning.supplied import group_of, plan_of
 from survey.reduction.inputs import (
     Progress,
     Say,
@@ -41,7 +41,7 @@ from survey.reduction.load import check_config
 from survey.reduction.outcome import Run
 from survey.references import References
 from survey.scheduling.cleanup import tidy
-from survey.steps.registry import REGISTRY
+from survey.steps.registry import REGISTRY, row_of
 from survey.workspace.folders import Workspace
 from survey.workspace.provenance import ProvenanceWriter
 from survey.workspace.records import failure_path, read_records, write_record
@@ -252,7 +252,7 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
         else:
             planner = Planner(config, references, override_digests(config), learn(stored.values()))
             records = _on_cluster(made, planner, root, references, where, stored, decided)
-    if any(record.step in STORES and record.status == COMPLETE for record in records):
+    if any(row_of(record).commits and record.status == COMPLETE for record in records):
         ensure_store(root / "mosaics" / "mosaics.zarr")
     return Run(tuple(records), frozenset(reused))
 
@@ -283,7 +283,7 @@ def _on_cluster(
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
     environment = {**crds_references.worker_environment(references), "USER": os.environ.get("USER") or "survey"}
     site = Site(str(root), planner.config.survey, environment, planner.config.limits, where.run)
-    small = [task.memory_gb for task in made if REGISTRY[task.step].scope == "exposure"]
+    small = [task.memory_gb for task in made if not (task.mosaic or REGISTRY[task.step].external)]
     tasks = [task for task in made if task.step in steps_until(made, where.until)]
     with contextlib.ExitStack() as stack:
         client = where.client

@@ -1,4 +1,4 @@
-"""Whole mosaics keep no transient products, and no records of tiles that they do not have; what of these comes back.
+"""Whole mosaics keep no intermediate products, and no records of tiles that they do not have; what of these comes back.
 
 They go behind a run, not sooner: beside a mosaic that stands, a lost crf file or tile may be made anew, and reads them.
 """
@@ -20,7 +20,7 @@ def tidy(
     decided: Mapping[str, TaskRecord],
     chains: Mapping[str, Iterable[Task]],
     stored: Mapping[str, TaskRecord],
-    keep_transient: bool,
+    keep_intermediate: bool,
 ) -> None:
     """Tidy up behind every mosaic that is whole.
 
@@ -30,21 +30,21 @@ def tidy(
     decided : records of this run, by key
     chains : product -> the tasks of its mosaic
     stored : records of earlier runs, by key
-    keep_transient : leave pixel maps, drizzled groups and medians
+    keep_intermediate : leave pixel maps, drizzled groups and medians
     """
     for record in list(decided.values()):
         if record.step == "assemble" and record.status == COMPLETE:
             tasks = list(chains[record.subject])
-            if not keep_transient:
-                _drop_transient(root, tasks, decided)
+            if not keep_intermediate:
+                _drop_intermediate(root, tasks, decided)
             _drop_strangers(root, record.subject, {task.key for task in tasks}, stored)
 
 
-def _drop_transient(root: Path, tasks: Iterable[Task], decided: Mapping[str, TaskRecord]) -> None:
+def _drop_intermediate(root: Path, tasks: Iterable[Task], decided: Mapping[str, TaskRecord]) -> None:
     """Remove what only the mosaic's tasks read; they are made again should one of these run again."""
     for task in tasks:
         record = decided.get(task.key)
-        if record is not None and REGISTRY[task.step].transient:
+        if record is not None and REGISTRY[task.step].intermediate:
             for item in record.products:
                 discard(root, item.path)
 
@@ -60,15 +60,15 @@ def _drop_strangers(root: Path, product: str, known: set[str], stored: Mapping[s
 
 
 def done(root: Path, task: Task, stored: Mapping[str, TaskRecord]) -> TaskRecord | None:
-    """The record that serves for a task. Products of a transient step may be gone: see `dropped_and_needed`."""
+    """The record that serves for a task. Products of an intermediate step may be gone: see `dropped_and_needed`."""
     record = recorded(task, stored.get(task.key))
-    if record is None or REGISTRY[task.step].transient:
+    if record is None or REGISTRY[task.step].intermediate:
         return record
     return record if in_place(root, record) else None
 
 
 def dropped_and_needed(root: Path, tasks: Sequence[Task], stored: Mapping[str, TaskRecord]) -> set[str]:
-    """Keys of transient tasks that are done, whose products are gone, and that tasks which must run will read."""
+    """Keys of intermediate tasks that are done, whose products are gone, and that tasks which must run will read."""
     needed: set[str] = set()
     dropped: set[str] = set()
     for task in reversed(tasks):

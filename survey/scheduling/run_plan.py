@@ -25,7 +25,6 @@ from survey.mosaics.layouts import read_layout
 from survey.planning.planner import Planner, reference_of, steps_until
 from survey.scheduling.cleanup import done, dropped_and_needed, tidy
 from survey.scheduling.waiting import Patience, await_workers
-from survey.steps.registry import REGISTRY
 from survey.workspace.folders import Workspace
 
 WAIT_SECONDS = 0.1  # for the next task to end
@@ -198,7 +197,7 @@ def _root(flow: _Flow) -> Path:
 def _index(flow: _Flow) -> None:
     flow.by_key = {task.key: task for task in flow.plan}
     for task in flow.plan:
-        if task.step in flow.names and REGISTRY[task.step].scope != "mosaic":
+        if task.step in flow.names and not task.mosaic:
             flow.chains.setdefault(task.subject, []).append(task)
     if "association" not in flow.names:
         return

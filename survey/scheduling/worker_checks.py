@@ -362,7 +362,7 @@ def workers_for(
     root, references : workspace; which cache and context
     ours : end workers that are refused
     """
-    small = [task.memory_gb for task in tasks if REGISTRY[task.step].scope == "exposure"]
+    small = [task.memory_gb for task in tasks if not (task.mosaic or REGISTRY[task.step].external)]
     refuse_small(client, small)
     versions = {**next((dict(task.versions) for task in tasks), {}), "survey": __version__}
     with (

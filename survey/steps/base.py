@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from survey.models import Exposure
 # A process with the pipeline imported, before it opens a file; measured with jwst 3.0.0.
 PIPELINE_GB = 0.5
 FULL_FRAME_PIXELS = 2048 * 2048
+MEMBER = "cal"  # suffix of the exposures that an association lists
 SIDES = {"FULL": 2048, "SUB640": 640, "SUB400P": 400, "SUB320": 320, "SUB160": 160, "SUB160P": 160, "SUB64P": 64}
 
 
@@ -53,9 +55,18 @@ class Outcome:
     environment: Mapping[str, str] = field(default_factory=dict)  # variables that may change last bits of pixels
 
 
+class Unit(StrEnum):
+    """What one task of a step works on."""
+
+    EXPOSURE = "exposure"
+    GROUP = "group"  # exposures of one moment, by several detectors
+    TILE = "tile"
+    MOSAIC = "mosaic"
+
+
 @dataclass(frozen=True)
 class Step:
-    """A row of the registry.
+    """A row of the registry: everything that the rest of the package needs to know of a step.
 
     ``run`` names the function that a child process calls, 'module:function', so that a plan imports neither it nor the
     pipeline. ``step_class`` names the stpipe class whose parameters the config may set, ``parts`` the steps of
@@ -64,19 +75,42 @@ class Step:
 
     name: str
     version: int  # bump it when a change of this project's code changes the step's pixels
-    scope: Literal["exposure", "given", "mosaic"]  # 'given': an exposure's file from outside, not in a config's steps
+    unit: Unit
     accepts: str  # suffix of the product it reads
     produces: str  # suffix of the product it makes
     folder: str  # of its products in the workspace
     run: str
     step_class: str = ""
     parts: tuple[str, ...] = ()  # steps of that pipeline class that it runs; (): all of them
-    transient: bool = False  # its products may go once everything that reads them is done
-    chained: bool = True  # of scope 'exposure': may stand in a config's steps
     defaults: Mapping[str, Any] = field(default_factory=dict)  # where they differ from the pipeline's own
+
+    # Where its tasks belong
+    chained: bool = False  # a config may list it in `steps`
+    external: bool = False  # takes a file that was made elsewhere; no config plans it
+    per_mosaic: bool = False  # a task belongs to one mosaic; otherwise an exposure's task serves all its mosaics
+    engine: Literal["", "stock", "tiled"] = ""  # the value of `mosaic.engine` that it needs
+
+    # What its products are
+    corrects: bool = False  # the product is of the kind that it accepts: a corrected rate is a rate
+    intermediate: bool = False  # the products are deleted once the mosaic is complete
+    lays_out: bool = False  # the product is the layout that decides which tasks come after it
+    commits: bool = False  # its publication makes a group of mosaics.zarr complete
+    assembled_by: str = ""  # of tiles: the step that makes a mosaic of them, and reads them where they are published
+    replaces: tuple[str, ...] = ()  # steps of the other engine, some of whose products have the same paths
+
+    # What it costs
     gb_per_input_gb: float = 0.0  # peak memory per GB of the exposure as float32 counts
     seconds_per_input_gb: float = 0.0
     seconds: float = 1.0
+
+    # How it is shown
+    advice: str = ""  # what a user can do when no worker has the memory for it
+    color: str = "#6c757d"  # on the dashboard
+
+    @property
+    def makes_members(self) -> bool:
+        """Whether its product is what an association lists."""
+        return self.produces == MEMBER
 
     @property
     def spec(self) -> StepSpec | None:

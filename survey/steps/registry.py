@@ -1,24 +1,29 @@
 """The registry of steps: name -> Step. A new step or correction is one row here.
 
+The rows stand in the order of the pipeline:
+
 detector1            uncal -> rate      the pipeline's Detector1
 subtract_striping    rate -> striping   1/f noise (a correction of this project)
 image2               rate -> cal        the pipeline's Image2
-association          cal... -> asn      which exposures make a mosaic
-image3               asn -> i2d         the pipeline's Image3, whole
-mosaic               i2d -> zarr        for xarray
+given                cal -> cal         a calibrated exposure that was made elsewhere
 
-Image3 taken apart, for mosaics that outgrow one machine:
+Image3 taken apart, for mosaics that outgrow one machine (`engine: tiled`):
 sources              cal -> cat         tweakreg's sources, and the exposure without pixels (exposure)
-align                cat... -> layout   tweakreg's solution; the grids (association)
+association          cal... -> asn      which exposures make a mosaic; both engines have it
+align                cat... -> layout   tweakreg's solution; the grids (mosaic)
 sky                  cal -> skystat     skymatch's statistics (exposure)
-skymatch             skystat... -> sky  its solution (association)
+skymatch             skystat... -> sky  its solution (mosaic)
 pixmap               wcs -> pixmap      where pixels fall on the grids (exposure)
 outlier_i2d          cal... -> outlier_i2d   (group of detectors)
 median               outlier_i2d... -> median   (tile)
 outliers             cal -> crf         (exposure)
 drizzle              crf... -> chunks in mosaics.zarr   (tile)
-assemble             chunks -> i2d      header, FITS file and commit mark (association)
+assemble             chunks -> i2d      header, FITS file and commit mark (mosaic)
 source_catalog       i2d -> cat         source catalogue and segmentation map
+
+Image3 in one process (`engine: stock`):
+image3               asn -> i2d         the pipeline's Image3, whole
+mosaic               i2d -> zarr        for xarray
 """
 
 from __future__ import annotations
@@ -28,24 +33,24 @@ from typing import Any
 
 from survey.config.sections import StepConfig
 from survey.config.yaml_file import nearest, plain, shown
-from survey.steps.base import Step
+from survey.models import TaskRecord
+from survey.steps.base import Step, Unit
 
 _IMAGE3 = "jwst.pipeline.calwebb_image3:Image3Pipeline"
 
 
-def _part(name: str, accepts: str, produces: str, run: str, *parts: str, folder: str = "stage3") -> Step:
-    """The row of a part of Image3 that belongs to a mosaic."""
+def _part(name: str, unit: Unit, accepts: str, produces: str, run: str, **more: Any) -> Step:
+    """The row of a part of Image3 that belongs to a mosaic of the tiled engine."""
+    facts = {"version": 1, "folder": "stage3", "step_class": _IMAGE3 if more.get("parts") else "", **more}
     return Step(
         name=name,
-        version=1,
-        scope="mosaic",
+        unit=unit,
         accepts=accepts,
         produces=produces,
-        folder=folder,
-        run=run,
-        step_class=_IMAGE3 if parts else "",
-        parts=parts,
-        transient=name in ("pixmap", "outlier_i2d", "median"),
+        run=f"survey.steps.image3.{run}",
+        per_mosaic=True,
+        engine="tiled",
+        **facts,
     )
 
 
@@ -53,31 +58,36 @@ _ROWS = (
     Step(
         name="detector1",
         version=1,
-        scope="exposure",
+        unit=Unit.EXPOSURE,
         accepts="uncal",
         produces="rate",
         folder="stage1",
         run="survey.steps.exposure:run",
         step_class="jwst.pipeline.calwebb_detector1:Detector1Pipeline",
+        chained=True,
         gb_per_input_gb=16.0,
         seconds_per_input_gb=280.0,
+        color="#1f4e79",
     ),
     Step(
         name="subtract_striping",
         version=2,
-        scope="exposure",
+        unit=Unit.EXPOSURE,
         accepts="rate",
         produces="striping",
         folder="stage1",
         run="survey.steps.exposure:run",
         step_class="survey.corrections.striping:SubtractStripingStep",
+        chained=True,
+        corrects=True,
         gb_per_input_gb=4.0,
         seconds_per_input_gb=20.0,
+        color="#35699f",
     ),
     Step(
         name="image2",
         version=1,
-        scope="exposure",
+        unit=Unit.EXPOSURE,
         accepts="rate",
         produces="cal",
         folder="stage2",
@@ -85,73 +95,114 @@ _ROWS = (
         step_class="jwst.pipeline.calwebb_image2:Image2Pipeline",
         # A drizzled image of every single exposure costs more than Image2 itself, and the mosaic does not use it.
         defaults={"resample": {"skip": True}},
+        chained=True,
         gb_per_input_gb=10.0,
         seconds_per_input_gb=30.0,
+        color="#5b9bd5",
     ),
     Step(
         name="given",
         version=1,
-        scope="given",
+        unit=Unit.EXPOSURE,
         accepts="cal",
         produces="cal",
         folder="stage2",
         run="survey.steps.given:run",
-    ),
-    Step(
-        name="association",
-        version=1,
-        scope="mosaic",
-        accepts="cal",
-        produces="asn",
-        folder="asn",
-        run="survey.steps.association:run",
-    ),
-    Step(
-        name="image3",
-        version=1,
-        scope="mosaic",
-        accepts="asn",
-        produces="i2d",
-        folder="mosaics",
-        run="survey.steps.stock:run_image3",
-        step_class=_IMAGE3,
-    ),
-    Step(
-        name="mosaic",
-        version=1,
-        scope="mosaic",
-        accepts="i2d",
-        produces="zarr",
-        folder="mosaics",
-        run="survey.steps.stock:write_zarr",
+        external=True,
+        color="#9cc3e6",
     ),
     Step(
         name="sources",
         version=1,
-        scope="exposure",
+        unit=Unit.EXPOSURE,
         accepts="cal",
         produces="cat",
         folder="stage3",
         run="survey.steps.image3.sources:run",
         step_class=_IMAGE3,
         parts=("tweakreg",),
+        engine="tiled",
         gb_per_input_gb=60.0,
         seconds_per_input_gb=350.0,
-        chained=False,
+        color="#1e6b4c",
     ),
-    _part("align", "asn", "layout", "survey.steps.image3.align:run", "tweakreg", "resample", "skymatch"),
-    _part("sky", "cal", "skystat", "survey.steps.image3.sky:run", "skymatch"),
-    _part("skymatch", "skystat", "sky", "survey.steps.image3.sky:solve", "skymatch"),
-    _part("pixmap", "wcs", "pixmap", "survey.steps.image3.outliers:map_pixels", "resample", "outlier_detection"),
-    _part("outlier_i2d", "cal", "outlier_i2d", "survey.steps.image3.outliers:drizzle_group", "outlier_detection"),
-    _part("median", "outlier_i2d", "median", "survey.steps.image3.outliers:median_tile"),
-    _part("outliers", "cal", "crf", "survey.steps.image3.outliers:flag", "outlier_detection"),
-    _part("drizzle", "crf", "zarr", "survey.steps.image3.drizzle:run", "resample", folder="mosaics"),
-    _part("assemble", "zarr", "i2d", "survey.steps.image3.assemble:run", "resample", folder="mosaics"),
-    _part("source_catalog", "i2d", "cat", "survey.steps.image3.assemble:catalogue", "source_catalog", folder="mosaics"),
-)
+    Step(
+        name="association",
+        version=1,
+        unit=Unit.MOSAIC,
+        accepts="cal",
+        produces="asn",
+        folder="asn",
+        run="survey.steps.association:run",
+        per_mosaic=True,
+        color="#7a8288",
+    ),
+    _part("align", Unit.MOSAIC, "asn", "layout", "align:run",
+          parts=("tweakreg", "resample", "skymatch"), lays_out=True, color="#3c9a72"),
+    _part("sky", Unit.EXPOSURE, "cal", "skystat", "sky:run", parts=("skymatch",), color="#76c2a0"),
+    _part("skymatch", Unit.MOSAIC, "skystat", "sky", "sky:solve", parts=("skymatch",), color="#a9dcc5"),
+    _part("pixmap", Unit.EXPOSURE, "wcs", "pixmap", "outliers:map_pixels",
+          parts=("resample", "outlier_detection"), intermediate=True, color="#8a6508"),
+    _part("outlier_i2d", Unit.GROUP, "cal", "outlier_i2d", "outliers:drizzle_group",
+          parts=("outlier_detection",), intermediate=True, color="#c08a1e"),
+    _part("median", Unit.TILE, "outlier_i2d", "median", "outliers:median_tile", intermediate=True, color="#e3b553"),
+    _part("outliers", Unit.EXPOSURE, "cal", "crf", "outliers:flag",
+          parts=("outlier_detection",), replaces=("image3",), color="#d9772b"),
+    _part("drizzle", Unit.TILE, "crf", "zarr", "drizzle:run", folder="mosaics",
+          parts=("resample",), assembled_by="assemble", replaces=("mosaic",), color="#6a3d8f"),
+    _part("assemble", Unit.MOSAIC, "zarr", "i2d", "assemble:run", folder="mosaics",
+          parts=("resample",), commits=True, replaces=("image3", "mosaic"), color="#9a66bd"),
+    _part("source_catalog", Unit.MOSAIC, "i2d", "cat", "assemble:catalogue", folder="mosaics",
+          parts=("source_catalog",), replaces=("image3",), color="#c5a5dc",
+          advice="It holds the whole mosaic: leave it out with 'source_catalog: {skip: true}', or use a larger "
+                 "worker."),
+    Step(
+        name="image3",
+        version=1,
+        unit=Unit.MOSAIC,
+        accepts="asn",
+        produces="i2d",
+        folder="mosaics",
+        run="survey.steps.stock:run_image3",
+        step_class=_IMAGE3,
+        per_mosaic=True,
+        engine="stock",
+        replaces=("assemble", "source_catalog", "outliers"),
+        color="#6a3d8f",
+    ),
+    Step(
+        name="mosaic",
+        version=1,
+        unit=Unit.MOSAIC,
+        accepts="i2d",
+        produces="zarr",
+        folder="mosaics",
+        run="survey.steps.stock:write_zarr",
+        per_mosaic=True,
+        engine="stock",
+        commits=True,
+        replaces=("assemble", "drizzle"),
+        color="#9a66bd",
+    ),
+)  # fmt: skip
 
 REGISTRY: dict[str, Step] = {step.name: step for step in _ROWS}
+
+
+# Of a record that another version of this project wrote, or that was damaged.
+_UNKNOWN = Step(name="", version=0, unit=Unit.EXPOSURE, accepts="", produces="", folder="", run="")
+
+
+def row_of(record: TaskRecord) -> Step:
+    """The row of a record's step. For a step that the registry does not have it is a row without any property."""
+    return REGISTRY.get(record.step, _UNKNOWN)
+
+
+def mosaic_steps(engine: str) -> tuple[str, ...]:
+    """Names of the steps that an engine adds to the config's own, in order."""
+    return tuple(
+        name for name, step in REGISTRY.items() if step.engine == engine or (step.per_mosaic and not step.engine)
+    )
 
 
 def check_chain(chain: Sequence[StepConfig]) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -164,7 +215,7 @@ def check_chain(chain: Sequence[StepConfig]) -> tuple[dict[str, dict[str, Any]],
     """
     settings: dict[str, dict[str, Any]] = {}
     faults: list[str] = []
-    known = [name for name, step in REGISTRY.items() if step.scope == "exposure" and step.chained]
+    known = [name for name, step in REGISTRY.items() if step.chained]
     suffix = "uncal"
     for entry in chain:
         step = REGISTRY.get(entry.name)
@@ -185,6 +236,4 @@ def check_chain(chain: Sequence[StepConfig]) -> tuple[dict[str, dict[str, Any]],
 def _kind(suffix: str) -> str:
     """What a product is to the next step: a corrected rate is a rate."""
     step = next((step for step in REGISTRY.values() if step.produces == suffix), None)
-    if step is not None and step.step_class.startswith("survey.corrections."):
-        return step.accepts
-    return suffix
+    return step.accepts if step is not None and step.corrects else suffix
