@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 
 from survey.errors import ProductNameError
+from survey.messages import shown
 
 # re.ASCII: a Unicode digit is not a digit here. fullmatch everywhere: no trailing newline slips through.
 _EXPOSURE = re.compile(
@@ -89,7 +90,7 @@ def parse_exposure(name: str) -> ExposureName:
     match = _EXPOSURE.fullmatch(name)
     if match is None:
         raise ProductNameError(
-            f"{_shown(name)}: not an exposure name of the archive; expected "
+            f"{shown(name, ascii_only=True)}: not an exposure name of the archive; expected "
             "jw<ppppp><ooo><vvv>_<gg><s><aa>_<eeeee>(-seg<NNN>)_<detector>."
         )
     part = match.groupdict()
@@ -111,7 +112,7 @@ def parse_mosaic(name: str) -> MosaicName:
     match = _MOSAIC.fullmatch(name)
     if match is None:
         raise ProductNameError(
-            f"{_shown(name)}: not a level-3 product name of the archive; expected "
+            f"{shown(name, ascii_only=True)}: not a level-3 product name of the archive; expected "
             "jw<ppppp>-<acid>_t<NNN>_<instr>_<optical elements>(-<subarray>)."
         )
     part = match.groupdict()
@@ -136,7 +137,7 @@ def split_file(filename: str) -> tuple[ExposureName | MosaicName, str]:
     stem, _, extension = filename.rpartition(".")
     root, _, suffix = stem.rpartition("_")
     if extension not in ("fits", "json", "ecsv", "asdf", "jpg") or not _SUFFIX.fullmatch(suffix):
-        raise ProductNameError(f"{_shown(filename)}: not a product file name of the archive.")
+        raise ProductNameError(f"{shown(filename, ascii_only=True)}: not a product file name of the archive.")
     if _EXPOSURE.fullmatch(root):
         return parse_exposure(root), suffix
     return parse_mosaic(root), suffix
@@ -151,12 +152,6 @@ def change_suffix(filename: str, suffix: str) -> str:
 def optical_elements(filter_name: str, pupil: str) -> str:
     """The archive's name for a filter and pupil pair, in alphabetical order: ('F200W', 'CLEAR') -> 'clear-f200w'."""
     return "-".join(sorted((filter_name.lower(), pupil.lower())))
-
-
-def _shown(name: object) -> str:
-    """A name fit for a message: quoted, control characters escaped, bounded."""
-    text = ascii(name)
-    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def plain_name(name: str) -> bool:

@@ -18,7 +18,7 @@ from survey.config.pipeline_spec import (
     types_in_use,
     with_files,
 )
-from survey.config.yaml_file import nearest
+from survey.messages import nearest
 
 PIPELINES = {
     name: f"jwst.pipeline.calwebb_{name}:{name.capitalize()}Pipeline" for name in ("detector1", "image2", "image3")

@@ -19,10 +19,11 @@ from pydantic import (
 from survey.cluster.groups import DNS_NAME, Count, JobGroup, PodGroup, Seconds, Volume, WorkerGroup, one_word
 from survey.config.values import ConfigPath, Section
 from survey.config.values import Server as ExpandedText
-from survey.config.yaml_file import MAX_FAULTS, nearest, read_document
+from survey.config.yaml_file import MAX_FAULTS, read_document
 from survey.credentials import TOKEN
 from survey.errors import ConfigError
 from survey.execution.environment import THREADS
+from survey.messages import nearest
 
 # What workers declare, and tasks ask for, so that the scheduler places tasks by memory [GB].
 RESOURCE = "memory_gb"

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from survey.config.values import Section
-from survey.config.yaml_file import shown
+from survey.messages import shown
 
 # What a worker takes beside its task: dask, and the server of child processes with the pipeline imported.
 OVERHEAD_GB = 0.5

@@ -16,8 +16,9 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator
 from survey.config.limits import Limits
 from survey.config.sections import ArchiveConfig, MosaicConfig, ReferencesConfig, StepConfig
 from survey.config.values import ConfigPath, Filter, Section
-from survey.config.yaml_file import MAX_FAULTS, Document, read_document, shown
+from survey.config.yaml_file import MAX_FAULTS, Document, read_document
 from survey.errors import ConfigError
+from survey.messages import shown
 
 
 class SurveyConfig(Section):

@@ -8,7 +8,6 @@ these. A test compares the result with what the imported classes say.
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.util
 import math
 import re
@@ -21,7 +20,7 @@ from typing import Any
 from configobj import ConfigObj
 from configobj.validate import ValidateError, Validator, VdtMissingValue
 
-from survey.config.yaml_file import nearest, plain, shown
+from survey.messages import did_you_mean, nearest, shown, unquoted
 from survey.names import plain_name
 
 # Every Step descends from these two; they hold the parameters that all steps share.
@@ -136,7 +135,7 @@ def check_settings(
         try:
             clean[name] = _check_value(spec, name, value)
         except ValueError as error:
-            faults.append(f"{where}.{plain(name)}: {error}")
+            faults.append(f"{where}.{unquoted(name)}: {error}")
     return clean, faults
 
 
@@ -247,8 +246,7 @@ def _check_value(spec: StepSpec, name: str, value: Any) -> Any:
 def _close_option(check: str, value: Any) -> str:
     """'; did you mean ...?' for a value that is none of a parameter's options."""
     options = re.findall(r"""['"]([^'"]+)['"]""", check) if check.startswith("option(") else []
-    close = difflib.get_close_matches(str(value)[:80], options, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return did_you_mean(value, options)
 
 
 def _as_configobj(value: Any) -> Any:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from survey.config.values import ConfigPath, Filter, Section, Server
-from survey.config.yaml_file import plain, shown
 from survey.credentials import server_address
+from survey.messages import shown, unquoted
 
 SCALES_ARCSEC = (0.001, 10.0)  # of a mosaic; a slip of the unit is outside
 
@@ -218,5 +218,5 @@ class StepConfig(Section):
             raise ValueError(f"{shown(value)}: expected one step, such as 'image2: {{}}'.")
         name, settings = next(iter(value.items()))
         if settings is not None and not isinstance(settings, dict):
-            raise ValueError(f"{plain(name)}: expected a mapping of parameters, found {shown(settings)}.")
+            raise ValueError(f"{unquoted(name)}: expected a mapping of parameters, found {shown(settings)}.")
         return {"name": str(name), "settings": {str(key): item for key, item in (settings or {}).items()}}

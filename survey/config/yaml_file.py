@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from typing import Any, get_args
 import yaml
 
 from survey.errors import ConfigError
+from survey.messages import did_you_mean, nearest, shown, unquoted
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 100  # the deepest config has 6 levels
 MAX_NODES = 20_000  # of keys and values; ten times the longest lists that a config may hold
 MAX_FAULTS = 100  # of one file; more tell nothing new
 MAX_MESSAGE = 500  # characters of one fault
-MAX_SHOWN = 80  # characters of a foreign value in a message
 
 Place = tuple[str | int, ...]
 
@@ -57,7 +56,7 @@ class Document:
     def fault(self, item: Mapping[str, Any], model: Any) -> str:
         """One of the errors that a pydantic model found in the file, as a message with file and line."""
         place = tuple(item["loc"])
-        name = ".".join(map(plain, place))
+        name = ".".join(map(unquoted, place))
         message = str(item["msg"]).removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = f"unknown key{nearest(place[-1], _keys_of(model, place[:-1]))}"
@@ -65,18 +64,11 @@ class Document:
             message = "is required and missing."
         elif item["type"] == "literal_error":
             expected = item["ctx"]["expected"]
-            close = difflib.get_close_matches(str(item["input"])[:MAX_SHOWN], re.findall("'([^']*)'", expected), 1, 0.5)
-            hint = f"; did you mean {close[0]!r}?" if close else "."
+            hint = did_you_mean(item["input"], re.findall("'([^']*)'", expected)) or "."
             message = f"expected {expected}, found {shown(item['input'])}{hint}"
         elif item["type"] != "value_error":
             message = f"{message} (found {shown(item.get('input'))})"
         return f"{self.locate(place)}: {name}: {message[:MAX_MESSAGE]}" if name else f"{self.path}: {message}"
-
-
-def nearest(name: object, known: Sequence[str]) -> str:
-    """'; did you mean ...?' for a name that is not known, or the first that are."""
-    close = difflib.get_close_matches(str(name)[:MAX_SHOWN], known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known)[:12])}."
 
 
 def read_document(path: Path | str) -> Document:
@@ -109,18 +101,6 @@ def read_document(path: Path | str) -> Document:
         raise ConfigError(f"{path}: expected a mapping such as 'survey: egs-demo', found {type(data).__name__}.")
     plain = {str(key): value for key, value in data.items()}
     return Document(path, plain, found, tuple(f"{path}:{line}: {said}" for line, said in faults))
-
-
-def shown(value: Any) -> str:
-    """A foreign value fit for a message: control characters escaped, bounded."""
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
-
-
-def plain(name: Any) -> str:
-    """A key fit for a message, without quotes where it needs none."""
-    text = str(name)
-    return text if text.isprintable() and len(text) <= MAX_SHOWN else shown(text)
 
 
 def _read_text(path: Path) -> str:
@@ -159,7 +139,7 @@ def _walk(node: yaml.Node, path: Place, lines: dict[Place, int]) -> Iterator[tup
         for key, value in node.value:
             name, line = str(getattr(key, "value", "")), key.start_mark.line + 1
             if name in seen:
-                yield line, f"{'.'.join(map(plain, (*path, name)))}: stands twice; first in line {seen[name]}."
+                yield line, f"{'.'.join(map(unquoted, (*path, name)))}: stands twice; first in line {seen[name]}."
             seen[name] = line
             lines[(*path, name)] = line
             yield from _walk(value, (*path, name), lines)
@@ -174,7 +154,7 @@ def _walk(node: yaml.Node, path: Place, lines: dict[Place, int]) -> Iterator[tup
             yield from _walk(value, (*path, index), lines)
     elif node.tag == "tag:yaml.org,2002:int" and _OCTAL.fullmatch(node.value):
         meant = node.value.replace("_", "").lstrip("0") or "0"
-        place = ".".join(str(part) if isinstance(part, int) else plain(part) for part in path)
+        place = ".".join(str(part) if isinstance(part, int) else unquoted(part) for part in path)
         yield node.start_mark.line + 1, f"{place}: {node.value}: YAML takes a leading zero for octal; write {meant}."
 
 

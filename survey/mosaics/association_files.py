@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from survey.errors import ConfigError, ProductNameError
+from survey.messages import shown
 from survey.models import Association
 from survey.names import ExposureName, MosaicName, parse_exposure, parse_mosaic
 from survey.nircam import DETECTORS, PUPIL_FILTERS
@@ -106,7 +107,7 @@ def _read_json(path: Path) -> Any:
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
     if twice:
-        raise ValueError(f"the key {_shown(twice[0])} stands twice in one object")
+        raise ValueError(f"the key {shown(twice[0])} stands twice in one object")
     return dict(pairs)
 
 
@@ -117,7 +118,7 @@ def _read_product(data: Any, faults: list[str]) -> tuple[Any, list[Any]]:
         return None, []
     kind = data.get("asn_type", "image3")
     if kind != "image3":
-        faults.append(f"asn_type: found {_shown(kind)}, expected 'image3', a level-3 imaging association.")
+        faults.append(f"asn_type: found {shown(kind)}, expected 'image3', a level-3 imaging association.")
     products = data.get("products")
     if not isinstance(products, list) or len(products) != 1 or not isinstance(products[0], dict):
         found = f"{len(products)} products" if isinstance(products, list) else type(products).__name__
@@ -140,7 +141,7 @@ def _read_name(product: Any, faults: list[str]) -> MosaicName | None:
         faults += [f"product name {fault}" for fault in error.faults]
         return None
     if name is None:
-        faults.append(f"product name: found {_shown(product)}, expected a text.")
+        faults.append(f"product name: found {shown(product)}, expected a text.")
     elif name.instrument != "nircam":
         faults.append(f"product name {product}: instrument {name.instrument!r}, expected 'nircam'.")
     return name
@@ -148,11 +149,11 @@ def _read_name(product: Any, faults: list[str]) -> MosaicName | None:
 
 def _read_member(number: int, member: Any, faults: list[str]) -> ExposureName | None:
     if not isinstance(member, dict) or not isinstance(member.get("expname"), str):
-        faults.append(f"member {number}: expected an object with a text 'expname', found {_shown(member)}.")
+        faults.append(f"member {number}: expected an object with a text 'expname', found {shown(member)}.")
         return None
     file, kind = member["expname"], member.get("exptype")
     if kind != "science":
-        faults.append(f"member {number}: exptype {_shown(kind)}, expected 'science'.")
+        faults.append(f"member {number}: exptype {shown(kind)}, expected 'science'.")
     match = _EXPOSURE_FILE.fullmatch(file)
     try:
         name = parse_exposure(match["name"]) if match else None
@@ -160,14 +161,8 @@ def _read_member(number: int, member: Any, faults: list[str]) -> ExposureName | 
         name = None
     if name is None or name.detector not in DETECTORS:
         faults.append(
-            f"member {number}: {_shown(file)}, expected the plain file name of a NIRCam exposure, "
+            f"member {number}: {shown(file, ascii_only=True)}, expected the plain file name of a NIRCam exposure, "
             "such as jw01345001001_02201_00001_nrcb1_cal.fits."
         )
         return None
     return name
-
-
-def _shown(value: Any) -> str:
-    """A foreign value fit for a message: escaped and bounded."""
-    text = ascii(value if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__)
-    return text if len(text) <= 120 else text[:117] + "..."

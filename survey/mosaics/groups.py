@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from survey.errors import ConfigError, TaskError
+from survey.messages import shown
 from survey.workspace.files import replace_folder, sync_tree, write_file
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def write_group(
         ``group`` is no plain name, or ``chunk`` is not positive.
     """
     if not _GROUP_NAME.fullmatch(group):
-        raise ConfigError(f"group {ascii(group)[:80]}: expected letters, digits, '_' and '-', such as F444W.")
+        raise ConfigError(f"group {shown(group)}: expected letters, digits, '_' and '-', such as F444W.")
     if chunk < 1:
         raise ConfigError(f"chunk {chunk}: expected a positive number of pixels.")
     ensure_store(store)
@@ -113,7 +114,7 @@ def open_group(store: Path | str, group: str) -> xr.Dataset:
     folder = Path(store) / group
     if not _GROUP_NAME.fullmatch(group) or not (folder / "zarr.json").is_file():
         there = sorted(path.parent.name for path in Path(store).glob("[!.]*/zarr.json"))
-        raise ConfigError(f"{store}: no mosaic {ascii(group)[:80]}; there are {', '.join(there) or 'none'}.")
+        raise ConfigError(f"{store}: no mosaic {shown(group)}; there are {', '.join(there) or 'none'}.")
     dataset = xr.open_zarr(store, group=group, consolidated=False, chunks=None, zarr_format=3)
     if dataset.attrs.get("complete") is not True:
         raise ConfigError(f"{folder}: was never finished; remove it and run again.")

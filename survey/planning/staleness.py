@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from survey.messages import unquoted
 from survey.models import COMPLETE, Plan, Task, TaskRecord
 from survey.steps.base import Unit
 from survey.steps.registry import REGISTRY
@@ -58,7 +59,8 @@ def _out_of_place(record: TaskRecord, root: Path) -> tuple[str, ...]:
 
 def differences(task: Task, record: TaskRecord) -> list[str]:
     """Why a record's digest is not the task's: every setting, reference, input and version that differs."""
-    found = [f"{name}: {_shown(old)} -> {_shown(new)}" for name, old, new in _changed(record.settings, task.settings)]
+    settings = _changed(record.settings, task.settings)
+    found = [f"{name}: {_setting(old)} -> {_setting(new)}" for name, old, new in settings]
     found += [f"{kind} {new or 'none'} replaced {old or 'none'}" for kind, old, new in _reference_changes(task, record)]
     for name, old, new in _changed({key: record.versions.get(key) for key in task.versions}, task.versions):
         found.append(f"{name} {old or 'none'} -> {new or 'none'}")
@@ -152,6 +154,5 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _shown(value: Any) -> str:
-    text = "default" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _setting(value: Any) -> str:
+    return "default" if value is None else unquoted(value)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from survey import references as crds_references
 from survey.config.model import SurveyConfig, read_config
-from survey.config.yaml_file import nearest
 from survey.errors import ConfigError
+from survey.messages import nearest
 from survey.planning.recipe import checked, path_faults
 from survey.planning.tiled import STEPS as TILED
 

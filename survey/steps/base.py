@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from survey.config.pipeline_spec import StepSpec, check_settings, read_spec, types_in_use, with_files
 from survey.config.values import expand
-from survey.config.yaml_file import plain, shown
+from survey.messages import shown, unquoted
 from survey.models import Exposure
 
 # A process with the pipeline imported, before it opens a file; measured with jwst 3.0.0.
@@ -119,8 +119,8 @@ class Step:
     def settings(self, given: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
         """The settings that a task carries, and what is wrong with those given."""
         if self.spec is None:
-            faults = [f"{where}.{plain(name)}: {self.name} takes no parameters, got {shown(name)}." for name in given]
-            return {}, faults
+            none = f"{self.name} takes no parameters, got"
+            return {}, [f"{where}.{unquoted(name)}: {none} {shown(name)}." for name in given]
         clean, faults = check_settings(self.spec, given, where)
         try:
             return _merge(self.defaults, with_files(clean, _absolute)), faults

@@ -10,6 +10,7 @@ from typing import Any
 
 from survey.config.pipeline_spec import OUTPUT_NAMES, StepSpec, override_files, read_spec
 from survey.errors import TaskError
+from survey.messages import shown
 from survey.names import plain_name
 from survey.steps.base import Job
 
@@ -78,7 +79,7 @@ def refuse_foreign_orders(config: Mapping[str, Any], inside: str = "") -> None:
             or (name in OUTPUT_NAMES and not plain_name(str(value)))
             or (name in ("output_dir", "output_file") and inside)
         ):
-            raise TaskError(f"a parameter file of CRDS says {where} = {ascii(value)[:120]}, which it has no say in.")
+            raise TaskError(f"a parameter file of CRDS says {where} = {shown(value)}, which it has no say in.")
 
 
 def split_settings(spec: StepSpec, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

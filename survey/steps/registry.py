@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from survey.config.sections import StepConfig
-from survey.config.yaml_file import nearest, plain, shown
+from survey.messages import nearest, shown, unquoted
 from survey.models import TaskRecord
 from survey.steps.base import Step, Unit
 
@@ -221,7 +221,7 @@ def check_chain(chain: Sequence[StepConfig]) -> tuple[dict[str, dict[str, Any]],
         step = REGISTRY.get(entry.name)
         if step is None or entry.name not in known:
             hint = nearest(entry.name, known)
-            faults.append(f"steps.{plain(entry.name)}: {shown(entry.name)} is not a step of an exposure{hint}")
+            faults.append(f"steps.{unquoted(entry.name)}: {shown(entry.name)} is not a step of an exposure{hint}")
             continue
         if step.accepts != _kind(suffix):
             before = next((name for name in known if REGISTRY[name].produces == step.accepts), None)

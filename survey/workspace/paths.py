@@ -10,6 +10,7 @@ import os
 import stat
 from pathlib import Path
 
+from survey.messages import shown
 from survey.names import plain_name
 
 PRODUCT_FOLDERS = ("stage1", "stage2", "stage3", "asn", "mosaics")
@@ -20,9 +21,8 @@ def product_fault(path: str) -> str:
     """Why a path is not that of a product in a workspace; '' when it is."""
     folder, *rest = parts = path.split("/")
     if folder not in PRODUCT_FOLDERS or not rest or len(parts) > MAX_PARTS or not all(map(plain_name, parts)):
-        shown = ascii(path)
-        shown = shown if len(shown) <= 120 else shown[:117] + "..."
-        return f"{shown} is not the path of a product; expected plain names below {', '.join(PRODUCT_FOLDERS)}"
+        known = ", ".join(PRODUCT_FOLDERS)
+        return f"{shown(path, ascii_only=True)} is not the path of a product; expected plain names below {known}"
     return ""
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from survey.messages import shown
 from survey.models import COMPLETE, TaskRecord, record_from_json, to_json
 from survey.workspace import paths
 from survey.workspace.files import write_file
@@ -183,9 +184,9 @@ def _check_types(record: TaskRecord) -> None:
     for name in _TEXTS:
         for key, value in getattr(record, name).items():
             if not isinstance(value, str):
-                raise ValueError(f"not a task record: {name!r} holds {value!r:.40} for {key!r:.80}, expected text")
+                raise ValueError(f"not a task record: {name!r} holds {shown(value)} for {shown(key)}, expected text")
     for key, value in record.measurements.items():
         if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
-            raise ValueError(f"not a task record: measurement {key!r:.80} is {value!r:.40}, expected a number")
+            raise ValueError(f"not a task record: measurement {shown(key)} is {shown(value)}, expected a number")
     if not all(isinstance(name, str) for name in record.missing):
         raise ValueError("not a task record: 'missing' holds something else than names")
