@@ -30,16 +30,16 @@ from survey.digest import file_sha256
 from survey.execution.task import Site, blank_record
 from survey.models import COMPLETE, Plan, TaskRecord
 from survey.planning.planner import Planner, plan, steps_until
-from survey.scheduling.run_plan import run_plan
+from survey.scheduling.run_plan import RunSettings, run_plan
 from survey.workspace.folders import Workspace
 
 
 def _run(planned: Plan, planner: Planner, site: Site, client: Any, *, page: bool) -> list[TaskRecord]:
     if not page:
-        return run_plan(planned, planner, site, client, stored={}, watch=lambda *_: None)
+        return run_plan(planned, planner, site, client, RunSettings())
     with feed(client, planner.config, planned, steps_until(planned, None), say) as told:
         watch = told.watch(lambda *_: None)
-        return run_plan(planned, planner, site, client, stored={}, watch=watch, laid_out=told.laid_out)
+        return run_plan(planned, planner, site, client, RunSettings(watch=watch, laid_out=told.laid_out))
 
 
 def _page_alone(planned: Plan, planner: Planner, client: Any, count: int) -> dict[str, float]:

@@ -28,13 +28,13 @@ from measure import ROOT, say
 sys.path.insert(0, str(ROOT / "tests"))
 from stub_steps import FakeReferences, asleep, exposure
 
-import survey.scheduling.run_plan
+import survey.scheduling.task_queue
 from survey.cluster.deploy import RESOURCE
 from survey.config.model import SurveyConfig
 from survey.execution.task import Site
 from survey.models import COMPLETE
 from survey.planning.planner import Planner, plan
-from survey.scheduling.run_plan import run_plan
+from survey.scheduling.run_plan import RunSettings, run_plan
 from survey.workspace.folders import Workspace
 
 STEPS = ["detector1", "subtract_striping", "image2"]
@@ -57,7 +57,7 @@ def planned(exposures: int, folder: Path):
 
 def measure(exposures: int, workers: int, seconds: float) -> dict[str, float]:
     """Run a graph; client and scheduler are this process, workers are others."""
-    survey.scheduling.run_plan.run_task = functools.partial(asleep, seconds)
+    survey.scheduling.task_queue.run_task = functools.partial(asleep, seconds)
     own = psutil.Process()
     with tempfile.TemporaryDirectory() as name:
         tasks, planner = planned(exposures, Path(name))
@@ -79,7 +79,7 @@ def measure(exposures: int, workers: int, seconds: float) -> dict[str, float]:
                 started.append(time.monotonic())
 
             site = Site(name, "scaling")
-            records = run_plan(tasks, planner, site, client, stored={}, watch=watch, until=STEPS[-1])
+            records = run_plan(tasks, planner, site, client, RunSettings(watch=watch, until=STEPS[-1]))
             wall, used = time.monotonic() - began, time.process_time() - cpu
             grown = own.memory_info().rss - memory
     assert {record.status for record in records} == {COMPLETE}

@@ -105,8 +105,8 @@ def client():
     """A scheduler and two one-thread workers in this process, each with 4 GB to give."""
     from dask.distributed import Client, LocalCluster
 
+    from survey.cluster.deploy import RESOURCE
     from survey.execution.children import close_idle
-    from survey.scheduling.run_plan import RESOURCE
 
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, processes=False, resources={RESOURCE: 4.0},

@@ -14,11 +14,12 @@ import psutil
 import pytest
 
 import survey.cluster.connect
+from survey.cluster.capacity import capacity
 from survey.cluster.connect import connect, dashboard, starts_workers
+from survey.cluster.deploy import RESOURCE
 from survey.cluster.local import RESERVE_GB, local_sizes
 from survey.cluster.preview import preview
 from survey.errors import ConfigError, ServiceUnreachableError
-from survey.scheduling.run_plan import RESOURCE, capacity
 
 ROOT = Path(__file__).parent.parent
 

@@ -24,6 +24,7 @@ from stub_tiled import ENVIRONMENT
 
 from survey.cli.status_report import status_document, status_text
 from survey.cluster.connect import connect
+from survey.cluster.deploy import RESOURCE
 from survey.config.model import SurveyConfig
 from survey.dashboard.feed import feed, guesses
 from survey.dashboard.journal import journal_path
@@ -33,7 +34,7 @@ from survey.execution.task import Site
 from survey.models import COMPLETE, FAILED
 from survey.planning.planner import Planner, plan, steps_until
 from survey.reduction import job as reduction
-from survey.scheduling.run_plan import RESOURCE, run_plan
+from survey.scheduling.run_plan import RunSettings, run_plan
 from survey.workspace.folders import Workspace
 from survey.workspace.records import read_records
 
@@ -66,10 +67,8 @@ class Line:
         site = Site(str(self.workspace.root), self.config.survey, {**ENVIRONMENT, "STUB_SECONDS": str(self.seconds)})
         stored = read_records(self.workspace.records).by_key
         with feed(client, self.config, self.plan, steps_until(self.plan, None), self.said.append, save) as told:
-            records = run_plan(
-                self.plan, Planner(self.config, self.references), site, client,
-                stored=stored, watch=told.watch(watch), laid_out=told.laid_out,
-            )  # fmt: skip
+            settings = RunSettings(stored, watch=told.watch(watch), laid_out=told.laid_out)
+            records = run_plan(self.plan, Planner(self.config, self.references), site, client, settings)
         return {record.key: record for record in records}
 
 

@@ -21,7 +21,6 @@ from survey.dashboard.state import (
     RunState,
     first_line,
     place_of,
-    root_cause,
     update_of,
 )
 from survey.execution.task import blank_record
@@ -127,10 +126,7 @@ def test_places_of_tiles():
     assert place_of("x1y")[1] is None and place_of("")[1] is None
 
 
-def test_causes_are_the_first_ones():
-    error = "not run, because image2/a skipped: not run, because detector1/a failed: detector1/a: ValueError: bad"
-    assert root_cause(error) == "detector1/a: ValueError: bad"
-    assert root_cause("3 of 4 members missing (a, b, c)") == "3 of 4 members missing (a, b, c)"
+def test_errors_are_cut_to_one_line():
     assert first_line("\n") == "" and len(first_line("x" * 10_000)) == 300
 
 

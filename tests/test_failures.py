@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 from collections import namedtuple
+from dataclasses import replace
 
 import pytest
 
 from survey.errors import TaskError
 from survey.execution import failures
 from survey.execution.children import Usage
-from survey.execution.failures import cause_of_death, failure_class
+from survey.execution.failures import cause_of_death, failure_class, root_cause, skip_reason
+from survey.execution.task import blank_record, skipped_record
+from survey.models import SKIPPED, Task
 from survey.workspace.files import is_disk_full
 
 
@@ -64,3 +67,21 @@ def test_a_child_that_could_not_even_say_so_died_of_the_disk(tmp_path, monkeypat
     usage = namedtuple("usage", "total used free")(10, 10, 0)
     monkeypatch.setattr(failures.shutil, "disk_usage", lambda _path: usage)
     assert cause_of_death(Usage(70, 1.0, 1.0, 0.1), tmp_path / "none.log")[1] == "disk"
+
+
+def test_a_skipped_task_names_the_first_cause():
+    first, second, third = (
+        Task(key=f"{step}/a", step=step, subject="a", filter="F200W", settings={}) for step in "abc"
+    )
+    failed = replace(blank_record(first), error="ValueError: bad pixels")
+    skipped = skipped_record(second, failed)
+    assert skipped.status == SKIPPED
+    assert skipped.error == skip_reason(failed) == "not run, because a/a failed: ValueError: bad pixels"
+    assert skipped_record(third, skipped).error == skipped.error
+    assert root_cause(skipped.error) == "a/a failed: ValueError: bad pixels"
+
+
+def test_the_first_cause_is_read_from_records_of_earlier_versions():
+    error = "not run, because image2/a skipped: not run, because detector1/a failed: detector1/a: ValueError: bad"
+    assert root_cause(error) == "detector1/a: ValueError: bad"
+    assert root_cause("3 of 4 members missing (a, b, c)") == "3 of 4 members missing (a, b, c)"

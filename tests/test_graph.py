@@ -10,6 +10,8 @@ import pytest
 from dask.distributed import Client, LocalCluster
 from stub_steps import ENVIRONMENT, FakeReferences, exposure
 
+from survey.cluster.capacity import capacity
+from survey.cluster.deploy import RESOURCE
 from survey.config.limits import Limits
 from survey.config.model import SurveyConfig
 from survey.digest import file_sha256
@@ -17,7 +19,7 @@ from survey.errors import DiskFullError, SurveyError
 from survey.execution.task import Site
 from survey.models import COMPLETE, FAILED, SKIPPED
 from survey.planning.planner import Planner, plan
-from survey.scheduling.run_plan import RESOURCE, capacity, run_plan
+from survey.scheduling.run_plan import RunSettings, run_plan
 from survey.workspace.folders import Workspace
 from survey.workspace.records import read_records
 
@@ -53,11 +55,9 @@ class Line:
             made = replace(made, tasks=tuple(map(change, made.tasks)))
         self.seen = []
         site = Site(str(self.workspace.root), "t", ENVIRONMENT, limits or Limits())
-        records = run_plan(
-            made, Planner(self.config, references), site, client,
-            stored=read_records(self.workspace.records).by_key, until=until,
-            watch=watch or (lambda record, reused: self.seen.append((record.key, record.status, reused))),
-        )  # fmt: skip
+        stored = read_records(self.workspace.records).by_key
+        watch = watch or (lambda record, reused: self.seen.append((record.key, record.status, reused)))
+        records = run_plan(made, Planner(self.config, references), site, client, RunSettings(stored, until, watch))
         assert sorted(item[0] for item in self.seen) == sorted(record.key for record in records)
         return {record.key: record for record in records}
 

@@ -15,7 +15,7 @@ from survey.execution.task import Site
 from survey.models import COMPLETE, FAILED, SKIPPED
 from survey.mosaics.layouts import read_layouts
 from survey.planning.planner import Planner, plan
-from survey.scheduling.run_plan import run_plan
+from survey.scheduling.run_plan import RunSettings, run_plan
 from survey.workspace.folders import Workspace
 from survey.workspace.records import read_records
 
@@ -45,11 +45,13 @@ class Line:
         layouts = read_layouts(self.workspace.root, (SHORT, LONG))
         made = plan(self.config, self.exposures, references, layouts=layouts)
         self.ran = []
-        records = run_plan(
-            made, Planner(self.config, references), Site(str(self.workspace.root), "t", ENVIRONMENT), client,
-            stored=read_records(self.workspace.records).by_key, until=until,
+        site = Site(str(self.workspace.root), "t", ENVIRONMENT)
+        settings = RunSettings(
+            read_records(self.workspace.records).by_key,
+            until,
             watch=lambda record, reused: None if reused else self.ran.append(record.key),
-        )  # fmt: skip
+        )
+        records = run_plan(made, Planner(self.config, references), site, client, settings)
         return {record.key: record for record in records}
 
     def faults(self, **faults):

@@ -7,9 +7,9 @@ from dask.distributed import Client, LocalCluster
 from killing import false_records, products
 from test_graph_tiled import SHORT, Line
 
+from survey.cluster.deploy import RESOURCE
 from survey.execution.children import close_idle
 from survey.models import COMPLETE, FAILED
-from survey.scheduling.run_plan import RESOURCE
 from survey.workspace.records import read_records
 
 

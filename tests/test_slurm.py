@@ -22,12 +22,13 @@ from test_whole import assert_same_pixels
 from whole_run import survey
 
 from survey.cluster import tls
+from survey.cluster.capacity import capacity
 from survey.cluster.connect import connect
 from survey.errors import ClusterError
 from survey.execution.task import Site
 from survey.models import COMPLETE
 from survey.planning.planner import Planner, plan
-from survey.scheduling.run_plan import capacity, run_plan
+from survey.scheduling.run_plan import RunSettings, run_plan
 from survey.workspace.records import read_records
 
 QUICK = [pytest.mark.slow, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(240)]
@@ -66,14 +67,11 @@ def run(line: Line, client, memory_gb=lambda task: 0.5, until: str | None = STEP
     references = FakeReferences()
     made = plan(line.config, line.exposures, references)
     made = replace(made, tasks=tuple(replace(task, memory_gb=memory_gb(task)) for task in made.tasks))
-    return {
-        record.key: record
-        for record in run_plan(
-            made, Planner(line.config, references), Site(str(line.workspace.root), "t", ENVIRONMENT), client,
-            stored=read_records(line.workspace.records).by_key, until=until, watch=lambda record, reused: None,
-            trouble=getattr(client.cluster, "trouble", lambda: None),
-        )
-    }  # fmt: skip
+    stored = read_records(line.workspace.records).by_key
+    settings = RunSettings(stored, until, trouble=getattr(client.cluster, "trouble", lambda: None))
+    site = Site(str(line.workspace.root), "t", ENVIRONMENT)
+    records = run_plan(made, Planner(line.config, references), site, client, settings)
+    return {record.key: record for record in records}
 
 
 def faults(line: Line, **planted: list[str]) -> None:

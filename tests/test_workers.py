@@ -19,8 +19,8 @@ from dask.distributed import Client, LocalCluster
 from whole_run import survey
 
 import survey as package
+from survey.cluster.deploy import RESOURCE
 from survey.errors import WorkersError
-from survey.scheduling.run_plan import RESOURCE
 from survey.scheduling.waiting import refuse_small
 from survey.scheduling.worker_checks import CHECK, checked, memory_fault, probes
 from survey.versions import installed_versions

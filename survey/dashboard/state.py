@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from survey.execution.failures import root_cause
 from survey.models import COMPLETE, FAILED, SKIPPED, TaskRecord
 
 DONE, REUSED = "done", "reused"
@@ -19,7 +20,6 @@ MAX_POINTS = 200  # of memory, per step
 MAX_BINS = 48  # of the exposures' rate
 MAX_TILES = 20_000  # of all mosaics; beyond, only their number is kept
 ERROR_CHARACTERS = 300
-_BECAUSE = "not run, because "
 
 Update = Sequence[Any]  # of `update_of`
 
@@ -37,13 +37,6 @@ def first_line(error: str) -> str:
     """The first line of an error, cut to what a table holds."""
     line = error.strip().splitlines()[0] if error.strip() else ""
     return line if len(line) <= ERROR_CHARACTERS else f"{line[: ERROR_CHARACTERS - 3]}..."
-
-
-def root_cause(error: str) -> str:
-    """Why a task was skipped in the end: the cause at the bottom of a chain of skips."""
-    cause = error.rpartition(_BECAUSE)[2]
-    key, _, rest = cause.partition(" failed: ")
-    return rest if rest.startswith(f"{key}: ") else cause
 
 
 @dataclass

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from survey.errors import TaskError
 from survey.execution.children import Usage
+from survey.models import SKIPPED, TaskRecord
 from survey.workspace.files import DISK_FULL_TEXTS, is_disk_full
 
 _PASSING = (errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT)
@@ -16,6 +17,7 @@ _MEMORY_SIGNS = ("MemoryError", "ArrayMemoryError", "Cannot allocate memory")
 # Less than this left where a child could not even leave its result: the disk is what it died of.
 _FULL_BYTES = 1_000_000
 _LOG_TAIL_LINES = 12
+_BECAUSE = "not run, because "  # begins the error of a skipped task, in records of all versions
 _SIGBUS, _SIGKILL, _SIGTERM = 7, 9, 15
 
 
@@ -48,6 +50,26 @@ def cause_of_death(usage: Usage, log: Path) -> tuple[str, str]:
         return cause, "memory"
     # A batch system's warning, or a page of a file that a network file system could not give.
     return cause, "again" if usage.status in (-_SIGTERM, -_SIGBUS) else "never"
+
+
+def skip_reason(lost: TaskRecord) -> str:
+    """The error of a task that is skipped because it depends on one that failed or was skipped.
+
+    It names the first cause: of a chain of skipped tasks, the one that failed. `root_cause` reads it.
+    """
+    if lost.status == SKIPPED and lost.error.startswith(_BECAUSE):
+        return lost.error
+    return f"{_BECAUSE}{lost.key} {lost.status}: {lost.error}"
+
+
+def root_cause(error: str) -> str:
+    """The first cause in the error of a skipped task; another error is returned as it is.
+
+    Records of earlier versions may name every task of a chain; the last one counts.
+    """
+    cause = error.rpartition(_BECAUSE)[2]
+    key, _, rest = cause.partition(" failed: ")
+    return rest if rest.startswith(f"{key}: ") else cause
 
 
 def _is_out_of_space(folder: Path) -> bool:

@@ -24,7 +24,7 @@ from survey import __version__
 from survey.errors import TaskError
 from survey.execution.children import RESULT, Usage, child_server
 from survey.execution.environment import KEEP_MEMORY, ONE_THREAD, Site
-from survey.execution.failures import cause_of_death, failure_class
+from survey.execution.failures import cause_of_death, failure_class, skip_reason
 from survey.execution.inputs import verified_sources
 from survey.execution.publication import publish, published
 from survey.isolation import in_effect, machine
@@ -37,7 +37,6 @@ from survey.workspace.folders import Workspace
 from survey.workspace.records import failure_path, read_record, record_path, write_record
 
 BATCH_JOBS = ("SLURM_JOB_ID", "PBS_JOBID")
-BECAUSE = "not run, because "
 
 
 def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb: float | None = None) -> TaskRecord:
@@ -154,11 +153,8 @@ def _batch_job() -> str:
 
 
 def skipped_record(task: Task, lost: TaskRecord) -> TaskRecord:
-    """The record of a task that was not run, because one that it stands on is not complete; names the first cause."""
-    error = f"{BECAUSE}{lost.key} {lost.status}: {lost.error}"
-    if lost.status == SKIPPED and lost.error.startswith(BECAUSE):
-        error = lost.error
-    return replace(blank_record(task), status=SKIPPED, error=error)
+    """The record of a task that was not run, because one that it depends on is not complete."""
+    return replace(blank_record(task), status=SKIPPED, error=skip_reason(lost))
 
 
 def _run(

@@ -277,7 +277,7 @@ def _on_cluster(
     # dask takes half a second to import; a run that finds everything done does not need it.
     from survey.cluster.connect import connect, dashboard, starts_workers
     from survey.dashboard.feed import feed
-    from survey.scheduling.run_plan import run_plan
+    from survey.scheduling.run_plan import RunSettings, run_plan
     from survey.scheduling.worker_checks import workers_for
 
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
@@ -300,11 +300,8 @@ def _on_cluster(
                 where.say(f"{task.key} will not be run: {too_large(task, largest)}")
         kept = root / "reports" / REPORT if where.report else None
         told = stack.enter_context(feed(client, planner.config, made, steps_until(made, where.until), where.say, kept))
-        return run_plan(
-            made, planner, site, client,
-            stored=stored, watch=told.watch(decided), until=where.until, laid_out=told.laid_out,
-            trouble=guard.trouble,
-        )  # fmt: skip
+        settings = RunSettings(stored, where.until, told.watch(decided), told.laid_out, guard.trouble)
+        return run_plan(made, planner, site, client, settings)
 
 
 def _nobody(_plan: Plan) -> Watch:

@@ -59,24 +59,25 @@ def _drop_strangers(root: Path, product: str, known: set[str], stored: Mapping[s
                 discard(root, item.path)
 
 
-def done(root: Path, task: Task, stored: Mapping[str, TaskRecord]) -> TaskRecord | None:
-    """The record that serves for a task. Products of an intermediate step may be gone: see `dropped_and_needed`."""
-    record = recorded(task, stored.get(task.key))
-    if record is None or REGISTRY[task.step].intermediate:
-        return record
-    return record if in_place(root, record) else None
+def reusable_records(root: Path, tasks: Sequence[Task], stored: Mapping[str, TaskRecord]) -> dict[str, TaskRecord]:
+    """Records of an earlier run that serve for tasks, by key: these tasks need not run.
 
+    A product must still be in the workspace. That of an intermediate step may be gone, unless a task that has to run
+    reads it: then the intermediate task has to run as well.
 
-def dropped_and_needed(root: Path, tasks: Sequence[Task], stored: Mapping[str, TaskRecord]) -> set[str]:
-    """Keys of intermediate tasks that are done, whose products are gone, and that tasks which must run will read."""
-    needed: set[str] = set()
-    dropped: set[str] = set()
+    Parameters
+    ----------
+    root : of the workspace
+    tasks : each after its inputs, with all that read an intermediate product of one of them
+    stored : records of earlier runs, by key
+    """
+    reusable: dict[str, TaskRecord] = {}
+    read: set[str] = set()  # keys of the inputs of tasks that have to run
     for task in reversed(tasks):
-        record = done(root, task, stored)
-        runs = record is None
-        if record is not None and task.key in needed and not in_place(root, record):
-            dropped.add(task.key)
-            runs = True
-        if runs:
-            needed.update(task.inputs)
-    return dropped
+        record = recorded(task, stored.get(task.key))
+        may_be_gone = REGISTRY[task.step].intermediate and task.key not in read
+        if record is not None and (may_be_gone or in_place(root, record)):
+            reusable[task.key] = record
+        else:
+            read.update(task.inputs)
+    return reusable
