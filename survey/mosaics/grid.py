@@ -12,10 +12,10 @@ from functools import cached_property
 from typing import Any
 
 from survey.models import Exposure
+from survey.mosaics.sky_plane import LinearWcs, mean_direction, project
 
 # A footprint's corners leave out the bulge of its edges, and alignment moves exposures by less than this [pixels].
 PREDICTION_PAD_PX = 32
-ARCSEC = 1 / 3600
 MAX_SIDE_PX = 1_000_000  # of a grid in a file: 8 degrees at 0.03 arcsec; the tiles of a damaged one would have no end
 
 
@@ -124,6 +124,14 @@ class Layout:
         """Tiles of the outlier grid that groups touch, with the indices of these groups."""
         return touched(self.outlier_shape, side, [self.group_box(indices) for indices in self.groups])
 
+    @property
+    def final_wcs(self) -> LinearWcs | None:
+        """The mosaic's grid as its alignment wrote it; None for a prediction, and where it is not a linear one."""
+        try:
+            return LinearWcs.from_json(self.facts["wcs"])
+        except (KeyError, TypeError, ValueError):
+            return None
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -204,7 +212,7 @@ def predict(
     if not footprints or any(corners is None for corners in footprints):
         return None
     corners = [list(item) for item in footprints if item is not None]
-    centre = _centre([point for item in corners for point in item])
+    centre = mean_direction([point for item in corners for point in item])
     scale = default_scale_arcsec * float(grid.get("pixel_scale_ratio") or 1.0)
     outlier_shape, outlier = _boxes(corners, centre, default_scale_arcsec, 0.0, None, None)
     shared = not any(grid.get(name) is not None for name in ("pixel_scale", "crval", "crpix", "rotation"))
@@ -212,17 +220,56 @@ def predict(
     if shared:
         final_shape, final = outlier_shape, outlier
     else:
-        crval = grid.get("crval")
-        tangent = (float(crval[0]), float(crval[1])) if crval else centre
-        shape = grid.get("output_shape")
-        given = (int(shape[1]), int(shape[0])) if shape else None
-        final_scale = float(grid.get("pixel_scale") or scale)
-        rotation = float(grid.get("rotation") or 0.0)
-        final_shape, final = _boxes(corners, tangent, final_scale, rotation, grid.get("crpix"), given)
+        final_shape, final = _boxes(corners, *_chosen(grid, centre, scale))
     members = [
         Member(exposure.name, groups[index], outlier[index], final[index]) for index, exposure in enumerate(exposures)
     ]
     return Layout(outlier_shape, final_shape, shared, tuple(members))
+
+
+def predict_wcs(
+    exposures: Sequence[Exposure], grid: Mapping[str, Any], default_scale_arcsec: float
+) -> LinearWcs | None:
+    """The mosaic's grid that `predict` works with; None without footprints.
+
+    What the config leaves open is a guess: the pipeline chooses another reference pixel and its own rotation.
+    """
+    corners = [list(item.footprint) for item in exposures if item.footprint is not None]
+    if not corners or len(corners) < len(exposures):
+        return None
+    centre = mean_direction([point for item in corners for point in item])
+    scale = default_scale_arcsec * float(grid.get("pixel_scale_ratio") or 1.0)
+    tangent, scale, rotation, crpix, given = _chosen(grid, centre, scale)
+    planes = [[project(point, tangent, scale, rotation) for point in item] for item in corners]
+    left, bottom, (ny, nx) = _window(planes, crpix, given)
+    where = (float(-left), float(-bottom)) if crpix is None else (float(crpix[0]), float(crpix[1]))
+    return LinearWcs(tangent, where, scale, rotation, (nx, ny))
+
+
+def _chosen(
+    grid: Mapping[str, Any], centre: tuple[float, float], scale_arcsec: float
+) -> tuple[tuple[float, float], float, float, Sequence[float] | None, tuple[int, int] | None]:
+    """Tangent point, pixel scale, rotation, reference pixel and shape (ny, nx): the config's, else a guess or None."""
+    crval, shape = grid.get("crval"), grid.get("output_shape")
+    return (
+        (float(crval[0]), float(crval[1])) if crval else centre,
+        float(grid.get("pixel_scale") or scale_arcsec),
+        float(grid.get("rotation") or 0.0),
+        grid.get("crpix"),
+        (int(shape[1]), int(shape[0])) if shape else None,
+    )
+
+
+def _window(
+    planes: Sequence[Sequence[tuple[float, float]]], crpix: Sequence[float] | None, shape: tuple[int, int] | None
+) -> tuple[int, int, tuple[int, int]]:
+    """First column and row of a grid, counted from the tangent point, and its shape (ny, nx)."""
+    xs = [x for plane in planes for x, _ in plane]
+    ys = [y for plane in planes for _, y in plane]
+    left, bottom = math.floor(min(xs)), math.floor(min(ys))
+    if crpix is not None:
+        left, bottom = -round(float(crpix[0])), -round(float(crpix[1]))
+    return left, bottom, shape or (math.ceil(max(ys)) - bottom + 1, math.ceil(max(xs)) - left + 1)
 
 
 def _boxes(
@@ -234,14 +281,8 @@ def _boxes(
     shape: tuple[int, int] | None,
 ) -> tuple[tuple[int, int], list[Box | None]]:
     """Shape (ny, nx) of a grid, and the box of each footprint on it."""
-    planes = [[_project(point, tangent, scale_arcsec, rotation_deg) for point in item] for item in corners]
-    xs = [x for plane in planes for x, _ in plane]
-    ys = [y for plane in planes for _, y in plane]
-    left, bottom = math.floor(min(xs)), math.floor(min(ys))
-    if crpix is not None:
-        left, bottom = -round(float(crpix[0])), -round(float(crpix[1]))
-    if shape is None:
-        shape = (math.ceil(max(ys)) - bottom + 1, math.ceil(max(xs)) - left + 1)
+    planes = [[project(point, tangent, scale_arcsec, rotation_deg) for point in item] for item in corners]
+    left, bottom, shape = _window(planes, crpix, shape)
     whole = Box(0, 0, shape[1], shape[0])
     boxes: list[Box | None] = []
     for plane in planes:
@@ -250,32 +291,3 @@ def _boxes(
         inside = box.grown(PREDICTION_PAD_PX).within(whole)
         boxes.append(inside if inside.pixels else None)
     return shape, boxes
-
-
-def _centre(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Mean direction of sky positions [deg]."""
-    x = y = z = 0.0
-    for ra, dec in points:
-        a, d = math.radians(ra), math.radians(dec)
-        x, y, z = x + math.cos(d) * math.cos(a), y + math.cos(d) * math.sin(a), z + math.sin(d)
-    return math.degrees(math.atan2(y, x)) % 360, math.degrees(math.atan2(z, math.hypot(x, y)))
-
-
-def _project(
-    point: tuple[float, float], tangent: tuple[float, float], scale_arcsec: float, rotation_deg: float
-) -> tuple[float, float]:
-    """Gnomonic projection to pixels; the y axis stands at a position angle of ``rotation_deg``.
-
-    Points a quarter of the sky or more away have no place on the plane: they are put far out.
-    """
-    ra, dec = (math.radians(value) for value in point)
-    ra0, dec0 = (math.radians(value) for value in tangent)
-    depth = math.sin(dec0) * math.sin(dec) + math.cos(dec0) * math.cos(dec) * math.cos(ra - ra0)
-    depth = max(depth, 1e-3)
-    east = math.cos(dec) * math.sin(ra - ra0) / depth
-    north = (math.cos(dec0) * math.sin(dec) - math.sin(dec0) * math.cos(dec) * math.cos(ra - ra0)) / depth
-    angle = math.radians(rotation_deg)
-    unit = math.radians(scale_arcsec * ARCSEC)
-    x = -east * math.cos(angle) + north * math.sin(angle)
-    y = east * math.sin(angle) + north * math.cos(angle)
-    return x / unit, y / unit

@@ -13,7 +13,10 @@ from survey.digest import file_sha256, tree_sha256
 from survey.errors import ConfigError
 from survey.models import COMPLETE, Plan, TaskRecord
 from survey.mosaics.groups import ROOT_METADATA
+from survey.mosaics.layouts import read_layouts
 from survey.planning.disk import Room, room
+from survey.planning.grids import Grid, grids
+from survey.planning.recipe import recipe_of
 from survey.planning.staleness import DONE, State, states
 from survey.reduction.inputs import held_exposures
 from survey.reduction.job import plan
@@ -199,6 +202,19 @@ def plan_states(config: SurveyConfig, made: Plan) -> list[State]:
     """What a plan's tasks are, beside the workspace's records."""
     workspace = Workspace(config.workspace)
     return states(made, read_records(workspace.records).by_key, workspace.root)
+
+
+def planned_states(config: SurveyConfig) -> list[State]:
+    """What the tasks are that the config plans for the raw files in the workspace; no server is asked."""
+    exposures = held_exposures(config)
+    return plan_states(config, plan(config, exposures)) if exposures else []
+
+
+def plan_grids(config: SurveyConfig, made: Plan) -> dict[str, Grid | None]:
+    """The output grid of each mosaic of a plan, by product; None where it is not known yet."""
+    products = [association.product for association in made.associations]
+    layouts = read_layouts(Workspace(config.workspace).root, products)
+    return grids(made, recipe_of(config).image3.get("resample", {}), layouts)
 
 
 def plan_room(config: SurveyConfig, made: Plan, found: list[State]) -> Room:

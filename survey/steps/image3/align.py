@@ -23,7 +23,7 @@ from survey.steps.image3.numbers import typed
 from survey.steps.image3.parts import parameters, part
 from survey.steps.image3.resampling import grid_of
 from survey.steps.image3.sky import border
-from survey.steps.image3.wcs_files import read_trees, write_trees
+from survey.steps.image3.wcs_files import linear_wcs, read_trees, write_trees
 
 # Footprints are followed along an exposure's edge in steps of this many pixels, and grown by as many as the edge may
 # bulge between two of them and a kernel may reach.
@@ -215,6 +215,7 @@ def lay_out(
         "members": [_facts(item) | {"sky_border": border(item.wcs, item.shape, stepsize)} for item in found],
         "pixel_scale_ratio": {key: typed(grid["pixel_scale_ratio"]) for key, grid in grids.items()},
         "pixel_scale": {key: typed(grid["pixel_scale"]) for key, grid in grids.items()},
+        "wcs": linear_wcs(final["wcs"]),
         "group_ids": list(groups),
         "corrected": sum("v2v3corr" in item.wcs.available_frames for item in found),
     }

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from survey.errors import TaskError
+from survey.mosaics.sky_plane import LinearWcs
 
 ULPS = 4  # conversions miss by one; this is how far the right degrees are looked for
 
@@ -95,3 +96,24 @@ def _set_degrees(wcs: Any, angles: list[list[float]]) -> None:
     for parameter, values in zip(_converted(wcs), angles, strict=False):
         shape = np.shape(parameter.value)
         parameter.value = np.asarray(values, float).reshape(shape) if shape else float(values[0])
+
+
+def linear_wcs(wcs: Any) -> dict[str, Any] | None:
+    """A grid of square pixels on a tangent plane as JSON types; None for any other WCS.
+
+    See `survey.mosaics.sky_plane.LinearWcs`.
+    """
+    import numpy as np
+
+    transform = wcs.pipeline[0].transform
+    if len(wcs.pipeline) != 2 or not all(hasattr(transform, name) for name in ("crpix", "crval", "cdelt", "pc")):
+        return None
+    matrix = np.asarray(transform.cdelt.value)[:, np.newaxis] * np.asarray(transform.pc.value)  # [deg per pixel]
+    east, north = (float(value) for value in matrix[:, 1])  # of a step along y
+    scale, angle = float(np.hypot(east, north)), float(np.arctan2(east, north))
+    square = scale * np.array([[-np.cos(angle), np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    if not np.allclose(matrix, square, rtol=0, atol=1e-6 * scale):
+        return None
+    ny, nx = wcs.array_shape
+    (ra, dec), (x, y) = (np.asarray(item.value, float).tolist() for item in (transform.crval, transform.crpix))
+    return LinearWcs((ra, dec), (x, y), 3600 * scale, float(np.degrees(angle)), (int(nx), int(ny))).to_json()

@@ -1,0 +1,69 @@
+"""The output grid of each mosaic of a plan: given by the config, known from an alignment, or predicted. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from survey.models import Association, Exposure, Plan
+from survey.mosaics.grid import Layout, predict_wcs
+from survey.mosaics.sky_plane import LinearWcs
+from survey.nircam import native_scale_arcsec
+from survey.steps.registry import REGISTRY
+
+CONFIG, ALIGNMENT, FOOTPRINTS = "config", "alignment", "footprints"
+# Parameters of the pipeline's resample step that fix a grid when all of them are given.
+_COMPLETE = ("pixel_scale", "crval", "crpix", "rotation", "output_shape")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The grid of one mosaic."""
+
+    source: str  # 'config', 'alignment' or 'footprints'
+    wcs: LinearWcs
+    cut: tuple[str, ...] = ()  # members of which a part is outside the grid, by their footprints
+    missed: tuple[str, ...] = ()  # members that are outside the grid
+
+    def to_json(self) -> dict[str, Any]:
+        return {"source": self.source, **self.wcs.to_json(), "cut": list(self.cut), "missed": list(self.missed)}
+
+
+def grids(made: Plan, resample: Mapping[str, Any], layouts: Mapping[str, Layout]) -> dict[str, Grid | None]:
+    """Grid of each mosaic by product; None where neither config, alignment nor footprints give one.
+
+    Parameters
+    ----------
+    made : the plan
+    resample : parameters of the pipeline's resample step, the config's grid included
+    layouts : product -> what its alignment laid out
+    """
+    by_name = {exposure.name: exposure for exposure in made.exposures}
+    aligned = {task.mosaic: task.digest for task in made if REGISTRY[task.step].lays_out}
+    found: dict[str, Grid | None] = {}
+    for association in made.associations:
+        layout = layouts.get(association.product)
+        if layout is not None and layout.digest != aligned.get(association.product):
+            layout = None  # of another alignment
+        members = [by_name[name] for name in association.members]
+        found[association.product] = _grid(association, members, resample, layout)
+    return found
+
+
+def _grid(
+    association: Association, members: Sequence[Exposure], resample: Mapping[str, Any], layout: Layout | None
+) -> Grid | None:
+    wcs: LinearWcs | None = None
+    source = ""
+    if all(resample.get(name) is not None for name in _COMPLETE):
+        source, wcs = CONFIG, LinearWcs.from_resample(resample)
+    elif layout is not None and layout.final_wcs is not None:
+        source, wcs = ALIGNMENT, layout.final_wcs
+    elif resample.get("output_wcs") is None and members:
+        source, wcs = FOOTPRINTS, predict_wcs(members, resample, native_scale_arcsec(members[0].detector))
+    if wcs is None:
+        return None
+    beyond = {item.name: item.footprint for item in members if item.footprint and not wcs.holds(item.footprint)}
+    missed = tuple(name for name, corners in beyond.items() if wcs.misses(corners))
+    return Grid(source, wcs, tuple(name for name in beyond if name not in missed), missed)
