@@ -156,6 +156,56 @@ def test_json_is_one_document_on_standard_output(archive, monkeypatch, capsys):
     assert "3 exposures (3 fetched" in out
 
 
+@pytest.fixture
+def held(folder, monkeypatch, capsys):
+    """Raw files that were fetched from an archive that is away now."""
+    make_observatory(folder / "observatory", observations=(1,), exposures=1)
+    with serve(folder / "observatory") as server:
+        (folder / "c.yaml").write_text(CONFIG % server.url)
+        assert console(monkeypatch, capsys, "fetch", "c.yaml")[0] == 0
+    (folder / "c.yaml").write_text(CONFIG % "http://127.0.0.1:9")
+    return folder
+
+
+def test_held_raw_files_are_planned_when_the_archive_is_away(held, monkeypatch, capsys):
+    code, out, err = console(monkeypatch, capsys, "plan", "c.yaml", "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert [item["fetched"] for item in document["exposures"]] == [True] * 3
+    assert document["exposures_from"] == "workspace"
+    assert "127.0.0.1:9: cannot be reached" in err
+    assert "Going on without the archive, with the 3 exposures in ws/raw" in err
+
+
+@pytest.mark.parametrize("command", ["plan", "status"])
+def test_offline_asks_no_server(held, monkeypatch, capsys, command):
+    code, out, err = console(monkeypatch, capsys, command, "c.yaml", "--offline", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["table"]["detector1"] == {"F200W": {"to run": 2}, "F444W": {"to run": 1}}
+
+
+def test_offline_without_raw_files_says_what_to_do(folder, monkeypatch, capsys):
+    code, out, err = console(monkeypatch, capsys, "plan", "c.yaml", "--offline")
+    assert (code, out) == (1, "")
+    assert "ws/raw: no raw files of this config. Run 'survey fetch'" in err
+
+
+def test_an_archive_that_refuses_is_3_though_raw_files_are_held(held, monkeypatch, capsys):
+    with serve(held / "observatory", faults=[Fault(kind="error", match="invoke", status=403)]) as server:
+        (held / "c.yaml").write_text(CONFIG % server.url)
+        assert console(monkeypatch, capsys, "plan", "c.yaml")[0] == 3
+    assert console(monkeypatch, capsys, "plan", "c.yaml", "--offline")[0] == 0
+
+
+def test_another_context_is_looked_up_in_the_cache_when_offline(held, monkeypatch, capsys):
+    """The CRDS server of the config would not answer either: what the cache lacks is named."""
+    server_of_crds = (CONFIG % "http://127.0.0.1:9").replace("server: null", "server: 'http://127.0.0.1:9/crds'")
+    (held / "c.yaml").write_text(server_of_crds)
+    code, _, err = console(monkeypatch, capsys, "plan", "c.yaml", "--offline", "--context", "jwst_0002.pmap")
+    assert code == 1
+    assert "jwst_0002.pmap" in err and "127.0.0.1:9" not in err
+
+
 def test_workspace_overrides_the_configs(archive, folder, monkeypatch, capsys):
     code, _, _ = console(monkeypatch, capsys, "fetch", "c.yaml", "--workspace", "other")
     assert code == 0

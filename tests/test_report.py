@@ -9,14 +9,16 @@ import pytest
 from stub_steps import FakeReferences, exposure
 
 from survey.cli.lineage_report import lineage_document, lineage_text
-from survey.cli.plan_report import plan_document, plan_text
+from survey.cli.plan_report import Planned, plan_document, plan_text
 from survey.cli.run_report import run_document, run_text
 from survey.cli.status_report import status_document, status_text
 from survey.config.model import SurveyConfig
 from survey.execution.task import blank_record
 from survey.models import COMPLETE, FAILED, SKIPPED, Product
+from survey.mosaics.sky_plane import LinearWcs
+from survey.planning.grids import Grid
 from survey.planning.planner import plan
-from survey.planning.staleness import states
+from survey.planning.staleness import State, states
 from survey.reduction.job import Run
 from survey.workspace.folders import Workspace
 from survey.workspace.provenance import lineage
@@ -45,7 +47,8 @@ def complete(task, *paths: str):
 def test_a_plan_counts_what_waits(config, made, tmp_path):
     records = {made.tasks[0].key: complete(made.tasks[0])}
     found = states(made, records, tmp_path)
-    document = json.loads(json.dumps(plan_document(made, found)))
+    planned = Planned(config, made, found)
+    document = json.loads(json.dumps(plan_document(planned)))
     assert document["summary"]["detector1 F200W"] == {"done": 1, "new": 1}
     assert document["to_run"] == 2 * 2 + 3 - 1
     assert document["causes"] == {
@@ -55,10 +58,55 @@ def test_a_plan_counts_what_waits(config, made, tmp_path):
     assert document["cpu_hours"] == pytest.approx(sum(task.cpu_seconds for task in waiting) / 3600, abs=5e-4)
     assert document["peak_gb"] == max(task.memory_gb for task in waiting)
     assert [item["fetched"] for item in document["exposures"]] == [True, True]
-    text = plan_text(config, made, found)
+    text = plan_text(planned)
     assert "2 exposures (2 fetched" in text
     assert f"mosaic {PRODUCT}: 2 exposures" in text
     assert "6 of 7 tasks to run" in text
+
+
+def test_a_plan_shows_one_table_and_failures_with_their_cause(config, made):
+    failed, behind = made.tasks[0], made.tasks[1]
+    states = [State(task, "done") for task in made.tasks[2:4]]
+    states += [State(failed, "failed", ("ValueError: broken\nmore",)), State(behind, "failed", ("not run, because",))]
+    states += [State(task, "new", ("never run",)) for task in made.tasks[4:]]
+    planned = Planned(config, made, states)
+    assert plan_document(planned)["table"]["image2"] == {"F200W": {"done": 1, "skipped": 1}}
+    text = plan_text(planned).splitlines()
+    assert [line.split() for line in text[2:5]] == [
+        ["step", "F200W"],
+        ["detector1", "1", "done,", "1", "failed"],
+        ["image2", "1", "done,", "1", "skipped"],
+    ]
+    assert f"failed {failed.key}: ValueError: broken" in text
+    assert not any(line.startswith(f"failed {behind.key}") for line in text)
+
+
+def test_a_plan_counts_files_that_are_not_fetched_in_one_line(config):
+    absent = [replace(exposure(number), sha256=None) for number in (1, 2)]
+    made = plan(config, absent)
+    text = plan_text(Planned(config, made, states(made, {}, config.workspace)))
+    assert "  raw files are not fetched yet: 2 exposures, 1 mosaic (7 tasks)" in text.splitlines()
+    assert "is not there yet" not in text
+
+
+def test_a_plan_says_where_grids_are_known_from(config, made):
+    wcs = LinearWcs((214.8, 52.8), (9.5, 8.0), 0.03, -49.7, (20, 10))
+    grid = Grid("config", wcs, cut=("jw1",), missed=("jw2", "jw3"))
+    planned = Planned(config, made, (), grids={PRODUCT: grid})
+    assert plan_document(planned)["associations"][0]["grid"] == {
+        "source": "config", "crval_deg": [214.8, 52.8], "crpix": [9.5, 8.0], "pixel_scale_arcsec": 0.03,
+        "rotation_deg": -49.7, "shape": [20, 10], "cut": ["jw1"], "missed": ["jw2", "jw3"],
+    }  # fmt: skip
+    lines = plan_text(planned).splitlines()
+    assert (
+        f"grid of {PRODUCT}: 20 x 10 pixels of 0.03 arcsec, crval 214.800000 52.800000 deg, crpix 9.5 8 (0-based), "
+        "rotation -49.7 deg (given by the config)"
+    ) in lines
+    assert f"partly outside the grid of {PRODUCT}: jw1" in lines
+    assert f"outside the grid of {PRODUCT}: jw2, jw3" in lines
+    both = plan_text(Planned(config, made, (), grids={PRODUCT: Grid("footprints", wcs), "other": None}))
+    assert "(predicted from footprints;" in both
+    assert "grid of other: not known before raw files are fetched" in both
 
 
 def test_a_run_names_mosaics_failures_and_missing_members(config, made):
@@ -82,7 +130,9 @@ def test_status_counts_by_step_and_filter(config, made):
     first, second = made.tasks[:2]
     records = [
         complete(first),
-        replace(blank_record(second), status=SKIPPED, error="not run, because"),
+        replace(
+            blank_record(second), status=SKIPPED, error="not run, because detector1/x failed: detector1/x: broken input"
+        ),
         replace(blank_record(made.tasks[2]), status=FAILED, error="broken"),
     ]
     running = config.workspace / "stage2" / f".image2.{made.tasks[3].subject}.12ab34cd"
@@ -93,12 +143,30 @@ def test_status_counts_by_step_and_filter(config, made):
     assert document["steps"] == {"detector1 F200W": {"done": 1, "failed": 1}, "image2 F200W": {"skipped": 1}}
     assert document["running"] == [made.tasks[3].key]
     assert document["failed"] == {made.tasks[2].key: "broken"}
-    assert document["skipped"] == {second.key: "not run, because"}
+    assert list(document["skipped"]) == [second.key]
     text = status_text(document).splitlines()
     assert f"running {made.tasks[3].key}" in text
     assert f"failed {made.tasks[2].key}: broken" in text
-    assert f"skipped {second.key}: not run, because" in text
-    assert "detector1: 10 s a task" in text
+    assert "skipped 1 task: detector1/x: broken input" in text
+
+
+def test_status_counts_what_the_plan_adds_to_the_records(config, made, tmp_path):
+    """Tasks without a record are to run, finished ones that the config would now make otherwise are to run again."""
+    first, second = made.tasks[:2]
+    records = [complete(first), complete(second), replace(blank_record(made.tasks[2]), status=FAILED, error="broken")]
+    states = [State(first, "done"), State(second, "stale"), State(made.tasks[2], "failed", ("broken",))]
+    states += [State(task, "unknown" if number else "new") for number, task in enumerate(made.tasks[3:])]
+    table = status_document(config, records, states)["table"]
+    assert list(table) == ["detector1", "image2", "association", "image3", "mosaic"]
+    assert table["detector1"] == {"F200W": {"done": 1, "failed": 1}}
+    assert table["image2"] == {"F200W": {"to run again": 1, "to run": 1}}
+    assert table["mosaic"] == {"F200W": {"to run": 1}}
+
+
+def test_a_task_whose_references_are_not_known_is_done_all_the_same(config, made):
+    first = made.tasks[0]
+    table = status_document(config, [complete(first)], [State(first, "unknown", ("references",))])["table"]
+    assert table == {"detector1": {"F200W": {"done": 1}}}
 
 
 def test_status_of_nothing(config):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -30,8 +30,3 @@ def emit(document: Any, as_json: bool, text: Callable[[], str]) -> None:
 def shown(text: str) -> str:
     """Words fit for a terminal: foreign ones neither steer it nor hold the archive's token."""
     return _STEERING.sub("?", scrub(text))
-
-
-def counts_text(name: str, counts: Mapping[str, int]) -> str:
-    """A line of counts: 'image2 F200W             12 done, 4 new'."""
-    return f"{name:<24} " + ", ".join(f"{count} {word}" for word, count in counts.items())

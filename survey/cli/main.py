@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
-import os
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,9 +15,9 @@ from typing import Any, NoReturn
 import click
 
 from survey import __version__
-from survey.cli import cluster_commands as hosting
+from survey.cli import cluster_commands, observatory_commands
 from survey.cli.console import JSON, emit, say, shown
-from survey.errors import ConfigError, DiskFullError, InterruptedRunError, SurveyError
+from survey.errors import DiskFullError, InterruptedRunError, SurveyError
 from survey.workspace.files import is_disk_full
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
@@ -36,6 +33,9 @@ def _named(_context: click.Context, _option: click.Parameter, value: str | None)
 WORKSPACE = click.option(
     "--workspace", type=click.Path(), callback=_named, help="Folder of all products; overrides the config's."
 )
+
+
+OFFLINE = click.option("--offline", is_flag=True, help="Ask no server; use the raw files in the workspace.")
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,69 +78,10 @@ class _Scrubbed(logging.Formatter):
         return shown(super().format(record))
 
 
-@main.command()
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--scene", type=click.Path(path_type=Path), help="Scene file; default: the demo scene's values.")
-@click.option("--seed", type=click.IntRange(min=0), help="Replaces the scene's seed.")
-@JSON
-def simulate(directory: Path, scene: Path | None, seed: int | None, as_json: bool) -> None:
-    """Make a small observatory: raw exposures, truth, CRDS rules and references.
-
-    Example: survey simulate runs/observatory --scene configs/scenes/demo.yaml
-    """
-    from survey.simulate.observatory import build
-    from survey.simulate.scene import Scene, load_scene
-
-    chosen = load_scene(scene, seed) if scene else Scene(**({} if seed is None else {"seed": seed}))
-    build(directory, chosen, progress=lambda done, total, name: say(f"{done}/{total} {name}"))
-    exposures = json.loads((directory / "exposures.json").read_text())
-    summary = {"directory": str(directory), "program": chosen.program, "exposures": len(exposures)}
-    emit(summary, as_json, lambda: f"{len(exposures)} exposures of program {chosen.program} in {directory}")
-
-
-@main.command(context_settings={"ignore_unknown_options": True})
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on loopback; default: a free one.")
-@click.option(
-    "--faults", type=click.Path(path_type=Path), help="File of faults to make, for trying how a run bears them."
-)
-@click.option("--per-exposure", is_flag=True, help="List a row per exposure beside the level-3 rows.")
-@click.option("--page-size", type=click.IntRange(min=1), default=200, help="Rows a page at most.")
-@click.option("--token", default="simulated-token", help="Token that opens proprietary files.", show_default=True)
-def serve(
-    directory: Path,
-    command: tuple[str, ...],
-    port: int,
-    faults: Path | None,
-    per_exposure: bool,
-    page_size: int,
-    token: str,
-) -> None:
-    """Serve DIRECTORY as an archive (MAST protocol) and a CRDS server on loopback.
-
-    With a COMMAND behind '--', serve only while it runs, with SURVEY_ARCHIVE_URL and SURVEY_CRDS_URL set for it, and
-    end with its exit code.
-
-    Example: survey serve runs/observatory -- survey run configs/demo.yaml
-    """
-    from survey.simulate.faults import load_faults
-    from survey.simulate.server import serve as start
-
-    planted = load_faults(faults) if faults else ()
-    switches: dict[str, Any] = {"per_exposure": per_exposure, "page_size": page_size, "token": token}
-    with start(directory, port, faults=planted, **switches) as server:
-        click.echo(json.dumps({"archive": server.url, "crds": server.crds_url}))
-        sys.stdout.flush()
-        if command:
-            environment = {**os.environ, "SURVEY_ARCHIVE_URL": server.url, "SURVEY_CRDS_URL": server.crds_url}
-            sys.exit(_run_command(command, environment))
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        signal.pause()
-
-
-main.add_command(hosting.cluster)
-main.add_command(hosting.tls)
+main.add_command(observatory_commands.simulate)
+main.add_command(observatory_commands.serve)
+main.add_command(cluster_commands.cluster)
+main.add_command(cluster_commands.tls)
 
 
 @main.command()
@@ -201,26 +142,35 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
 @main.command()
 @common
 @click.option("--context", help="What would change with this CRDS context, such as jwst_1600.pmap; nothing is run.")
-def plan(config: Path, workspace: Path | None, as_json: bool, context: str | None) -> None:
+@OFFLINE
+def plan(config: Path, workspace: Path | None, as_json: bool, context: str | None, offline: bool) -> None:
     """Show what would run, and why; touches no pixel.
+
+    One table counts tasks by step and filter. Below are the mosaics with their grids, failures of earlier runs, why
+    tasks would run, and what they take. When the archive does not answer, the raw files in the workspace are planned.
 
     Example: survey plan configs/ceers.yaml --context jwst_1600.pmap
     """
     from survey.cli import plan_report
+    from survey.cli.tables import emit_blocks
     from survey.reduction import inputs, inspection
     from survey.reduction import job as reduction
     from survey.reduction.load import load_config
+    from survey.reduction.offline import WORKSPACE, Known, known_exposures, without_server
 
     loaded = load_config(config, workspace=workspace, context=context)
     if context is None:
-        made = reduction.plan(loaded, inputs.find_exposures(loaded, say=say))
+        known = known_exposures(loaded, offline=offline, say=say)
+        made = reduction.plan(loaded, known.exposures)
     else:
-        held = inputs.held_exposures(loaded)
-        made = reduction.plan(loaded, held, inputs.look_up(loaded, held))
+        known = Known(inputs.held_exposures(loaded), WORKSPACE)
+        references = inputs.look_up(without_server(loaded) if offline else loaded, known.exposures)
+        made = reduction.plan(loaded, known.exposures, references)
     found = inspection.plan_states(loaded, made)
     room = inspection.plan_room(loaded, made, found)
-    document = plan_report.plan_document(made, found, room) if as_json else {}
-    emit(document, as_json, lambda: plan_report.plan_text(loaded, made, found, room))
+    planned = plan_report.Planned(loaded, made, found, room, inspection.plan_grids(loaded, made), known.source)
+    document = plan_report.plan_document(planned) if as_json else {}
+    emit_blocks(document, as_json, lambda: plan_report.plan_blocks(planned))
 
 
 @main.command()
@@ -268,18 +218,27 @@ def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Pat
 
 @main.command()
 @common
-def status(config: Path, workspace: Path | None, as_json: bool) -> None:
-    """Show per step and filter what is done, running, failed or skipped, and why.
+@OFFLINE
+def status(config: Path, workspace: Path | None, as_json: bool, offline: bool) -> None:
+    """Show per step and filter what is done, running, to run, failed or skipped, and why.
+
+    It reads the workspace alone, also while a run goes on, and asks no server, with or without --offline.
 
     Example: survey status configs/demo.yaml --json
     """
     from survey.cli import status_report
+    from survey.cli.tables import emit_blocks
     from survey.reduction import inspection
     from survey.reduction.load import load_config
 
     loaded = load_config(config, workspace=workspace)
-    document = status_report.status_document(loaded, inspection.status(loaded))
-    emit(document, as_json, lambda: status_report.status_text(document))
+    try:
+        planned = inspection.planned_states(loaded)
+    except SurveyError as error:  # records count all the same
+        say(f"Tasks without a record are not counted: {error}")
+        planned = []
+    document = status_report.status_document(loaded, inspection.status(loaded), planned)
+    emit_blocks(document, as_json, lambda: status_report.status_blocks(document))
 
 
 @main.command()
@@ -332,19 +291,6 @@ def _finish(config: Any, done: Any, as_json: bool) -> None:
         say(f"{product}: made without {', '.join(missing)}")
     if done.failed or done.missing:
         sys.exit(1)
-
-
-def _run_command(command: tuple[str, ...], environment: dict[str, str]) -> int:
-    """Run a command to its end; Control-C reaches it as well, and is its to answer."""
-    try:
-        process = subprocess.Popen(command, env=environment)
-    except OSError as error:
-        raise ConfigError(f"{command[0]}: {error.strerror}") from error
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
 
 
 def console() -> NoReturn:

@@ -1,29 +1,50 @@
-"""`survey plan`: the plan as a document of JSON types, and as text."""
+"""`survey plan`: the plan as a document of JSON types, and as text with one table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from survey.cli.console import counts_text
+from survey.cli.tables import AGAIN, DONE, FAILED, SKIPPED, TO_RUN, Block, count, steps_table, text_of
 from survey.config.model import SurveyConfig
+from survey.dashboard.state import first_line
 from survey.models import Plan
+from survey.planning import staleness
 from survey.planning.disk import MOSAIC_BYTES, Room
+from survey.planning.grids import ALIGNMENT, CONFIG, FOOTPRINTS, Grid
 from survey.planning.planner import total_gb
-from survey.planning.staleness import DONE, State, causes, reach, summary
+from survey.planning.staleness import State, causes, reach, summary
+from survey.steps.registry import REGISTRY
 
-SHOWN = 12  # causes in the text; the document has all
+SHOWN = 12  # causes, failures and exposures in the text; the document has all
+SOURCES = {
+    CONFIG: "given by the config",
+    ALIGNMENT: "known from the alignment",
+    FOOTPRINTS: "predicted from footprints; the pipeline sets what the config leaves open when it aligns",
+}
+_WORDS = {staleness.DONE: DONE, staleness.STALE: AGAIN, staleness.FAILED: FAILED}
 
 
-def plan_document(made: Plan, found: Sequence[State], room: Room | None = None) -> dict[str, Any]:
-    waiting = [item.task for item in found if item.state != DONE]
-    associations = [
-        {"product": item.product, "filter": item.filter, "members": list(item.members), **_tiles(made, item.product)}
-        for item in made.associations
-    ]
+@dataclass(frozen=True)
+class Planned:
+    """A plan and what is known of it."""
+
+    config: SurveyConfig
+    plan: Plan
+    states: Sequence[State]
+    room: Room | None = None
+    grids: Mapping[str, Grid | None] = field(default_factory=dict)  # by product
+    source: str = "archive"  # of the exposures: 'archive', 'folder' or 'workspace'
+
+
+def plan_document(made: Planned) -> dict[str, Any]:
+    plan, found = made.plan, made.states
+    waiting = [item.task for item in found if item.state != staleness.DONE]
+    associations = [_mosaic(made, item.product, item.filter, item.members) for item in plan.associations]
     return {
-        "context": made.context,
+        "context": plan.context,
+        "exposures_from": made.source,
         "exposures": [
             {
                 "name": item.name,
@@ -35,7 +56,7 @@ def plan_document(made: Plan, found: Sequence[State], room: Room | None = None) 
                 "fault": item.fault,
                 "footprint": item.footprint,
             }
-            for item in made.exposures
+            for item in plan.exposures
         ],
         "associations": associations,
         "tasks": [
@@ -51,21 +72,45 @@ def plan_document(made: Plan, found: Sequence[State], room: Room | None = None) 
             }
             for item in found
         ],
+        "table": _table(made),
         "summary": summary(found),
         "causes": causes(found),
         "reach": reach(found),
         "to_run": len(waiting),
         "cpu_hours": round(sum(task.cpu_seconds for task in waiting) / 3600, 3),
         "peak_gb": max((task.memory_gb for task in waiting), default=0.0),
-        "raw_gb": round(sum(item.size or 0 for item in made.exposures) / 1e9, 3),
-        "products_gb": round(total_gb(made.exposures) + sum(item.get("mosaic_gb", 0.0) for item in associations), 3),
-        "disk": {} if room is None else {key: round(value, 3) for key, value in asdict(room).items()},
+        "raw_gb": round(sum(item.size or 0 for item in plan.exposures) / 1e9, 3),
+        "products_gb": round(total_gb(plan.exposures) + sum(item.get("mosaic_gb", 0.0) for item in associations), 3),
+        "disk": {} if made.room is None else {key: round(value, 3) for key, value in asdict(made.room).items()},
+    }
+
+
+def _table(made: Planned) -> dict[str, dict[str, dict[str, int]]]:
+    """Numbers of tasks by step, filter and word. A task that failed after one of its inputs did was skipped."""
+    failed = {item.task.key for item in made.states if item.state == staleness.FAILED}
+    rows = []
+    for item in made.states:
+        word = _WORDS.get(item.state, TO_RUN)
+        if word == FAILED and failed.intersection(item.task.inputs):
+            word = SKIPPED
+        rows.append((item.task.step, item.task.filter, word))
+    return count(rows, [step.name for step in made.config.steps])
+
+
+def _mosaic(made: Planned, product: str, name: str, members: Sequence[str]) -> dict[str, Any]:
+    grid = made.grids.get(product)
+    return {
+        "product": product,
+        "filter": name,
+        "members": list(members),
+        "grid": None if grid is None else grid.to_json(),
+        **_tiles(made.plan, product),
     }
 
 
 def _tiles(made: Plan, product: str) -> dict[str, Any]:
     """Tiles of a mosaic and how many members touch them; nothing for a mosaic that has none."""
-    tiles = [task for task in made if task.step == "drizzle" and task.subject.startswith(f"{product}_x")]
+    tiles = [task for task in made if task.mosaic == product and REGISTRY[task.step].assembled_by]
     if not tiles:
         return {}
     shape = [max(task.settings["box"][corner] for task in tiles) for corner in (2, 3)]
@@ -85,6 +130,36 @@ def _box_pixels(box: Sequence[int]) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
+def plan_text(made: Planned) -> str:
+    return text_of(plan_blocks(made))
+
+
+def plan_blocks(made: Planned) -> list[Block]:
+    """Head, table, mosaics with their grids, failures, causes, totals."""
+    document, plan = plan_document(made), made.plan
+    fetched = sum(item.sha256 is not None for item in plan.exposures)
+    head = (
+        f"{made.config.survey}: program {made.config.program}, {len(plan.exposures)} exposures "
+        f"({fetched} fetched, {document['raw_gb']:.2f} GB raw), context {plan.context}"
+    )
+    blocks: list[Block] = [head, ""]
+    if document["table"]:
+        blocks += [steps_table(document["table"]), ""]
+    blocks += [f"mosaic {item['product']}: {_mosaic_text(item)}" for item in document["associations"]]
+    blocks += _grid_lines(made)
+    blocks += [f"left out {item.name}: {item.fault}" for item in plan.exposures if item.fault]
+    blocks += [*_failure_lines(made.states), *_cause_lines(made.states)]
+    costs = f": {document['cpu_hours']:.2f} CPU-hours, largest task {document['peak_gb']:.1f} GB of memory"
+    blocks.append(
+        f"{document['to_run']} of {len(made.states)} tasks to run{costs if document['to_run'] else ''}, "
+        f"about {document['products_gb']:.1f} GB of products"
+    )
+    if made.room is not None:
+        short = "; this will not fit" if made.room.is_too_small else "; this may not fit" if made.room.is_tight else ""
+        blocks.append(f"disk: {made.room}{short}")
+    return blocks
+
+
 def _mosaic_text(item: Mapping[str, Any]) -> str:
     text = f"{len(item['members'])} exposures"
     if "tiles" not in item:
@@ -97,28 +172,56 @@ def _mosaic_text(item: Mapping[str, Any]) -> str:
     )
 
 
-def plan_text(config: SurveyConfig, made: Plan, found: Sequence[State], room: Room | None = None) -> str:
-    document = plan_document(made, found)
-    fetched = sum(item.sha256 is not None for item in made.exposures)
-    lines = [
-        f"{config.survey}: program {config.program}, {len(made.exposures)} exposures "
-        f"({fetched} fetched, {document['raw_gb']:.2f} GB raw), context {made.context}",
-        *(f"  {counts_text(name, counts)}" for name, counts in document["summary"].items()),
-        *(f"  mosaic {item['product']}: {_mosaic_text(item)}" for item in document["associations"]),
-    ]
-    lines += [f"  left out {item.name}: {item.fault}" for item in made.exposures if item.fault]
-    for reason, counts in list(document["reach"].items())[:SHOWN]:
-        lines.append(f"  {reason}: {_reached(counts)}")
-    if len(document["reach"]) > SHOWN:
-        lines.append(f"  ... and {len(document['reach']) - SHOWN} more causes; --json lists them all")
-    lines.append(
-        f"{document['to_run']} of {len(found)} tasks to run: {document['cpu_hours']:.2f} CPU-hours, largest task "
-        f"{document['peak_gb']:.1f} GB of memory, about {document['products_gb']:.1f} GB of products"
+def _grid_lines(made: Planned) -> list[str]:
+    """The grid of each mosaic; one line for all mosaics that share it."""
+    shared: dict[str, list[str]] = {}
+    for product, grid in made.grids.items():
+        shared.setdefault(_grid_text(grid), []).append(product)
+    lines = []
+    for text, products in shared.items():
+        which = "of all mosaics" if len(products) > 1 == len(shared) else f"of {', '.join(products)}"
+        lines.append(f"grid {which}: {text}")
+    for product, grid in made.grids.items():
+        for names, word in ((grid.missed, "outside"), (grid.cut, "partly outside")) if grid is not None else ():
+            if names:
+                more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+                lines.append(f"{word} the grid of {product}: {', '.join(names[:SHOWN])}{more}")
+    return lines
+
+
+def _grid_text(grid: Grid | None) -> str:
+    if grid is None:
+        return "not known before raw files are fetched: neither the config nor the archive's rows tell"
+    wcs = grid.wcs
+    return (
+        f"{wcs.shape[0]} x {wcs.shape[1]} pixels of {wcs.pixel_scale_arcsec:.4g} arcsec, "
+        f"crval {wcs.crval_deg[0]:.6f} {wcs.crval_deg[1]:.6f} deg, crpix {wcs.crpix[0]:g} {wcs.crpix[1]:g} (0-based), "
+        f"rotation {wcs.rotation_deg:g} deg ({SOURCES[grid.source]})"
     )
-    if room is not None:
-        short = "; this will not fit" if room.is_too_small else "; this may not fit" if room.is_tight else ""
-        lines.append(f"disk: {room}{short}")
-    return "\n".join(lines)
+
+
+def _failure_lines(found: Sequence[State]) -> list[str]:
+    """Tasks that failed in an earlier run, with their cause; those that were skipped after them are not listed."""
+    failed = {item.task.key: item for item in found if item.state == staleness.FAILED}
+    first = [item for item in failed.values() if not failed.keys() & set(item.task.inputs)]
+    lines = [f"failed {item.task.key}: {first_line(item.reasons[0])}" for item in first[:SHOWN]]
+    more = len(first) - SHOWN
+    return lines if more <= 0 else [*lines, f"... and {more} more failures; --json lists them all"]
+
+
+def _cause_lines(found: Sequence[State]) -> list[str]:
+    """Why tasks run: each first cause, and what it reaches."""
+    rows = reach([_without_names(item) for item in found])
+    lines = [f"  {first_line(reason)}: {_reached(counts)}" for reason, counts in list(rows.items())[:SHOWN]]
+    if len(rows) > SHOWN:
+        lines.append(f"  ... and {len(rows) - SHOWN} more causes; --json lists them all")
+    return ["to run because:", *lines] if lines else []
+
+
+def _without_names(item: State) -> State:
+    """A state that waits for its raw file, with a reason that does not name the file: one line for all of them."""
+    waits = [reason.startswith("raw/") and reason.endswith(" is not there yet") for reason in item.reasons]
+    return replace(item, reasons=("raw files are not fetched yet",)) if any(waits) else item
 
 
 def _reached(counts: Mapping[str, int]) -> str:

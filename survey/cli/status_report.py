@@ -1,4 +1,4 @@
-"""`survey status`: the workspace's records and the current run as a document of JSON types, and as text."""
+"""`survey status`: records and the current run as a document of JSON types, and as text with one table."""
 
 from __future__ import annotations
 
@@ -7,23 +7,39 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from survey.cli.console import counts_text
+from survey.cli.tables import AGAIN, DONE, RUNNING, TO_RUN, Block, count, sort_steps, steps_table, text_of
 from survey.config.model import SurveyConfig
 from survey.dashboard.journal import run_state
 from survey.dashboard.markup import clock
+from survey.dashboard.state import REUSED, RunState, first_line
+from survey.execution.failures import root_cause
 from survey.models import COMPLETE, FAILED, SKIPPED, TaskRecord
+from survey.planning.staleness import STALE, State
 from survey.workspace.folders import Workspace
 
+SHOWN = 20  # failures, causes and running tasks in the text; the document has all
 
-def status_document(config: SurveyConfig, records: Sequence[TaskRecord]) -> dict[str, Any]:
-    """Counts by step and filter. A task that runs now has no record yet, but its folder: '.<step>.<subject>.<id>'."""
+
+def status_document(
+    config: SurveyConfig, records: Sequence[TaskRecord], planned: Sequence[State] = ()
+) -> dict[str, Any]:
+    """Counts by step and filter.
+
+    Parameters
+    ----------
+    records : of the workspace
+    planned : states of the tasks that the config plans for the raw files in the workspace
+    """
     counts: dict[str, Counter[str]] = {}
     for record in records:
-        word = "done" if record.status == COMPLETE else record.status
+        word = DONE if record.status == COMPLETE else record.status
         counts.setdefault(f"{record.step} {record.filter}", Counter())[word] += 1
     running = sorted(_running(config))
+    holder = Workspace(config.workspace).holder
+    state = run_state(Workspace(config.workspace).root, records) if holder else None
     return {
-        "run": _under_way(config, records),
+        "run": _under_way(holder, state),
+        "table": _table(config, records, planned, running, state),
         "steps": {name: dict(row) for name, row in sorted(counts.items())},
         "running": running,
         "failed": {record.key: record.error for record in records if record.status == FAILED},
@@ -32,11 +48,38 @@ def status_document(config: SurveyConfig, records: Sequence[TaskRecord]) -> dict
     }
 
 
-def _under_way(config: SurveyConfig, records: Sequence[TaskRecord]) -> dict[str, Any]:
-    """How far the run is that goes on, at which pace, and who runs it; nothing when nobody does."""
-    workspace = Workspace(config.workspace)
-    holder = workspace.holder
-    state = run_state(workspace.root, records) if holder else None
+def _table(
+    config: SurveyConfig,
+    records: Sequence[TaskRecord],
+    planned: Sequence[State],
+    running: Sequence[str],
+    state: RunState | None,
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Numbers of tasks by step, filter and word: by the run that goes on, else by records and the plan."""
+    places = {record.key: (record.step, record.filter) for record in records}
+    places |= {item.task.key: (item.task.step, item.task.filter) for item in planned}
+    words = {record.key: DONE if record.status == COMPLETE else record.status for record in records}
+    for item in planned:
+        if item.task.key not in words:
+            words[item.task.key] = TO_RUN
+        elif item.state == STALE:
+            words[item.task.key] = AGAIN
+    places |= {key: (key.partition("/")[0], "") for key in running if key not in places}
+    words |= dict.fromkeys(running, RUNNING)
+    chain = [step.name for step in config.steps]
+    table = count([(*places[key], word) for key, word in words.items()], chain)
+    if state is None:
+        return table
+    for (step, name), cell in state.cells.items():
+        under_way = sum(places[key] == (step, name) for key in running)
+        found = {DONE: cell.counts[DONE] + cell.counts[REUSED], RUNNING: under_way, TO_RUN: cell.left - under_way,
+                 FAILED: cell.counts[FAILED], SKIPPED: cell.counts[SKIPPED]}  # fmt: skip
+        table.setdefault(step, {})[name] = {word: number for word, number in found.items() if number > 0}
+    return {step: table[step] for step in sort_steps(table, chain)}
+
+
+def _under_way(holder: str | None, state: RunState | None) -> dict[str, Any]:
+    """Progress and rate of the current run, and which process runs it; empty when none does."""
     if state is None:
         return {"holder": holder} if holder else {}
     now = time.time()
@@ -63,15 +106,40 @@ def _under_way_text(run: Mapping[str, Any]) -> str:
 
 
 def status_text(document: Mapping[str, Any]) -> str:
-    lines = [_under_way_text(document["run"])] if document["run"] else []
-    lines += [counts_text(name, row) for name, row in document["steps"].items()]
-    lines += [f"running {name}" for name in document["running"]]
-    lines += [f"{word} {name}: {error}" for word in (FAILED, SKIPPED) for name, error in document[word].items()]
-    lines += [f"{step}: {clock(seconds)} a task" for step, seconds in document["seconds"].items()]
-    return "\n".join(lines) or "nothing was run yet"
+    return text_of(status_blocks(document))
+
+
+def status_blocks(document: Mapping[str, Any]) -> list[Block]:
+    """The current run, the table, what runs now, failures with their causes."""
+    if not document["run"] and not document["table"]:
+        return ["nothing was run yet"]
+    blocks: list[Block] = [_under_way_text(document["run"]), ""] if document["run"] else []
+    if document["table"]:
+        times = {step: _time_text(seconds) for step, seconds in document["seconds"].items()}
+        blocks.append(steps_table(document["table"], times))
+    lines = [*_shortened([f"running {name}" for name in document["running"]], "running"), *_failures(document)]
+    return [*blocks, *(["", *lines] if lines else [])]
+
+
+def _time_text(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else clock(seconds)
+
+
+def _failures(document: Mapping[str, Any]) -> list[str]:
+    """Failed tasks with their cause, and how many tasks were skipped after each."""
+    failed = [f"failed {name}: {first_line(error)}" for name, error in document[FAILED].items()]
+    causes = Counter(first_line(root_cause(error)) for error in document[SKIPPED].values())
+    skipped = [f"skipped {number} task{'s' if number != 1 else ''}: {cause}" for cause, number in causes.items()]
+    return [*_shortened(failed, "failures"), *_shortened(skipped, "causes")]
+
+
+def _shortened(lines: list[str], what: str) -> list[str]:
+    more = len(lines) - SHOWN
+    return lines if more <= 0 else [*lines[:SHOWN], f"... and {more} more {what}; --json lists them all"]
 
 
 def _running(config: SurveyConfig) -> list[str]:
+    """Keys of the tasks that run now. They have no record yet, but a folder: '.<step>.<subject>.<id>'."""
     workspace = Workspace(config.workspace)
     found = []
     for path in workspace.leftovers() if workspace.holder else ():

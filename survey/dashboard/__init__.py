@@ -3,4 +3,4 @@ and shows it as a `page`, as JSON and as metrics.
 """
 
 # Modules that other packages may import.
-__all__ = ["feed", "journal", "markup"]
+__all__ = ["feed", "journal", "markup", "state"]
