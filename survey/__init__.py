@@ -16,6 +16,8 @@ __version__ = "0.1.0"
 # Public name -> module. Resolved on first use: `survey --help` must not wait for what it does not need.
 _PUBLIC = {
     "SurveyConfig": "survey.config.model",
+    "RunOptions": "survey.reduction.options",
+    "Callbacks": "survey.reduction.options",
     "load_config": "survey.reduction.load",
     "find_exposures": "survey.reduction.inputs",
     "held_exposures": "survey.reduction.inputs",
@@ -36,6 +38,8 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Callbacks",
+    "RunOptions",
     "SurveyConfig",
     "SurveyError",
     "__version__",
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
     from survey.reduction.inspection import explain, plan_states, status, verify
     from survey.reduction.job import mosaic, plan, run
     from survey.reduction.load import load_config
+    from survey.reduction.options import Callbacks, RunOptions
 
 
 def __getattr__(name: str) -> Any:

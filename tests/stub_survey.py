@@ -56,7 +56,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     exposures = exposures_of(root)
     seconds = {"STUB_SECONDS": os.environ.get("STUB_SECONDS", "0")}
-    reduction._fetch_what_can_be_had = lambda *_: (exposures, {})
+    reduction._fetch_available = lambda *_: (exposures, {})
     reduction.sync_references = lambda *_: FakeReferences()
     crds_references.worker_environment = lambda _: {**ENVIRONMENT, **seconds}
     try:

@@ -34,6 +34,7 @@ from survey.execution.task import Site
 from survey.models import COMPLETE, FAILED
 from survey.planning.planner import Planner, plan, steps_until
 from survey.reduction import job as reduction
+from survey.reduction.options import Callbacks, RunOptions
 from survey.scheduling.run_plan import RunSettings, run_plan
 from survey.workspace.folders import Workspace
 from survey.workspace.records import read_records
@@ -162,11 +163,14 @@ def test_a_run_is_told_to_the_scheduler(client, tmp_path, monkeypatch):
     assert 'href="survey"' in ask(client, "/status")
 
 
-def run_with_a_report(line, client, decided):
+def job_with_a_report(line, client):
     """`survey run --until image2 --report` of a line, on a client that is there."""
-    where = reduction._Where(client, None, "image2", reduction._nobody, line.said.append, report=True)
-    planner, root = Planner(line.config, line.references), line.workspace.root
-    return reduction._on_cluster(line.plan, planner, root, line.references, where, {}, decided)
+    options = RunOptions(client=client, until="image2", report=True)
+    return reduction._Job(line.config, options, Callbacks(say=line.said.append), line.workspace, "")
+
+
+def run_with_a_report(line, client, decided):
+    return reduction._on_cluster(job_with_a_report(line, client), line.plan, line.references, {}, decided)
 
 
 @pytest.mark.slow
@@ -182,8 +186,7 @@ def test_a_run_with_a_report_keeps_it_in_the_workspace(client, tmp_path, monkeyp
     assert state(client)["tasks"]["total"] == 4 and state(client)["outcome"] == "finished"
     # Again: nothing runs, which is said, and the report of the run that did stays.
     before, line.said[:] = saved.read_bytes(), []
-    where = reduction._Where(client, None, "image2", reduction._nobody, line.said.append, report=True)
-    again = reduction._run_tasks(line.config, line.plan, line.references, where)
+    again = reduction._run_tasks(job_with_a_report(line, client), line.plan, line.references)
     assert len(again.reused) == 4 and saved.read_bytes() == before
     assert line.said == [
         "dashboard.html is not written: every task was done before, so that nothing ran. The last run's stays."

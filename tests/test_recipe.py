@@ -18,7 +18,7 @@ from survey.digest import file_sha256
 from survey.errors import ConfigError
 from survey.planning import recipe
 from survey.planning.recipe import recipe_of
-from survey.reduction import inputs, job
+from survey.reduction import inputs, job, offline
 from survey.workspace.folders import Workspace
 
 SEEN = [("NRCB1", "F200W"), ("NRCB2", "F200W"), ("NRCBLONG", "F444W")]
@@ -63,7 +63,7 @@ def with_raw_files(root):
 
 
 def test_one_plan_checks_the_config_once(tmp_path, monkeypatch, checks):
-    monkeypatch.setattr(inputs, "find_exposures", lambda _config, say: EXPOSURES)
+    monkeypatch.setattr(offline, "find_exposures", lambda _config, say: EXPOSURES)
     done = CliRunner().invoke(main, ["plan", str(written(tmp_path)), "--json"], catch_exceptions=False)
     assert (done.exit_code, len(json.loads(done.stdout)["exposures"])) == (0, len(EXPOSURES))
     assert len(checks) == 1
@@ -83,9 +83,9 @@ def test_a_plan_of_another_context_checks_the_config_once(tmp_path, monkeypatch,
 def test_one_run_checks_the_config_once(tmp_path, monkeypatch, checks, until):
     """Everything of `survey run` but downloads, references and the cluster."""
     exposures, planned = with_raw_files(tmp_path), []
-    monkeypatch.setattr(job, "_fetch_what_can_be_had", lambda *_: (exposures, {}))
+    monkeypatch.setattr(job, "_fetch_available", lambda *_: (exposures, {}))
     monkeypatch.setattr(job, "sync_references", lambda *_: FakeReferences())
-    monkeypatch.setattr(job, "_on_cluster", lambda made, *_: planned.append(made) or [])
+    monkeypatch.setattr(job, "_on_cluster", lambda _job, made, *_: planned.append(made) or [])
     options = [] if until is None else ["--until", until]
     done = CliRunner().invoke(main, ["run", str(written(tmp_path)), *options], catch_exceptions=False)
     assert done.exit_code == 0 and len(planned[0].exposures) == len(EXPOSURES)

@@ -7,54 +7,24 @@ import logging
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from survey import __version__
 from survey.cli import cluster_commands, observatory_commands
-from survey.cli.console import JSON, emit, say, shown
+from survey.cli.console import emit, say, shown
+from survey.cli.options import OFFLINE, cluster_options, config_options
 from survey.errors import DiskFullError, InterruptedRunError, SurveyError
+from survey.reduction.options import Callbacks, RunOptions
 from survey.workspace.files import is_disk_full
 
-CONFIG = click.argument("config", type=click.Path(path_type=Path))
-
-
-def _named(_context: click.Context, _option: click.Parameter, value: str | None) -> Path | None:
-    """A folder's path; an empty one would mean the current folder."""
-    if value is not None and not value.strip():
-        raise click.BadParameter("a path must not be empty.")
-    return None if value is None else Path(value)
-
-
-WORKSPACE = click.option(
-    "--workspace", type=click.Path(), callback=_named, help="Folder of all products; overrides the config's."
-)
-
-
-OFFLINE = click.option("--offline", is_flag=True, help="Ask no server; use the raw files in the workspace.")
-
-
-def common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every command that reads a config."""
-    return CONFIG(WORKSPACE(JSON(command)))
-
-
-def where(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say where tasks run."""
-    cluster = click.option(
-        "--cluster", help="'local' (default), a deploy file, or a dask scheduler's address such as tls://login1:8786."
-    )
-    certificates = click.option(
-        "--tls", type=click.Path(path_type=Path), help="Folder of certificates for a tls:// address, by 'survey tls'."
-    )
-    insecure = click.option(
-        "--insecure", is_flag=True, help="Take a scheduler that is neither on this host nor behind TLS."
-    )
-    return cluster(certificates(insecure(command)))
+if TYPE_CHECKING:
+    from survey.config.model import SurveyConfig
+    from survey.reduction.outcome import Run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -85,7 +55,7 @@ main.add_command(cluster_commands.tls)
 
 
 @main.command()
-@common
+@config_options
 def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
     """Query the archive, download what is missing, verify.
 
@@ -108,7 +78,7 @@ def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
 
 
 @main.command()
-@common
+@config_options
 def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
     """Sync and verify the CRDS context and the references that these exposures need.
 
@@ -140,7 +110,7 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
 
 
 @main.command()
-@common
+@config_options
 @click.option("--context", help="What would change with this CRDS context, such as jwst_1600.pmap; nothing is run.")
 @OFFLINE
 def plan(config: Path, workspace: Path | None, as_json: bool, context: str | None, offline: bool) -> None:
@@ -174,13 +144,15 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
 
 
 @main.command()
-@common
-@where
+@config_options
+@cluster_options
 @click.option("--until", metavar="STEP", help="Last step to run, such as image2.")
 @click.option(
     "--report", is_flag=True, help="Keep the survey page and dask's performance report in reports/dashboard.html."
 )
-def run(config: Path, workspace: Path | None, as_json: bool, until: str | None, report: bool, **place: Any) -> None:
+def run(
+    config: Path, workspace: Path | None, as_json: bool, until: str | None, report: bool, options: RunOptions
+) -> None:
     """The main job: fetch, references, then every step that is not already done.
 
     Example: survey run configs/demo.yaml --until image2 --report
@@ -189,19 +161,18 @@ def run(config: Path, workspace: Path | None, as_json: bool, until: str | None, 
     from survey.reduction import job as reduction
     from survey.reduction.load import load_config
 
-    loaded = load_config(config, workspace=workspace, until=until, **place)
+    options = replace(options, until=until, report=report)
+    loaded = load_config(config, workspace=workspace, options=options)
     with TaskProgress(say) as progress:
-        done = reduction.run(
-            loaded, **place, until=until, watch=progress.watch, progress=DownloadProgress(say), say=say, report=report
-        )
+        done = reduction.run(loaded, options, Callbacks(progress.watch, DownloadProgress(say), say))
     _finish(loaded, done, as_json)
 
 
 @main.command()
-@common
+@config_options
 @click.option("--asn", "association", required=True, type=click.Path(path_type=Path), help="A level-3 association.")
-@where
-def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Path, **place: Any) -> None:
+@cluster_options
+def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Path, options: RunOptions) -> None:
     """Mosaic the members of an existing level-3 association.
 
     Example: survey mosaic configs/demo.yaml --asn my_asn.json
@@ -210,14 +181,14 @@ def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Pat
     from survey.reduction import job as reduction
     from survey.reduction.load import load_config
 
-    loaded = load_config(config, workspace=workspace, **place)
+    loaded = load_config(config, workspace=workspace, options=options)
     with TaskProgress(say) as progress:
-        done = reduction.mosaic(loaded, association, **place, watch=progress.watch, say=say)
+        done = reduction.mosaic(loaded, association, options, Callbacks(progress.watch, say=say))
     _finish(loaded, done, as_json)
 
 
 @main.command()
-@common
+@config_options
 @OFFLINE
 def status(config: Path, workspace: Path | None, as_json: bool, offline: bool) -> None:
     """Show per step and filter what is done, running, to run, failed or skipped, and why.
@@ -242,7 +213,7 @@ def status(config: Path, workspace: Path | None, as_json: bool, offline: bool) -
 
 
 @main.command()
-@common
+@config_options
 @click.argument("product")
 def explain(config: Path, workspace: Path | None, as_json: bool, product: str) -> None:
     """Show how PRODUCT was made: inputs, settings, versions, references, and what is stale.
@@ -259,7 +230,7 @@ def explain(config: Path, workspace: Path | None, as_json: bool, product: str) -
 
 
 @main.command()
-@common
+@config_options
 def verify(config: Path, workspace: Path | None, as_json: bool) -> None:
     """Compare every product with its recorded sha256.
 
@@ -277,7 +248,7 @@ def verify(config: Path, workspace: Path | None, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _finish(config: Any, done: Any, as_json: bool) -> None:
+def _finish(config: SurveyConfig, done: Run, as_json: bool) -> None:
     """Print what a run made, name what it did not, and end with its exit code."""
     from survey.cli import run_report
 

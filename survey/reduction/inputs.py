@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from survey.errors import ConfigError, DownloadError, ProductNameError, Referenc
 from survey.models import Association, Exposure
 from survey.names import ExposureName, parse_mosaic, split_file
 from survey.planning.recipe import recipe_of
+from survey.reduction.options import Progress, Say, silent
 from survey.references import References
 from survey.steps.registry import REGISTRY
 from survey.workspace.folders import Workspace
@@ -26,13 +27,6 @@ from survey.workspace.folders import Workspace
 CAL = "_cal.fits"
 MAX_LIST_BYTES = 4_000_000  # a catfile of 20,000 exposures
 MAX_SHOWN = 20  # of faults that are all of one kind
-
-Say = Callable[[str], None]
-Progress = Callable[[str, int, int | None], None]  # name, bytes so far, bytes in total
-
-
-def silent(_text: str) -> None:
-    """Say nothing."""
 
 
 def find_exposures(config: SurveyConfig, *, say: Say = silent) -> tuple[Exposure, ...]:

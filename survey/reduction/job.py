@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from survey import references as crds_references
 from survey.archive import held as archive_held
@@ -26,18 +26,16 @@ from survey.planning.planner import plan as make_plan
 from survey.planning.staleness import DONE, state_of
 from survey.planning.supplied import group_of, plan_of
 from survey.reduction.inputs import (
-    Progress,
-    Say,
     fetch,
     find_exposures,
     members_of,
     override_digests,
     raw_files,
-    silent,
     sync_references,
     unreferenced,
 )
 from survey.reduction.load import check_config
+from survey.reduction.options import Callbacks, RunOptions, Watch, combined
 from survey.reduction.outcome import Run
 from survey.references import References
 from survey.scheduling.cleanup import tidy
@@ -46,13 +44,8 @@ from survey.workspace.folders import Workspace
 from survey.workspace.provenance import ProvenanceWriter
 from survey.workspace.records import failure_path, read_records, write_record
 
-if TYPE_CHECKING:
-    from dask.distributed import Client
-
 LEFTOVER_SECONDS = 24 * 3600.0
 REPORT = "dashboard.html"  # of the last run, in reports/
-
-Watch = Callable[[TaskRecord, bool], None]
 
 
 def plan(config: SurveyConfig, exposures: Sequence[Exposure], references: References | None = None) -> Plan:
@@ -85,144 +78,128 @@ def plan(config: SurveyConfig, exposures: Sequence[Exposure], references: Refere
 
 
 def run(
-    config: SurveyConfig,
-    *,
-    client: Client | None = None,
-    cluster: str | None = None,
-    tls: Path | None = None,
-    insecure: bool = False,
-    until: str | None = None,
-    watch: Callable[[Plan], Watch] | None = None,
-    progress: Progress | None = None,
-    say: Say = silent,
-    report: bool = False,
+    config: SurveyConfig, options: RunOptions | None = None, callbacks: Callbacks | None = None, **keywords: Any
 ) -> Run:
     """The main job: fetch, references, then every task that is not already done.
 
     Parameters
     ----------
     config : what to reduce
-    client : any dask Client; default: the one of ``cluster``
-    cluster : 'local' (default), a scheduler's address, or a deploy file
-    tls : folder of certificates for a tls:// address; see `survey.cluster.tls`
-    insecure : take a scheduler that is neither on loopback nor behind TLS
-    until : last step to run
-    watch : called with the plan; returns what is called with each decided record
-    progress, say : where downloads and remarks are shown
-    report : keep the survey page and dask's performance report as ``reports/dashboard.html``, however the run ends
+    options : where tasks run, and how far; default: all of them, on a cluster of this machine
+    callbacks : functions for the plan, each task's record, downloads and messages
+    keywords : fields of `RunOptions` and `Callbacks` by name: ``run(config, client=client, until="image2")``
 
     Raises
     ------
     WorkspaceBusyError, ServiceError, ReferencesError, DiskFullError, InterruptedRunError, ConfigError
         See `survey.errors`. Failures of single files and tasks do not raise: they are in the result.
     """
-    check_config(config, until=until, cluster=cluster, tls=tls, insecure=insecure)
-    where = _Where(client, cluster, until, watch or _nobody, say, tls, insecure, report=report)
-    workspace = Workspace(config.workspace)
-    with _held(workspace, where) as where:
-        exposures, missing = _fetch_what_can_be_had(config, progress, where)
+    options, callbacks = combined(options, callbacks, keywords)
+    check_config(config, options)
+    with _started(config, options, callbacks) as job:
+        exposures, missing = _fetch_available(job)
         present = [exposure for exposure in exposures if exposure.sha256]
         if not present:
             raise SurveyError(f"{config.workspace}: none of {len(exposures)} raw files could be had.")
         references = sync_references(config, present)
         made = plan(config, exposures, references)
         missing |= {item.name: item.fault for item in made.exposures if item.fault and item.sha256}
-        return replace(_run_tasks(config, made, references, where), missing=missing)
+        return replace(_run_tasks(job, made, references), missing=missing)
 
 
 def mosaic(
     config: SurveyConfig,
     association: Path,
-    *,
-    client: Client | None = None,
-    cluster: str | None = None,
-    tls: Path | None = None,
-    insecure: bool = False,
-    watch: Callable[[Plan], Watch] | None = None,
-    say: Say = silent,
+    options: RunOptions | None = None,
+    callbacks: Callbacks | None = None,
+    **keywords: Any,
 ) -> Run:
     """Mosaic the members of an existing level-3 association.
 
     A member whose raw file is in the workspace goes through the config's steps; another is taken as it lies beside the
     association: ``<exposure>_cal.fits``.
 
+    Parameters
+    ----------
+    config : the steps and the grid
+    association : path of the association file
+    options, callbacks, keywords : see `run`
+
     Raises
     ------
     ConfigError
         The association is not one, or a member is neither; every such member is named.
     """
-    check_config(config, cluster=cluster, tls=tls, insecure=insecure)
+    options, callbacks = combined(options, callbacks, keywords)
+    check_config(config, options)
     wanted = read_association(association)
-    where = _Where(client, cluster, None, watch or _nobody, say, tls, insecure)
-    workspace = Workspace(config.workspace)
-    with _held(workspace, where) as where:
+    with _started(config, options, callbacks) as job:
         raw, given = members_of(config, wanted, association.parent)
         references = sync_references(config, [*raw, *given])
         lacking = unreferenced(config, raw, references)
         if lacking:
             raise ReferencesError("\n".join(f"{name}: {why}" for name, why in sorted(lacking.items())))
         planner = Planner(config, references, override_digests(config))
-        chosen = replace(wanted, group=group_of(wanted, read_records(workspace.records).by_key))
-        made = plan_of(plan(config, raw, references), chosen, planner, given)
-        return _run_tasks(config, made, references, where)
+        group = group_of(wanted, read_records(job.workspace.records).by_key)
+        made = plan_of(plan(config, raw, references), replace(wanted, group=group), planner, given)
+        return _run_tasks(job, made, references)
 
 
 @dataclass(frozen=True)
-class _Where:
-    """Where tasks run, how far, and who is told."""
+class _Job:
+    """A run that holds its workspace."""
 
-    client: Client | None
-    cluster: str | None
-    until: str | None
-    watch: Callable[[Plan], Watch]
-    say: Say
-    tls: Path | None = None
-    insecure: bool = False
-    report: bool = False
-    run: str = ""  # its own name, once it holds the workspace
-
-
-def _fetch_what_can_be_had(
-    config: SurveyConfig, progress: Progress | None, where: _Where
-) -> tuple[tuple[Exposure, ...], dict[str, str]]:
-    """Fetch; single files that cannot be had are left to `mosaic.max_missing`."""
-    say = where.say
-    found = find_exposures(config, say=say)
-    say(f"{len(found)} exposures of program {config.program}")
-    if config.archive.local is None and any(not exposure.sha256 for exposure in found):
-        # Before hours of fetching: do the products fit as well?
-        made = plan(config, found)
-        stored = read_records(Workspace(config.workspace).records).by_key
-        _waiting(config, made, stored, where)
-    try:
-        return fetch(config, found, progress=progress, say=say), {}
-    except DownloadError as error:
-        for line in str(error).splitlines():
-            say(line)
-        return archive_held.known(found, Workspace(config.workspace).raw), error.missing
+    config: SurveyConfig
+    options: RunOptions
+    callbacks: Callbacks
+    workspace: Workspace
+    name: str  # of the run
 
 
 @contextlib.contextmanager
-def _held(workspace: Workspace, where: _Where) -> Iterator[_Where]:
-    """Hold the workspace for a run, and give it its name; what killed tasks left goes before it and behind it."""
-    alone = where.client is None and where.cluster in (None, "local")
+def _started(config: SurveyConfig, options: RunOptions, callbacks: Callbacks) -> Iterator[_Job]:
+    """Hold the workspace for a run; folders that killed tasks left are removed before and after it."""
+    workspace = Workspace(config.workspace)
+    alone = options.client is None and options.cluster in (None, "local")
     age = 0.0 if alone else LEFTOVER_SECONDS  # workers of other clusters may still be at it for a while
     with workspace.lock() as name:
         workspace.create()
         workspace.sweep(age)
         try:
-            yield replace(where, run=name)
+            yield _Job(config, options, callbacks, workspace, name)
         finally:
             workspace.sweep(age, run=name)
 
 
-def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: _Where) -> Run:
+def _fetch_available(job: _Job) -> tuple[tuple[Exposure, ...], dict[str, str]]:
+    """Fetch the raw files.
+
+    Returns
+    -------
+    exposures : all of them; those with a sha256 have a verified raw file
+    missing : exposure -> why its file could not be fetched; `mosaic.max_missing` decides what that means
+    """
+    config, say = job.config, job.callbacks.say
+    found = find_exposures(config, say=say)
+    say(f"{len(found)} exposures of program {config.program}")
+    if config.archive.local is None and any(not exposure.sha256 for exposure in found):
+        # Before hours of fetching: do the products fit as well?
+        _waiting(job, plan(config, found), read_records(job.workspace.records).by_key)
+    try:
+        return fetch(config, found, progress=job.callbacks.progress, say=say), {}
+    except DownloadError as error:
+        for line in str(error).splitlines():
+            say(line)
+        return archive_held.known(found, job.workspace.raw), error.missing
+
+
+def _run_tasks(job: _Job, made: Plan, references: References) -> Run:
     """Run a plan's tasks, and keep the provenance of the workspace up to date meanwhile."""
-    root = Workspace(config.workspace).root
-    found = read_records(root / "records")
+    config, root = job.config, job.workspace.root
+    found = read_records(job.workspace.records)
     stored = found.by_key
-    waiting = _waiting(config, made, stored, where)
-    note = where.watch(made)
+    waiting = _waiting(job, made, stored)
+    watch = None if job.callbacks.watch is None else job.callbacks.watch(made)
     reused: set[str] = set()
     with ProvenanceWriter(root, config.survey, resolved(config), found.latest.values()) as writer:
 
@@ -236,44 +213,39 @@ def _run_tasks(config: SurveyConfig, made: Plan, references: References, where: 
                 writer.add(record)
             if was_reused and record.key in found.failures:  # the cause is gone
                 failure_path(root / "records", record.key).unlink(missing_ok=True)
-            note(record, was_reused)
+            if watch is not None:
+                watch(record, was_reused)
 
         if not waiting:
-            tasks = [task for task in made if task.step in steps_until(made, where.until)]
+            tasks = [task for task in made if task.step in steps_until(made, job.options.until)]
             records = [stored[task.key] for task in tasks]
             for record in records:
                 decided(record, True)
             # What a run that was killed at its very end did not.
             whole = {task.subject: tasks for task in tasks if task.step == "assemble"}
             tidy(root, {task.key: stored[task.key] for task in tasks}, whole, stored, config.mosaic.keep_intermediate)
-            if where.report:
+            if job.options.report:
                 before = " The last run's stays." if (root / "reports" / REPORT).exists() else ""
-                where.say(f"{REPORT} is not written: every task was done before, so that nothing ran.{before}")
+                job.callbacks.say(f"{REPORT} is not written: every task was done before, so that nothing ran.{before}")
         else:
-            planner = Planner(config, references, override_digests(config), learn(stored.values()))
-            records = _on_cluster(made, planner, root, references, where, stored, decided)
+            records = _on_cluster(job, made, references, stored, decided)
     if any(row_of(record).commits and record.status == COMPLETE for record in records):
         ensure_store(root / "mosaics" / "mosaics.zarr")
     return Run(tuple(records), frozenset(reused))
 
 
-def _waiting(config: SurveyConfig, made: Plan, stored: Mapping[str, TaskRecord], where: _Where) -> list[Task]:
+def _waiting(job: _Job, made: Plan, stored: Mapping[str, TaskRecord]) -> list[Task]:
     """Tasks of a plan that are not done, up to the last step that was asked for; refused when they cannot fit."""
-    root, names = Workspace(config.workspace).root, steps_until(made, where.until)
+    root, names = job.workspace.root, steps_until(made, job.options.until)
     waiting = [task for task in made if task.step in names and state_of(task, stored.get(task.key), root).state != DONE]
-    check_room(room(root, made, waiting, stored, config.archive.local is None), root, where.say)
+    check_room(room(root, made, waiting, stored, job.config.archive.local is None), root, job.callbacks.say)
     return waiting
 
 
 def _on_cluster(
-    made: Plan,
-    planner: Planner,
-    root: Path,
-    references: References,
-    where: _Where,
-    stored: Mapping[str, TaskRecord],
-    decided: Watch,
+    job: _Job, made: Plan, references: References, stored: Mapping[str, TaskRecord], decided: Watch
 ) -> list[TaskRecord]:
+    """Run a plan's tasks on the cluster of the options; their records, those of earlier runs included."""
     # dask takes half a second to import; a run that finds everything done does not need it.
     from survey.cluster.connect import connect, dashboard, starts_workers
     from survey.dashboard.feed import feed
@@ -282,31 +254,27 @@ def _on_cluster(
 
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
     environment = {**crds_references.worker_environment(references), "USER": os.environ.get("USER") or "survey"}
-    site = Site(str(root), planner.config.survey, environment, planner.config.limits, where.run)
+    config, options, root, say = job.config, job.options, job.workspace.root, job.callbacks.say
+    planner = Planner(config, references, override_digests(config), learn(stored.values()))
+    site = Site(str(root), config.survey, environment, config.limits, job.name)
     small = [task.memory_gb for task in made if not (task.mosaic or REGISTRY[task.step].external)]
-    tasks = [task for task in made if task.step in steps_until(made, where.until)]
+    tasks = [task for task in made if task.step in steps_until(made, options.until)]
     with contextlib.ExitStack() as stack:
-        client = where.client
+        client = options.client
         if client is None:
             large = max((task.memory_gb for task in tasks), default=1.0)
             sizes, log = (max(small, default=1.0), large), root / "logs" / "cluster.log"
-            client = stack.enter_context(connect(where.cluster, *sizes, log, tls=where.tls, insecure=where.insecure))
-            where.say(f"dashboard: {dashboard(client)}")
-        ours = where.client is None and starts_workers(where.cluster)
+            client = stack.enter_context(
+                connect(options.cluster, *sizes, log, tls=options.tls, insecure=options.insecure)
+            )
+            say(f"dashboard: {dashboard(client)}")
+        ours = options.client is None and starts_workers(options.cluster)
         guard = stack.enter_context(workers_for(client, tasks, root, references, ours=ours))
         largest = capacity(client)
         for task in tasks:
             if largest and task.memory_gb > largest:
-                where.say(f"{task.key} will not be run: {too_large(task, largest)}")
-        kept = root / "reports" / REPORT if where.report else None
-        told = stack.enter_context(feed(client, planner.config, made, steps_until(made, where.until), where.say, kept))
-        settings = RunSettings(stored, where.until, told.watch(decided), told.laid_out, guard.trouble)
+                say(f"{task.key} will not be run: {too_large(task, largest)}")
+        kept = root / "reports" / REPORT if options.report else None
+        told = stack.enter_context(feed(client, config, made, steps_until(made, options.until), say, kept))
+        settings = RunSettings(stored, options.until, told.watch(decided), told.laid_out, guard.trouble)
         return run_plan(made, planner, site, client, settings)
-
-
-def _nobody(_plan: Plan) -> Watch:
-    return _unseen
-
-
-def _unseen(_record: TaskRecord, _reused: bool) -> None:
-    """Nobody watches."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from survey import references as crds_references
 from survey.config.model import SurveyConfig, read_config
@@ -10,6 +11,7 @@ from survey.errors import ConfigError
 from survey.messages import nearest
 from survey.planning.recipe import checked, path_faults
 from survey.planning.tiled import STEPS as TILED
+from survey.reduction.options import RunOptions, combined
 
 
 def load_config(
@@ -17,10 +19,8 @@ def load_config(
     *,
     workspace: Path | str | None = None,
     context: str | None = None,
-    until: str | None = None,
-    cluster: str | None = None,
-    tls: Path | None = None,
-    insecure: bool = False,
+    options: RunOptions | None = None,
+    **keywords: Any,
 ) -> SurveyConfig:
     """Read a config file and check it, all of it at once: keys, values, steps, parameters, context.
 
@@ -28,28 +28,18 @@ def load_config(
     ----------
     path : YAML file
     workspace, context : replace the file's, as ``--workspace`` and ``--context`` do
-    until, cluster, tls, insecure : of a run that is to follow
+    options, keywords : of the run that follows, to be checked as well; see `survey.run`
 
     Raises
     ------
     ConfigError
         Every fault, with file, line and the nearest name that is known.
     """
-
-    def faults(config: SurveyConfig) -> list[str]:
-        return config_faults(config, until, cluster, tls, insecure)
-
-    return read_config(path, workspace=workspace, context=context, check=faults)
+    chosen, _ = combined(options, None, keywords)
+    return read_config(path, workspace=workspace, context=context, check=lambda config: config_faults(config, chosen))
 
 
-def check_config(
-    config: SurveyConfig,
-    *,
-    until: str | None = None,
-    cluster: str | None = None,
-    tls: Path | None = None,
-    insecure: bool = False,
-) -> None:
+def check_config(config: SurveyConfig, options: RunOptions | None = None) -> None:
     """Refuse what can be refused before anything starts, all of it at once.
 
     Raises
@@ -57,31 +47,26 @@ def check_config(
     ConfigError
         Wrong steps, parameters, context, last step, cluster address or certificates; every fault is named.
     """
-    faults = config_faults(config, until, cluster, tls, insecure)
+    faults = config_faults(config, options or RunOptions())
     if faults:
         raise ConfigError(config.located(faults))
 
 
-def config_faults(
-    config: SurveyConfig,
-    until: str | None = None,
-    cluster: str | None = None,
-    tls: Path | None = None,
-    insecure: bool = False,
-) -> list[str]:
-    """What is wrong with a config whose keys and values are those of the model."""
+def config_faults(config: SurveyConfig, options: RunOptions) -> list[str]:
+    """What is wrong with a config whose keys and values are those of the model, and with the options of its run."""
     recipe = checked(config)
     faults = [*recipe.faults, *path_faults(config)]
     behind = (
         ["sources", "association", *TILED] if config.mosaic.engine == "tiled" else ["association", "image3", "mosaic"]
     )
     mosaics = behind if recipe.makes_mosaics else []
+    until = options.until
     if until is not None and until not in [*recipe.chain, *mosaics]:
         faults.append(f"--until {until}: not a step of this config{nearest(until, [*recipe.chain, *mosaics])}")
-    if cluster not in (None, "local") or tls is not None:
+    if options.cluster not in (None, "local") or options.tls is not None:
         from survey.cluster.addresses import cluster_faults
 
-        faults += cluster_faults(cluster, tls, insecure)
+        faults += cluster_faults(options.cluster, options.tls, options.insecure)
     try:
         crds_references.pin(config.references.context, config.references.server)
     except ConfigError as error:

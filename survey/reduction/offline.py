@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from survey.config.model import SurveyConfig
 from survey.errors import ServiceUnreachableError, SurveyError
 from survey.models import Exposure
-from survey.reduction.inputs import Say, find_exposures, held_exposures, silent
+from survey.reduction.inputs import find_exposures, held_exposures
+from survey.reduction.options import Say, silent
 
 ARCHIVE, FOLDER, WORKSPACE = "archive", "folder", "workspace"
 
