@@ -94,6 +94,20 @@ def exported(module: Module) -> set[str]:
     return set()
 
 
+def crowded(module: Module, most: int) -> dict[str, int]:
+    """Functions with more parameters than ``most``, `self` and `cls` not counted: 'module:function' -> how many."""
+    found = {}
+    for node in ast.walk(ast.parse(module.path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            given = node.args
+            names = [item.arg for item in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+            names += [item.arg for item in (given.vararg, given.kwarg) if item is not None]
+            number = len(names) - (names[:1] in (["self"], ["cls"]))
+            if number > most:
+                found[f"{module.name}:{getattr(node, 'name', 'lambda')}"] = number
+    return found
+
+
 def _dotted(path: Path) -> str:
     parts = path.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
