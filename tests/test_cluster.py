@@ -75,8 +75,8 @@ def test_what_is_no_address_is_refused(where):
     ("text", "found"),
     [
         (None, "cannot be read: No such file or directory"),
-        ("{", "is no JSON"),
-        ("\xff", "is no JSON"),
+        ("{", "is not JSON"),
+        ("\xff", "is not JSON"),
         ("{}", "holds no address"),
         ("[1]", "holds no address"),
         ('{"address": 8786}', "holds no address"),

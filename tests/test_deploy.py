@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +14,18 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from click.testing import CliRunner
+from pydantic import ValidationError
 
 from survey.cli.main import main
 from survey.cluster.addresses import cluster_faults
 from survey.cluster.batch import BatchCluster
-from survey.cluster.deploy import KINDS, AddressSite, BatchSite, LocalSite, Section, load_site, site_of
+from survey.cluster.deploy import KINDS, AddressSite, BatchSite, LocalSite
+from survey.cluster.deploy_file import load_site, site_of
 from survey.cluster.groups import JobGroup, WorkerGroup
 from survey.cluster.job_scripts import job_scripts, shell_word
 from survey.cluster.pods import gibibytes, manifests
 from survey.cluster.scaling import Group, jobs_wanted
+from survey.config.values import Section
 from survey.errors import ConfigError
 from survey.execution.environment import THREADS
 
@@ -32,6 +37,7 @@ interface: lo
 groups:
   ordinary: {memory_gb: 4, workers_per_job: 2, maximum: 4}
 """
+ADDRESS = "kind: address\naddress: tcp://127.0.0.1:8786\n"
 PODS = "kind: kubernetes\nimage: x\ngroups:\n  a: {memory_gb: 4}\n  b: {memory_gb: 8}\n"
 
 
@@ -64,18 +70,105 @@ def test_every_fault_is_named_with_its_line_and_the_nearest_key(tmp_path):
     assert any(fault.startswith("5: groups.ordinary.memory: unknown key; did you mean 'memory_gb'?") for fault in found)
     assert any("groups.ordinary.memory_gb: is required" in fault for fault in found)
     assert any(fault.startswith("6: groups.ordinary.walltime: '4 hours'") for fault in found)
-    assert any(fault.startswith("7: groups.large: minimum 3 is above maximum 2") for fault in found)
+    assert any(fault.startswith("7: groups.large.minimum: minimum 3 is above maximum 2") for fault in found)
     assert any("workers need no archive token" in fault for fault in found)
     assert any("interface: is required" in fault for fault in found)
     assert len(found) == 7
+
+
+SEVERAL = """\
+interfaces: ib0
+groups:
+  ordinary: {memory: 4, walltime: 4 hours, minimum: 3, maximum: 2}
+  Large!: {memory_gb: big}
+environment: {MAST_API_TOKEN: x, a b: 1, X: [1], Y: }
+"""
+
+
+@pytest.mark.parametrize("kind", ["", "kind: 7\n", "kind: 'somewhere'\n"])
+def test_a_file_without_a_kind_has_the_faults_that_every_kind_has(tmp_path, kind):
+    first, *found = faults(tmp_path, SEVERAL + kind)
+    assert first.startswith("6: kind: " if kind else " kind: is required and missing. Known kinds: local, slurm, ")
+    assert [fault.partition(": ")[0] + ": " + fault.split(": ")[1] for fault in found] == [
+        "3: groups.ordinary.memory_gb",
+        "3: groups.ordinary.memory",
+        "3: groups.ordinary.walltime",
+        "3: groups.ordinary.minimum",
+        "4: groups.Large!",
+        "4: groups.Large!.memory_gb",
+        "5: environment.MAST_API_TOKEN",
+        "5: environment.a b",
+        "5: environment.X",
+        "5: environment.Y",
+        "1: interfaces",
+    ]
+    text = "\n".join(found)
+    assert "memory: unknown key; did you mean 'memory_gb'?" in text
+    assert "walltime: '4 hours': expected hours" in text  # from the kinds that have the key
+    assert "interfaces: unknown key; did you mean 'interface'?" in text
+
+
+def test_a_kind_that_is_nearly_one_is_taken_for_it(tmp_path):
+    found = faults(tmp_path, "kind: Slrm\nidle: no\nprologe: []\ngroups: {a: {memory_gb: 4, walltime: '0:50'}}\n")
+    assert [fault.partition(" ")[2] for fault in found] == [
+        "kind: 'Slrm' is not a kind; did you mean 'slurm'? Known kinds: local, slurm, pbs, kubernetes, address.",
+        "groups.a.walltime: lifetime 00:00:01 and stagger 00:00:02 must end 60 s or more before walltime 00:00:50, so "
+        "that a worker has the time to hand over its task.",
+        "interface: is required and missing.",
+        "idle: expected a number, found false.",
+        "prologe: unknown key; did you mean 'prologue'?",
+    ]
+
+
+def test_rules_between_keys_and_groups_are_checked_beside_other_faults(tmp_path):
+    found = faults(
+        tmp_path,
+        "kind: kubernetes\nimag: x\ngroups:\n"
+        "  a: {memory_gb: 4, coors: 2}\n"
+        "  b: {memory_gb: 4, scratch_gb: big}\n"
+        "  default: {memory_gb: 8, minimum: 2, maximum: 1}\n"
+        "workspace: {claim: w, path: /tmp}\n",
+    )
+    assert sorted(re.match(r" ?((?:\d+: )?[\w.]+): ", fault)[1] for fault in found) == [
+        "2: imag", "4: groups.a.coors", "5: groups.b.memory_gb", "5: groups.b.scratch_gb", "6: groups.default",
+        "6: groups.default.minimum", "7: workspace", "image",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("kind: local\nstart_timeout: 60\n", "2: start_timeout: is not a key of kind local, only of slurm, pbs."),
+        (PODS + "start_timeout: 60\n", "start_timeout: is not a key of kind kubernetes, only of slurm, pbs."),
+        (ADDRESS + "start_timeout: 60\n", "3: start_timeout: is not a key of kind address, only of slurm, pbs."),
+        (ADDRESS + "environment: {}\n", "environment: is not a key of kind address, only of local, slurm, pbs, kube"),
+        ("kind: local\ngroups: {a: {memory_gb: 4, minimum: 1}}\n", "groups.a.minimum: is not a key of kind local, "),
+        ("kind: local\ngroups: {a: {memory_gb: 4, cores: 2}}\n", "groups.a.cores: is not a key of kind local, only "),
+        (
+            PODS.replace("8}", "8, maximum: 3, minimum: 1}"),
+            "5: groups.b.minimum: the autoscaler changes the first grou",
+        ),
+        (PODS.replace("4}", "4, minimum: 0}"), "4: groups.a.minimum: Input should be greater than or equal to 1"),
+        (PODS + "crds: {claim: c, path: /crds, read_only: false}\n", "6: crds: read_only: expected true"),
+        (PODS + "workspace: {claim: c, path: /w, read_only: true}\n", "6: workspace: read_only: expected false"),
+    ],
+)
+def test_a_key_without_an_effect_is_refused(tmp_path, text, fault):
+    (found,) = faults(tmp_path, text)
+    assert fault in found
+
+
+def test_a_minimum_that_a_further_group_has_anyway_is_accepted(tmp_path):
+    found = load_site(site(tmp_path, PODS.replace("8}", "8, maximum: 2, minimum: 2}")))
+    assert found.groups["b"].minimum == found.groups["b"].maximum == 2
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
         ("groups: {}\n", "kind: is required"),
-        ("kind: slrm\n", "1: kind: 'slrm' is none; did you mean 'slurm'?"),
-        ("kind: [slurm]\n", "is none"),
+        ("kind: slrm\n", "1: kind: 'slrm' is not a kind; did you mean 'slurm'?"),
+        ("kind: [slurm]\n", "is not a kind; did you mean 'slurm'? Known kinds: local, "),
         (SLURM.replace("ordinary", "Ordinary!"), "expected lower-case letters"),
         (SLURM.replace("lo\n", "'lo; rm -rf /'\n"), "interface"),
         ("kind: slurm\ninterface: lo\ngroups: {}\n", "at least one group"),
@@ -91,10 +184,12 @@ def test_every_fault_is_named_with_its_line_and_the_nearest_key(tmp_path):
         (SLURM.replace("maximum: 4", "maximum: 4, minimum: false"), "minimum: expected a number, found false"),
         (SLURM + "idle: no\n", "idle: expected a number, found false"),
         (SLURM.replace("2, maximum: 4", "3, minimum: 5, maximum: 5"), "minimum 5 needs 2 jobs of 3 workers"),
-        (PODS.replace(" b:", " default:"), "group 'default': the cluster's own objects"),
-        (PODS.replace("8}", "4}"), "memory_gb 4 must be above the 4 of 'a'"),
+        (PODS.replace(" b:", " default:"), "5: groups.default: the cluster's own objects"),
+        (PODS.replace("8}", "4}"), "5: groups.b.memory_gb: 4 must be above the 4 of 'a'"),
         (PODS.replace("8}", "8, node_selector: {a b: x}}"), "expected a label of nodes"),
-        (PODS.replace("image: x", "image: X y"), "image"),
+        (PODS.replace("image: x", "image: X y"), "image: 'X y': expected the name of an image"),
+        (PODS + "namespace: Not a name\n", "namespace: 'Not a name': expected lower-case letters"),
+        (PODS + "groups: [a]\n", "groups: expected a mapping of keys, found ['a']."),
         (PODS + "workspace: {claim: Bad_Claim!, path: /w}\n", "workspace.claim"),
         (PODS + "workspace: {claim: w, path: /tmp}\n", "/tmp: expected a path of its own"),
         (PODS + "workspace: {claim: w, path: /crds/}\n", "/crds: expected a path of its own"),
@@ -119,11 +214,11 @@ def test_times_as_people_and_yaml_write_them(tmp_path):
     }  # fmt: skip
     for text, seconds in written.items():
         path = site(tmp_path, SLURM.replace("maximum: 4", f"maximum: 4, walltime: {text}"))
-        assert load_site(path).sizes["ordinary"].walltime == seconds, text
+        assert load_site(path).groups["ordinary"].walltime == seconds, text
 
 
 def test_a_lifetime_ends_below_the_walltime(tmp_path):
-    group = load_site(site(tmp_path, SLURM)).sizes["ordinary"]
+    group = load_site(site(tmp_path, SLURM)).groups["ordinary"]
     assert group.lifetimes == (4 * 3600 - 900, 300)
     assert group.jobs == (0, 2)
     for walltime in (70, 120, 600, 3600, 86400):
@@ -140,21 +235,57 @@ def test_environment_of_workers(tmp_path, monkeypatch):
     }
 
 
-def sections(model: type[Section]):
-    yield model
-    for field in model.model_fields.values():
+def keys_of(model: type[Section], place: tuple[str, ...] = ()):
+    """Every key of a deploy file: its place in a file whose groups are called 'a', its model and its field."""
+    for name, field in model.model_fields.items():
+        yield (*place, name), model, field
         for item in (field.annotation, *getattr(field.annotation, "__args__", ())):
             if isinstance(item, type) and issubclass(item, Section):
-                yield from sections(item)
+                yield from keys_of(item, (*place, name, "a") if name == "groups" else (*place, name))
+
+
+SOUND = {
+    "local": {},
+    "slurm": {"interface": "lo", "groups": {"a": {"memory_gb": 4, "maximum": 4}}},
+    "kubernetes": {"image": "x", "groups": {"a": {"memory_gb": 4, "maximum": 4}}},
+    "address": {"address": "tcp://127.0.0.1:8786"},
+}
+SOUND["pbs"] = SOUND["slurm"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_key_is_described_here_and_in_the_documentation(kind):
     page = (ROOT / "docs" / "deploy.md").read_text()
-    for model in sections(KINDS[kind]):
-        for name, field in model.model_fields.items():
-            assert name == "kind" or field.description, f"{model.__name__}.{name}"
-            assert f"`{name}`" in page, f"{model.__name__}.{name}"
+    found = list(keys_of(KINDS[kind]))
+    assert len(found) >= 4
+    for place, model, field in found:
+        assert field.description and field.examples, f"{model.__name__}.{place[-1]}"
+        assert f"`{place[-1]}`" in page, f"{model.__name__}.{place[-1]}"
+        units = {"_gb": "[GB]", **dict.fromkeys(("walltime", "lifetime", "stagger", "idle", "start_timeout"), "[s]")}
+        wanted = next((unit for end, unit in units.items() if place[-1].endswith(end)), "")
+        assert wanted in field.description, f"{model.__name__}.{place[-1]}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_example_is_accepted_and_is_not_the_default(kind):
+    for place, _, field in keys_of(KINDS[kind]):
+        for example in field.examples if place != ("kind",) else ():
+            data = copy.deepcopy({"kind": kind, **SOUND[kind]})
+            if place == ("scheduler_file",):
+                del data["address"]
+            if place[0] in ("workspace", "crds") and place[1:]:
+                data[place[0]] = {"claim": "c", "path": "/data"}
+            inner = data
+            for part in place[:-1]:
+                inner = inner.setdefault(part, {})
+            inner.setdefault("memory_gb", 4) if place[0] == "groups" and place[1:] else None
+            inner[place[-1]] = example
+            if place == ("workspace", "read_only"):
+                with pytest.raises(ValidationError):
+                    KINDS[kind](**data)
+                continue
+            assert KINDS[kind](**data)
+            assert field.is_required() or example != field.default, place
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
@@ -182,17 +313,19 @@ def test_a_scheduler_that_others_reach_wants_certificates(tmp_path, monkeypatch)
     outer = [item._replace(address="10.0.0.1") for item in own["lo"]]
     monkeypatch.setattr(psutil, "net_if_addrs", lambda: {**own, "ib0": outer})
     path = str(site(tmp_path, SLURM.replace("lo\n", "ib0\n")))
-    assert "whoever reaches a scheduler runs code on it" in "".join(cluster_faults(path))
+    assert "Anyone who can connect to a scheduler can run code on it" in "".join(cluster_faults(path))
     assert cluster_faults(path, insecure=True) == []
     path = str(site(tmp_path, SLURM.replace("lo\n", "x\n")))
-    assert "is none of this host's: ib0, lo" in "".join(cluster_faults(path))
+    assert "is not one of this host: ib0, lo" in "".join(cluster_faults(path))
+    both = cluster_faults(path, tmp_path / "nosuch")
+    assert "is not one of this host" in both[0] and "nosuch/ca.pem: No such file" in both[1]
     assert cluster_faults(str(site(tmp_path, SLURM))) == []
 
 
 def test_a_scheduler_file(tmp_path):
     (tmp_path / "s.json").write_text(json.dumps({"address": "tcp://10.0.0.1:8786"}))
     path = str(site(tmp_path, f"kind: address\nscheduler_file: {tmp_path}/s.json\n"))
-    assert "not this host and not encrypted" in "".join(cluster_faults(path))
+    assert "on another host and not encrypted" in "".join(cluster_faults(path))
     (tmp_path / "s.json").unlink()
     assert f"scheduler_file {tmp_path}/s.json cannot be read: No such file" in "".join(cluster_faults(path))
 

@@ -218,7 +218,7 @@ def test_tls_needs_certificates_and_certificates_need_tls(deployment, monkeypatc
     assert cluster_faults("tls://login1:8786", deployment) == []
     assert "write tls://127.0.0.1:1" in cluster_faults("tcp://127.0.0.1:1", deployment)[0]
     assert "write tls://login1:1" in cluster_faults("tcp://login1:1", deployment, insecure=True)[0]
-    assert "goes with an address" in cluster_faults(None, deployment)[0]
+    assert "needs an address" in cluster_faults(None, deployment)[0]
     assert "no-such-folder" in cluster_faults("tls://login1:8786", Path("no-such-folder"))[0]
 
 

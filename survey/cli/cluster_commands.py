@@ -54,7 +54,7 @@ def cluster(file: Path, dry_run: bool, workspace: Path | None, tls: Path | None,
     Example: survey cluster deploy/slurm.yaml --dry-run
     """
     from survey.cluster.connect import connect, dashboard
-    from survey.cluster.deploy import load_site
+    from survey.cluster.deploy_file import load_site
     from survey.cluster.preview import preview
 
     kind = load_site(file).kind

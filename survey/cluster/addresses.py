@@ -19,11 +19,12 @@ from survey.cluster.deploy import (
     KubernetesSite,
     LocalSite,
     SiteConfig,
-    site_of,
 )
+from survey.cluster.deploy_file import site_of
 from survey.errors import ConfigError
 
 ENCRYPTED = ("tls", "wss")
+ANYONE = "Anyone who can connect to a scheduler can run code on it."
 
 
 def cluster_faults(where: str | None, tls: Path | None = None, insecure: bool = False) -> list[str]:
@@ -34,7 +35,7 @@ def cluster_faults(where: str | None, tls: Path | None = None, insecure: bool = 
     where, tls, insecure : as for `survey.cluster.connect.connect`
     """
     if where is None or where == "local":
-        return [] if tls is None else [f"--tls {tls}: goes with an address, such as --cluster tls://host:8786."]
+        return [] if tls is None else [f"--tls {tls}: needs an address, such as --cluster tls://host:8786."]
     if CLUSTER_ADDRESS.fullmatch(where):
         return _address_faults(where, tls, insecure)
     try:
@@ -75,7 +76,7 @@ def scheduler_address(where: object, site: SiteConfig) -> str:
         except OSError as error:
             raise ConfigError(f"{what} cannot be read: {error.strerror}. Start the scheduler that writes it.") from None
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{what} is no JSON: {error}. 'dask scheduler --scheduler-file' writes one.") from None
+            raise ConfigError(f"{what} is not JSON: {error}. 'dask scheduler --scheduler-file' writes one.") from None
         address = facts.get("address") if isinstance(facts, dict) else None
         if not isinstance(address, str) or not CLUSTER_ADDRESS.fullmatch(address):
             raise ConfigError(f"{what} holds no address such as tcp://10.0.0.1:8786: found {str(address)[:80]!r}.")
@@ -97,12 +98,12 @@ def _address_faults(address: str, tls: Path | None, insecure: bool) -> list[str]
             return []
         return [f"--cluster {address}: needs the deployment's certificates: --tls DIR ('survey tls DIR' makes them)."]
     if tls is not None:
-        return [f"--cluster {address}: is not encrypted, and --tls {tls} of no use there; write {safe}."]
+        return [f"--cluster {address}: is not encrypted, so --tls {tls} has no effect; write {safe}."]
     if insecure or _is_loopback(match["host"] or match["ipv6"]):
         return []
     return [
-        f"--cluster {address}: not this host and not encrypted: whoever reaches that scheduler runs code on it. "
-        f"Write {safe} with --tls DIR ('survey tls DIR' makes one), or add --insecure on a network of your own."
+        f"--cluster {address}: on another host and not encrypted. {ANYONE} "
+        f"Write {safe} with --tls DIR ('survey tls DIR' makes one), or add --insecure on a private network."
     ]
 
 
@@ -110,18 +111,20 @@ def _interface_faults(where: str, site: BatchSite, tls: Path | None, insecure: b
     """Faults of a batch cluster's network interface: it is missing, or others see it and there are no certificates."""
     import psutil
 
-    found = psutil.net_if_addrs()
-    if site.interface not in found:
-        return [f"{where}: interface {site.interface!r} is none of this host's: {', '.join(sorted(found))}."]
+    addresses = psutil.net_if_addrs()
+    known = ", ".join(sorted(addresses))
+    faults = []
+    if site.interface not in addresses:
+        faults.append(f"{where}: interface {site.interface!r} is not one of this host: {known}.")
     if tls is not None:
-        return certificates.faults(tls, certificates.ROLES)
-    hosts = [item.address for item in found[site.interface] if item.family == socket.AF_INET]
-    if insecure or all(map(_is_loopback, hosts)):
-        return []
-    return [
-        f"{where}: interface {site.interface!r} is seen by other hosts; whoever reaches a scheduler runs code on it. "
-        "Write 'tls: DIR' ('survey tls DIR' makes one), or add --insecure on a network of your own."
-    ]
+        return faults + certificates.faults(tls, certificates.ROLES)
+    hosts = [item.address for item in addresses.get(site.interface, []) if item.family == socket.AF_INET]
+    if not insecure and not all(map(_is_loopback, hosts)):
+        faults.append(
+            f"{where}: interface {site.interface!r} is visible to other hosts. {ANYONE} "
+            "Write 'tls: DIR' ('survey tls DIR' makes one), or add --insecure on a private network."
+        )
+    return faults
 
 
 def _is_loopback(host: str) -> bool:

@@ -15,7 +15,8 @@ from distributed.comm import connect as open_comm
 from survey.cluster import tls as certificates
 from survey.cluster.addresses import ENCRYPTED, certificate_folder, cluster_faults, scheduler_address
 from survey.cluster.dask_settings import CONNECT_SECONDS
-from survey.cluster.deploy import BatchSite, LocalSite, site_of
+from survey.cluster.deploy import BatchSite, LocalSite
+from survey.cluster.deploy_file import site_of
 from survey.cluster.local import local_client
 from survey.credentials import hidden
 from survey.errors import ConfigError, ServiceUnreachableError

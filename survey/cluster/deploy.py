@@ -1,124 +1,170 @@
-"""Deploy files: where a survey runs and how big, and nothing of what it reduces.
+"""Deploy files: where a survey runs and with how many workers. What it reduces is in the config.
 
-A file names its `kind`; each kind has its own keys, all of them described here.
+A file names its `kind`; each kind has keys of its own. Every fault of a file is reported at once.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+
+from survey.cluster.groups import (
+    Count,
+    JobGroup,
+    ObjectName,
+    PodGroup,
+    Seconds,
+    Volume,
+    WorkerGroup,
+    matching,
+    one_word,
 )
-
-from survey.cluster.groups import DNS_NAME, Count, JobGroup, PodGroup, Seconds, Volume, WorkerGroup, one_word
-from survey.config.values import ConfigPath, Section
+from survey.config.values import ConfigPath, Section, expand
 from survey.config.values import Server as ExpandedText
-from survey.config.yaml_file import MAX_FAULTS, read_document
+from survey.config.yaml_file import Place
 from survey.credentials import TOKEN
-from survey.errors import ConfigError
 from survey.execution.environment import THREADS
-from survey.messages import nearest
+from survey.messages import shown
 
-# What workers declare, and tasks ask for, so that the scheduler places tasks by memory [GB].
+# Resource that workers declare and tasks ask for, by which the scheduler places tasks [GB].
 RESOURCE = "memory_gb"
-# Of a dask scheduler, as --cluster takes it: the port is optional, an IPv6 host stands in brackets.
+# Address of a dask scheduler, as --cluster takes it: the port is optional, an IPv6 host is in brackets.
 CLUSTER_ADDRESS = re.compile(
     r"(?P<protocol>tcp|tls|ws|wss|ucx)://(?:(?P<host>[^\s/:\[\]]+)|\[(?P<ipv6>[0-9a-fA-F:]+)\])(?::\d{1,5})?", re.ASCII
 )
-LOCAL = "local"
-# Where pods have their own folders.
+# Paths of pods that no claim may have.
 POD_PATHS = ("/home/survey", "/tmp", "/etc/dask", "/tls")
 
-_NAME = r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?"  # also names of jobs and of Kubernetes objects
+
+def _variable_name(value: str) -> str:
+    if value == TOKEN:
+        raise ValueError("workers need no archive token; only 'survey fetch' does, from its own environment.")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value, re.ASCII):
+        raise ValueError("not a name of an environment variable.")
+    return value
+
+
+def _variable_value(value: Any) -> str:
+    if not isinstance(value, (str, int, float)):
+        raise ValueError(f"{shown(value)}: expected text or a number.")
+    return expand(str(value))
+
+
+# Also part of the names of jobs and of Kubernetes objects.
+ShortName = Annotated[
+    str,
+    matching(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?", "lower-case letters, digits and '-', 30 characters at most"),
+]
+ImageName = Annotated[str, matching(r"[a-z0-9][A-Za-z0-9._:/@-]*", "the name of an image, such as jwst-survey:0.1.0")]
+InterfaceName = Annotated[ExpandedText, matching(r"[A-Za-z0-9_.:-]{1,40}", "a network interface, such as ib0")]
+VariableName = Annotated[str, AfterValidator(_variable_name)]
+VariableValue = Annotated[str, BeforeValidator(_variable_value)]
 
 
 class SiteConfig(Section):
-    """What all kinds have."""
+    """A deploy file."""
 
-    kind: str
-    environment: dict[str, ExpandedText] = Field(
-        default_factory=dict,
-        description="for workers, before anything is imported; USER, and 1 for threads of numerical libraries, are set",
-    )
-    start_timeout: Seconds = Field(
-        3600, description="how long to wait for a worker while none is there, HH:MM:SS; then the run gives up"
-    )
-    groups_of: ClassVar[Any] = WorkerGroup
+    kind: str = Field(description="kind of cluster", examples=["slurm"])
 
-    @field_validator("environment", mode="before")
     @classmethod
-    def _are_names(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        wrong = [name for name in value if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name), re.ASCII)]
-        if wrong:
-            raise ValueError(f"{', '.join(map(repr, wrong))}: not a name of an environment variable.")
-        if TOKEN in value:
-            raise ValueError("workers need no archive token; only 'survey fetch' does, from its own environment.")
-        return {name: item if isinstance(item, str) else str(item) for name, item in value.items()}
+    def group_faults(cls, groups: Any) -> Iterator[tuple[Place, str]]:
+        """Faults of groups that show only beside other groups: place and message.
+
+        Parameters
+        ----------
+        groups : value of the file's key as YAML has it, of any type
+        """
+        yield from ()
+
+
+class WorkersSite(SiteConfig):
+    """A deploy file that says which workers to start."""
+
+    groups: Mapping[ShortName, WorkerGroup]
+    environment: dict[VariableName, VariableValue] = Field(
+        default_factory=dict,
+        description="environment variables of workers, set before anything is imported; USER is set, and so is one "
+        "thread for each numerical library",
+        examples=[{"CRDS_PATH": "/shared/crds"}],
+    )
 
     @property
     def worker_environment(self) -> dict[str, str]:
-        """Environment variables of every worker, beside USER: the pipeline asks for one at import."""
+        """Environment variables of every worker besides USER, which the pipeline needs when it is imported."""
         return {**dict.fromkeys(THREADS, "1"), **self.environment}
 
     @property
-    def sizes(self) -> dict[str, WorkerGroup]:
-        """Groups by name; none where the file does not say them."""
-        return dict(getattr(self, "groups", None) or {})
-
-    @property
     def capacity_gb(self) -> float:
-        """The largest task that any worker of this file takes [GB]; 0: not known."""
-        return max((group.memory_gb for group in self.sizes.values()), default=0.0)
+        """Memory of the largest task that any worker of this file runs [GB]; 0: not known."""
+        return max((group.memory_gb for group in self.groups.values()), default=0.0)
 
 
-class _Grouped(SiteConfig):
-    @field_validator("groups", mode="after", check_fields=False)
-    @classmethod
-    def _are_named(cls, value: Any) -> Any:
-        if not value and not cls.model_fields["groups"].is_required():
-            return value
-        if not value:
-            raise ValueError("expected at least one group, such as 'ordinary: {memory_gb: 4}'.")
-        wrong = [name for name in value if not re.fullmatch(_NAME, name, re.ASCII)]
-        if wrong:
-            raise ValueError(f"{', '.join(map(repr, wrong))}: expected lower-case letters, digits and '-', 30 at most.")
-        return value
-
-
-class LocalSite(_Grouped):
+class LocalSite(WorkersSite):
     """Worker processes on this machine."""
 
-    kind: Literal["local"]
-    groups: dict[str, WorkerGroup] = Field(
-        default_factory=dict, description="all `maximum` workers of each are started; default: as many as fit"
+    kind: Literal["local"] = Field(description="kind of cluster", examples=["local"])
+    groups: Mapping[ShortName, WorkerGroup] = Field(
+        default_factory=dict,
+        description="workers by size; default: as many as cores and memory allow",
+        examples=[{"ordinary": {"memory_gb": 4, "maximum": 2}, "large": {"memory_gb": 8}}],
     )
-    scratch: ConfigPath | None = Field(None, description="folder for dask's own files; default: the system's")
-
-
-class BatchSite(_Grouped):
-    """Workers by jobs of a batch system, through dask-jobqueue. The scheduler runs beside the client."""
-
-    kind: Literal["slurm", "pbs"]
-    groups: dict[str, JobGroup] = Field(description="jobs by size: ordinary ones, and one for tasks that need more")
-    interface: ExpandedText = Field(
-        pattern=r"^[A-Za-z0-9_.:-]{1,40}$",
-        description="network interface of scheduler and workers, such as ib0",
+    scratch: ConfigPath | None = Field(
+        None,
+        description="folder for dask's own files; null: the system's folder for temporary files",
+        examples=["/fast"],
     )
-    account: str | None = Field(None, description="whom jobs are charged to")
-    scratch: str | None = Field(None, description="local folder of workers; the job's own variables stand: $TMPDIR")
-    python: str | None = Field(None, description="interpreter of workers; default: the one that submits")
-    prologue: tuple[str, ...] = Field((), description="shell lines before the workers start, such as 'module load ...'")
-    logs: ConfigPath | None = Field(None, description="folder of the jobs' output; default: logs/jobs of the workspace")
-    tls: ConfigPath | None = Field(None, description="folder of certificates, on a file system that jobs see")
-    idle: Seconds = Field(120, description="after which a job whose workers have nothing to do is ended, HH:MM:SS")
+
+
+class BatchSite(WorkersSite):
+    """Workers in jobs of a batch system, through dask-jobqueue. The scheduler runs in the client's process."""
+
+    kind: Literal["slurm", "pbs"] = Field(description="kind of cluster", examples=["slurm"])
+    groups: Mapping[ShortName, JobGroup] = Field(
+        min_length=1,
+        description="jobs by size of their workers: ordinary ones, and larger ones for tasks that need more memory",
+        examples=[{"ordinary": {"memory_gb": 8, "maximum": 64}, "large": {"memory_gb": 60}}],
+    )
+    interface: InterfaceName = Field(
+        description="network interface of the scheduler and the workers",
+        examples=["ib0"],
+    )
+    account: str | None = Field(
+        None, description="account that jobs are charged to; null: the user's default", examples=["egs"]
+    )
+    scratch: str | None = Field(
+        None,
+        description="folder for dask's own files on a node; it may name variables of the job; null: dask's default",
+        examples=["$TMPDIR"],
+    )
+    python: str | None = Field(
+        None,
+        description="Python interpreter of workers; null: the one that submits the jobs",
+        examples=["/shared/venv/bin/python"],
+    )
+    prologue: tuple[str, ...] = Field(
+        (), description="shell commands of a job before its workers start", examples=[["module load gcc"]]
+    )
+    logs: ConfigPath | None = Field(
+        None, description="folder of the jobs' output; null: logs/jobs of the workspace", examples=["/shared/logs"]
+    )
+    tls: ConfigPath | None = Field(
+        None, description="folder of certificates, on a file system that the nodes share", examples=["certificates"]
+    )
+    idle: Seconds = Field(
+        120,
+        description="time after which a job whose workers have no task is ended, as HH:MM:SS or a number [s]",
+        examples=["00:05:00"],
+    )
+    start_timeout: Seconds = Field(
+        3600,
+        description="time without any worker, while tasks are ready, after which the run gives up, as HH:MM:SS or a "
+        "number [s]",
+        examples=["12:00:00"],
+    )
 
     @field_validator("account")
     @classmethod
@@ -133,69 +179,120 @@ class BatchSite(_Grouped):
         return value
 
 
-class KubernetesSite(_Grouped):
-    """Workers as pods, through the dask operator."""
+class KubernetesSite(WorkersSite):
+    """Workers in pods, through the dask operator."""
 
-    kind: Literal["kubernetes"]
-    groups: dict[str, PodGroup] = Field(description="pods by size: ordinary ones, and one for tasks that need more")
-    image: str = Field(pattern=r"^[a-z0-9][A-Za-z0-9._:/@-]*$", description="container image, with its tag or digest")
-    namespace: str = Field("survey", pattern=_NAME, description="of all objects")
-    name: str = Field("survey", pattern=_NAME, description="of the cluster")
+    kind: Literal["kubernetes"] = Field(description="kind of cluster", examples=["kubernetes"])
+    groups: Mapping[ShortName, PodGroup] = Field(
+        min_length=1,
+        description="pods by size: ordinary ones first, then larger ones for tasks that need more memory",
+        examples=[{"ordinary": {"memory_gb": 4, "maximum": 32}, "large": {"memory_gb": 24}}],
+    )
+    image: ImageName = Field(
+        description="container image, with its tag or digest",
+        examples=["registry.example.org/jwst-survey:0.1.0"],
+    )
+    namespace: ShortName = Field("survey", description="namespace of all objects", examples=["egs"])
+    name: ShortName = Field("survey", description="name of the cluster", examples=["egs"])
     workspace: Volume = Field(
-        Volume(claim="survey-workspace", path="/workspace"), description="the claim that holds workspaces"
+        Volume(claim="survey-workspace", path="/workspace"),
+        description="claim that holds the workspaces",
+        examples=[{"claim": "egs-workspace", "path": "/data/workspace"}],
     )
     crds: Volume = Field(
-        Volume(claim="survey-crds", path="/crds", read_only=True), description="the claim that holds the CRDS cache"
+        Volume(claim="survey-crds", path="/crds", read_only=True),
+        validate_default=True,
+        description="claim that holds the CRDS cache",
+        examples=[{"claim": "egs-crds", "path": "/data/crds"}],
     )
-    pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="of the image")
-    user_id: Count = Field(10001, ge=1, description="that pods run as; the claims must be writable for it")
-    service_account: str = Field("survey", pattern=DNS_NAME, description="of all pods; its token is not mounted")
-    dask_config: str = Field(
-        "survey-dask", pattern=DNS_NAME, description="config map with dask's settings, mounted at /etc/dask"
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        "IfNotPresent", description="when nodes pull the image", examples=["Always"]
     )
-    tls_secret: str = Field(
-        "survey-tls", pattern=DNS_NAME, description="first part of the secrets' names; -scheduler, -worker follow"
+    user_id: Count = Field(
+        10001, ge=1, description="user id of all pods; it must be able to write to the claims", examples=[1000]
     )
-    tls: ConfigPath | None = Field(None, description="folder of certificates, where the client sees it")
+    service_account: ObjectName = Field(
+        "survey",
+        description="service account of all pods; its token is not mounted",
+        examples=["egs"],
+    )
+    dask_config: ObjectName = Field(
+        "survey-dask",
+        description="config map with dask's settings, mounted at /etc/dask",
+        examples=["egs-dask"],
+    )
+    tls_secret: ObjectName = Field(
+        "survey-tls",
+        description="prefix of the names of the secrets that hold certificates; -scheduler and -worker are appended",
+        examples=["egs-tls"],
+    )
+    tls: ConfigPath | None = Field(
+        None, description="folder of certificates on the client's machine", examples=["certificates"]
+    )
 
-    @field_validator("crds")
+    @field_validator("workspace", "crds")
     @classmethod
-    def _is_only_read(cls, value: Volume) -> Volume:
-        return value.model_copy(update={"read_only": True})
+    def _is_mounted_apart(cls, value: Volume, info: ValidationInfo) -> Volume:
+        others = [*POD_PATHS, *([info.data["workspace"].path] if "workspace" in info.data else [])]
+        only_read = info.field_name == "crds"
+        faults = []
+        if value.path.rstrip("/") in ("", *(path.rstrip("/") for path in others)):
+            faults.append(f"{value.path}: expected a path of its own for each claim, such as /workspace.")
+        if value.read_only is not only_read and "read_only" in value.model_fields_set:
+            reason = "workers never change reference files" if only_read else "workers write their products there"
+            faults.append(f"read_only: expected {str(only_read).lower()}: {reason}.")
+        if faults:
+            raise ValueError(" ".join(faults))
+        return value.model_copy(update={"read_only": only_read})
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> KubernetesSite:
-        (ordinary, first), *others = self.groups.items()
+    @classmethod
+    def group_faults(cls, groups: Any) -> Iterator[tuple[Place, str]]:
+        """The autoscaler changes the first group alone; the others are told apart by their names and memory."""
+        first, *others = groups.items() if isinstance(groups, dict) and groups else [("", {})]
+        least = _number_of(first[1], "memory_gb")
         for name, group in others:
+            place = ("groups", str(name))
             if name in ("default", "worker", "scheduler"):
-                raise ValueError(f"group {name!r}: the cluster's own objects have this name; choose another.")
-            if group.memory_gb <= first.memory_gb:
-                raise ValueError(
-                    f"group {name!r}: memory_gb {group.memory_gb:g} must be above the {first.memory_gb:g} of "
-                    f"{ordinary!r}: the autoscaler would end its workers, and starts none of them."
+                yield place, "the cluster's own objects have this name; choose another."
+            size, maximum = _number_of(group, "memory_gb"), _number_of(group, "maximum") or 1
+            if size is not None and least is not None and size <= least:
+                message = (
+                    f"{size:g} must be above the {least:g} of {first[0]!r}: otherwise the autoscaler would end its "
                 )
-        paths = [*POD_PATHS, self.workspace.path.rstrip("/"), self.crds.path.rstrip("/")]
-        twice = sorted({path or "/" for path in paths if not path or paths.count(path) > 1})
-        if twice:
-            raise ValueError(f"{', '.join(twice)}: expected a path of its own for each claim, such as /workspace.")
-        return self
+                yield (*place, "memory_gb"), message + "workers, and it starts none of them again."
+            if isinstance(group, dict) and "minimum" in group and group["minimum"] != maximum:
+                message = f"the autoscaler changes the first group alone; this one always has {maximum:g} workers, its "
+                yield (*place, "minimum"), message + "maximum. Remove this key."
 
 
 class AddressSite(SiteConfig):
-    """A dask scheduler that somebody else started."""
+    """A dask scheduler that runs already."""
 
-    kind: Literal["address"]
-    address: ExpandedText | None = Field(None, description="of the scheduler, such as tls://host:8786")
-    scheduler_file: ConfigPath | None = Field(None, description="that the scheduler wrote; in place of an address")
-    tls: ConfigPath | None = Field(None, description="folder of certificates for tls://")
+    kind: Literal["address"] = Field(description="kind of cluster", examples=["address"])
+    address: ExpandedText | None = Field(None, description="address of the scheduler", examples=["tls://login1:8786"])
+    scheduler_file: ConfigPath | None = Field(
+        None,
+        validate_default=True,
+        description="file that the scheduler wrote, in place of an address",
+        examples=["scheduler.json"],
+    )
+    tls: ConfigPath | None = Field(
+        None, description="folder of certificates, for a tls:// address", examples=["certificates"]
+    )
 
-    @model_validator(mode="after")
-    def _one_of_them(self) -> AddressSite:
-        if (self.address is None) == (self.scheduler_file is None):
+    @field_validator("address")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None and not CLUSTER_ADDRESS.fullmatch(value):
+            raise ValueError(f"{value!r}: expected one such as tcp://127.0.0.1:8786.")
+        return value
+
+    @field_validator("scheduler_file")
+    @classmethod
+    def _is_the_only_one(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if "address" in info.data and (info.data["address"] is None) == (value is None):
             raise ValueError("expected either 'address' or 'scheduler_file'.")
-        if self.address is not None and not CLUSTER_ADDRESS.fullmatch(self.address):
-            raise ValueError(f"address {self.address!r}: expected one such as tcp://127.0.0.1:8786.")
-        return self
+        return value
 
 
 KINDS: dict[str, type[SiteConfig]] = {
@@ -207,47 +304,10 @@ KINDS: dict[str, type[SiteConfig]] = {
 }
 
 
-def load_site(path: Path | str) -> SiteConfig:
-    """Read a deploy file.
-
-    Raises
-    ------
-    ConfigError
-        The file cannot be read, is not a mapping, or holds faults; each fault names file, line and what is expected.
-    """
-    document = read_document(path)
-    kind = document.data.get("kind")
-    model = KINDS.get(kind) if isinstance(kind, str) else None
-    faults = list(document.faults)
-    if model is None:
-        found = (
-            f"{kind!r} is none{nearest(kind, list(KINDS))}" if "kind" in document.data else "is required and missing."
-        )
-        raise ConfigError([*faults, f"{document.locate(['kind'])}: kind: {found} Known: {', '.join(KINDS)}."])
+def _number_of(group: Any, key: str) -> float | None:
+    """A number of a group as YAML has it; None where there is none."""
+    value = group.get(key) if isinstance(group, dict) else None
     try:
-        site = model(**document.data)
-    except ValidationError as error:
-        faults += [document.fault(item, model) for item in error.errors(include_url=False)[:MAX_FAULTS]]
-    if faults:
-        raise ConfigError(faults)
-    return site
-
-
-def site_of(where: str | None) -> SiteConfig:
-    """What ``--cluster`` means: nothing or 'local', an address, or a deploy file.
-
-    Raises
-    ------
-    ConfigError
-        It is none of them, or the file holds faults.
-    """
-    if where is None or where == LOCAL:
-        return LocalSite(kind="local")
-    if CLUSTER_ADDRESS.fullmatch(where):
-        return AddressSite(kind="address", address=where)
-    if where and Path(where).is_file():
-        return load_site(where)
-    raise ConfigError(
-        f"--cluster {where}: expected 'local' or an address such as tcp://127.0.0.1:8786, or a deploy file; there is "
-        "no file of that name."
-    )
+        return None if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None

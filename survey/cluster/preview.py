@@ -8,7 +8,8 @@ import yaml
 
 from survey.cluster import tls as certificates
 from survey.cluster.addresses import scheduler_address
-from survey.cluster.deploy import BatchSite, KubernetesSite, LocalSite, load_site
+from survey.cluster.deploy import BatchSite, KubernetesSite, LocalSite
+from survey.cluster.deploy_file import load_site
 
 
 def preview(path: Path, workspace: str, tls: Path | None = None) -> dict[str, str]:

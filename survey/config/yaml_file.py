@@ -59,7 +59,7 @@ class Document:
         name = ".".join(map(unquoted, place))
         message = str(item["msg"]).removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = f"unknown key{nearest(place[-1], _keys_of(model, place[:-1]))}"
+            message = f"unknown key{nearest(place[-1], keys_of(model, place[:-1]))}"
         elif item["type"] == "missing":
             message = "is required and missing."
         elif item["type"] == "literal_error":
@@ -158,7 +158,7 @@ def _walk(node: yaml.Node, path: Place, lines: dict[Place, int]) -> Iterator[tup
         yield node.start_mark.line + 1, f"{place}: {node.value}: YAML takes a leading zero for octal; write {meant}."
 
 
-def _keys_of(model: Any, place: Place) -> list[str]:
+def keys_of(model: Any, place: Place) -> list[str]:
     """Known keys of the section at a place of a pydantic model."""
     for part in place:
         fields = getattr(model, "model_fields", {})
