@@ -24,7 +24,7 @@ SCALE = 0.03  # arcsec
 NAMES = ["sci", "err", "wht", "var_poisson", "var_rnoise", "var_flat"]
 
 
-def make_i2d(path, ny=NY, nx=NX, planes=2, drop=(), seed=1):
+def make_i2d(path, ny=NY, nx=NX, planes=2, drop=(), seed=1, flags=False):
     """A mosaic with made-up pixels, a rotated tangent projection and a contribution mask of ``planes`` planes."""
     rng = np.random.default_rng(seed)
     angle = np.deg2rad(-49.7)
@@ -42,9 +42,11 @@ def make_i2d(path, ny=NY, nx=NX, planes=2, drop=(), seed=1):
         {"SURVEY": "egs-demo", "SVYDIGST": "ab" * 32, "CRDS_CTX": "jwst_0001.pmap", "FILTER": "F200W", "SIMULATD": "T"}
     )
     hdus = fits.HDUList([primary])
-    for name in ("SCI", "ERR", "CON", "WHT", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT"):
+    for name in ("SCI", "ERR", "CON", "WHT", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT", *(["DQ"] if flags else [])):
         if name == "CON":
             data = rng.integers(-(2**31), 2**31, (planes, ny, nx)).astype(np.int32)
+        elif name == "DQ":
+            data = rng.integers(0, 2**32, (ny, nx)).astype(np.uint32)
         else:
             data = rng.normal(size=(ny, nx)).astype(np.float32)
             data[:3, :4] = np.nan
@@ -78,6 +80,14 @@ def test_every_pixel_arrives(i2d, store):
         assert mosaic["con"].dtype == np.uint32
         assert mosaic["con"].dims == ("plane", "y", "x")
         np.testing.assert_array_equal(mosaic["con"].values.view(np.int32), hdus["CON"].data)
+
+
+def test_flags_keep_all_their_bits(tmp_path):
+    path = make_i2d(tmp_path / "x_i2d.fits", flags=True)
+    write_group(path, tmp_path / "s", "F200W")
+    mosaic = open_group(tmp_path / "s", "F200W")
+    assert mosaic["dq"].dtype == np.uint32
+    np.testing.assert_array_equal(mosaic["dq"].values, fits.getdata(path, "DQ"))
 
 
 def test_chunks_and_attributes(store):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from survey.errors import ConfigError, TaskError
 from survey.messages import shown
+from survey.mosaics.arrays import ARRAYS, create_group
 from survey.workspace.files import replace_folder, sync_tree, write_file
 
 if TYPE_CHECKING:
@@ -24,17 +25,6 @@ if TYPE_CHECKING:
 ROOT_METADATA = b'{\n  "attributes": {},\n  "zarr_format": 3,\n  "node_type": "group"\n}'
 CHUNK_PX = 2048  # 16 MB a float32 chunk
 SCHEMA = 1  # of the group's arrays and attributes
-# extension -> (must be there, power of the science unit)
-_EXTENSIONS: dict[str, tuple[bool, int]] = {
-    "SCI": (True, 1),
-    "ERR": (False, 1),
-    "WHT": (True, 0),
-    "CON": (True, 0),
-    "VAR_POISSON": (False, 2),
-    "VAR_RNOISE": (False, 2),
-    "VAR_FLAT": (False, 2),
-    "DQ": (False, 0),
-}
 _WCS_CARD = re.compile(
     r"WCSAXES|NAXIS[12]|C(?:TYPE|UNIT|RPIX|RVAL|DELT)[12]|(?:PC|CD)[12]_[12]|LONPOLE|LATPOLE|RADESYS|EQUINOX"
 )
@@ -215,7 +205,6 @@ def exposures_at(mosaic: xr.Dataset | Path | str, ra: float, dec: float) -> tupl
 
 
 def _write(i2d: Path, folder: Path, chunk: int, attrs: dict[str, Any]) -> None:
-    import zarr
     from astropy.io import fits
 
     try:
@@ -225,12 +214,11 @@ def _write(i2d: Path, folder: Path, chunk: int, attrs: dict[str, Any]) -> None:
     with opened as hdus:
         shape = _check(i2d.name, hdus)
         found = group_attributes(hdus, i2d.name, shape)
-        root = zarr.open_group(folder, mode="w", zarr_format=3)
-        for extension in _EXTENSIONS:
-            if extension in hdus:
-                array = _create(root, extension, hdus[extension], chunk)
-                array.attrs.update(found["arrays"][extension])
-                _copy(hdus[extension], array, chunk)
+        shapes = {name: hdus[array.extension].shape for name, array in ARRAYS.items() if array.extension in hdus}
+        root = create_group(folder, shapes, (min(chunk, shape[0]), min(chunk, shape[1])), {"wht": float("nan")})
+        for name in shapes:
+            root[name].attrs.update(found["arrays"][name])
+            _copy(hdus[ARRAYS[name].extension], root[name], chunk)
         root.attrs.update(found["group"] | attrs)
         root.attrs["complete"] = True  # last: what lacks it was never finished
 
@@ -240,7 +228,7 @@ def group_attributes(hdus: Any, source: str, shape: tuple[int, int]) -> dict[str
 
     Returns
     -------
-    {"group": attributes, "arrays": {extension: attributes}}
+    {"group": attributes, "arrays": {name of the array: attributes}}
     """
     header, primary = hdus["SCI"].header, hdus[0].header
     cards = {card.keyword: card.value for card in header.cards if _WCS_CARD.fullmatch(card.keyword)}
@@ -249,16 +237,17 @@ def group_attributes(hdus: Any, source: str, shape: tuple[int, int]) -> dict[str
     facts = {name: _plain(primary[key]) for key, name in _PRIMARY.items() if key in primary}
     facts |= {"units": unit, "source": source, "shape": [int(side) for side in shape], "schema": SCHEMA}
     facts |= {"wcs": cards, "wcs_header": text, "pixel_scale_arcsec": _pixel_scale(cards)}
-    arrays = {extension: {"units": units[power], "wcs_header": text} for extension, (_, power) in _EXTENSIONS.items()}
+    arrays = {name: {"units": units[array.unit_power], "wcs_header": text} for name, array in ARRAYS.items()}
     return {"group": facts, "arrays": arrays}
 
 
 def _check(name: str, hdus: Any) -> tuple[int, int]:
-    missing = [extension for extension, (needed, _) in _EXTENSIONS.items() if needed and extension not in hdus]
+    extensions = [array.extension for array in ARRAYS.values()]
+    missing = [array.extension for array in ARRAYS.values() if array.required and array.extension not in hdus]
     if missing:
         raise TaskError(f"{name}: no extension {', '.join(missing)}; expected an i2d file of the pipeline.")
     shape = hdus["SCI"].shape
-    odd = {key: hdus[key].shape for key in _EXTENSIONS if key in hdus and hdus[key].shape[-2:] != shape}
+    odd = {key: hdus[key].shape for key in extensions if key in hdus and hdus[key].shape[-2:] != shape}
     if len(shape) != 2 or 0 in shape or odd:
         raise TaskError(f"{name}: SCI has shape {shape}, and {odd or 'no other'} differ; expected one image shape.")
     header = hdus["SCI"].header
@@ -266,19 +255,6 @@ def _check(name: str, hdus: Any) -> tuple[int, int]:
     if not (kinds[0].startswith("RA--") and kinds[1].startswith("DEC-")):
         raise TaskError(f"{name}: SCI has the axes {kinds}, expected a celestial WCS (RA---TAN, DEC--TAN).")
     return shape
-
-
-def _create(root: Any, extension: str, hdu: Any, chunk: int) -> Any:
-    planes = len(hdu.shape) == 3
-    rows, columns = min(chunk, hdu.shape[-2]), min(chunk, hdu.shape[-1])
-    return root.create_array(
-        extension.lower(),
-        shape=hdu.shape,
-        chunks=(1, rows, columns) if planes else (rows, columns),
-        dtype="uint32" if extension == "CON" else "float32",
-        fill_value=0 if extension == "CON" else float("nan"),
-        dimension_names=("plane", "y", "x") if planes else ("y", "x"),
-    )
 
 
 def _copy(hdu: Any, array: Any, chunk: int) -> None:

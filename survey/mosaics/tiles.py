@@ -13,20 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from survey.errors import TaskError
+from survey.mosaics.arrays import ARRAYS, create_group
 from survey.mosaics.grid import Box, Tile
 from survey.workspace.files import sync_folder
 
-# array -> (dtype, fill value, power of the science unit)
-ARRAYS: dict[str, tuple[str, Any, int]] = {
-    "sci": ("float32", float("nan"), 1),
-    "err": ("float32", float("nan"), 1),
-    "wht": ("float32", 0.0, 0),
-    "con": ("uint32", 0, 0),
-    "dq": ("uint32", 0, 0),
-    "var_poisson": ("float32", float("nan"), 2),
-    "var_rnoise": ("float32", float("nan"), 2),
-    "var_flat": ("float32", float("nan"), 2),
-}
 BLOCK = 2880  # bytes of a FITS block
 SIGN_BIT = 2**31
 
@@ -38,21 +28,8 @@ def create(
 
     ``fill`` is what sci holds where there is no tile.
     """
-    import zarr
-
-    root = zarr.open_group(folder, mode="w", zarr_format=3)
-    for name in names:
-        dtype, own, _ = ARRAYS[name]
-        cube = name == "con"
-        root.create_array(
-            name,
-            shape=(planes, *shape) if cube else shape,
-            chunks=(1, side, side) if cube else (side, side),
-            dtype=dtype,
-            fill_value=fill if name == "sci" else own,
-            dimension_names=("plane", "y", "x") if cube else ("y", "x"),
-        )
-    return root
+    shapes = {name: (planes, *shape) if ARRAYS[name].planes else shape for name in names}
+    return create_group(folder, shapes, (side, side), {"sci": fill})
 
 
 def write_tile(root: Any, tile: Tile, arrays: Mapping[str, Any]) -> list[str]:

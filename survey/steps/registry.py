@@ -172,7 +172,7 @@ _ROWS = (
     ),
     Step(
         name="mosaic",
-        version=1,
+        version=2,  # 2: dq keeps all its bits
         unit=Unit.MOSAIC,
         accepts="i2d",
         produces="zarr",

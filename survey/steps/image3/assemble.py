@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from survey.errors import TaskError
+from survey.mosaics.arrays import ARRAYS
 from survey.mosaics.grid import Layout, Tile, tiles
 from survey.mosaics.groups import group_attributes
-from survey.mosaics.tiles import ARRAYS, create, drop_strangers, empty_arrays, stream_fits
+from survey.mosaics.tiles import create, drop_strangers, empty_arrays, stream_fits
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.image3.drizzle import array_names, context_planes, fill_value
 from survey.steps.image3.numbers import untyped
@@ -65,9 +66,7 @@ def run(job: Job, step: Step) -> Outcome:
     model = header(job, resample, layout, Path(grid_path), _Headers(crfs, association))
     i2d = job.path / f"{job.subject}_i2d.fits"
     model.meta.filename = i2d.name
-    whole = {name: (tuple(made[name].shape), "int32" if ARRAYS[name][0] == "uint32" else "float32") for name in names}
-    if "dq" in whole:
-        whole["dq"] = (whole["dq"][0], "uint32")
+    whole = {name: (tuple(made[name].shape), "int32" if name == "con" else ARRAYS[name].dtype) for name in names}
     with empty_arrays(job.path, whole) as empty:
         for name, values in empty.items():
             setattr(model, ATTRIBUTES.get(name, name), values)
@@ -89,7 +88,7 @@ def run(job: Job, step: Step) -> Outcome:
     }
     root = zarr.open_group(job.path / "store", mode="r+")
     for name in names:
-        root[name].attrs.update(attributes["arrays"][EXTENSIONS[name]])
+        root[name].attrs.update(attributes["arrays"][name])
     root.attrs.update({**attributes["group"], **extra, "complete": True})
     # The group's own metadata last: they are the commit mark.
     metadata.sort(key=lambda path: (len(path.parts) == 1, path))
