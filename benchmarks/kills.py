@@ -29,7 +29,7 @@ from equality import compare_files  # noqa: E402
 from killing import KINDS, false_records, family, harm, wait_for_end  # noqa: E402
 from measure import SURVEY, say  # noqa: E402
 from rerun import complete_records  # noqa: E402
-from test_publication import CASES, kill_everywhere  # noqa: E402
+from test_execution_publication import CASES, kill_everywhere  # noqa: E402
 
 from survey.workspace.folders import Workspace  # noqa: E402
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from observatory import make_observatory
 from small_disk import small_disk  # noqa: F401 - a fixture
-from test_graph import Line, statuses
+from test_scheduling_run_plan import Line, statuses
 
 from survey.archive.fetch import FetchSettings, fetch
 from survey.archive.query import find_exposures

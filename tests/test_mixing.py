@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from dask.distributed import Client, LocalCluster
 from killing import false_records, products
-from test_graph_tiled import SHORT, Line
+from test_scheduling_run_plan_tiled import SHORT, Line
 
 from survey.cluster.deploy import RESOURCE
 from survey.execution.children import close_idle

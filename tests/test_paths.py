@@ -15,7 +15,7 @@ import pytest
 from crds_folder import Server, make_observatory, write_catalog, write_mapping
 from stub_steps import ENVIRONMENT, exposure
 from test_archive_fetch import QUICK
-from test_execute import detector1
+from test_execution_task import detector1
 from test_references import Settings, write_raw
 
 from survey import references

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from slurm_service import command, wait_for
 from stub_steps import ENVIRONMENT, TESTS, FakeReferences
-from test_graph import STEPS, Line
+from test_scheduling_run_plan import STEPS, Line
 from test_whole import assert_same_pixels
 from whole_run import survey
 

@@ -250,7 +250,7 @@ def _on_cluster(
     from survey.cluster.connect import connect, dashboard, starts_workers
     from survey.dashboard.feed import feed
     from survey.scheduling.run_plan import RunSettings, run_plan
-    from survey.scheduling.worker_checks import workers_for
+    from survey.scheduling.worker_checks import checked_workers
 
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
     environment = {**crds_references.worker_environment(references), "USER": os.environ.get("USER") or "survey"}
@@ -269,12 +269,12 @@ def _on_cluster(
             )
             say(f"dashboard: {dashboard(client)}")
         ours = options.client is None and starts_workers(options.cluster)
-        guard = stack.enter_context(workers_for(client, tasks, root, references, ours=ours))
+        reports = stack.enter_context(checked_workers(client, tasks, root, references, ours=ours))
         largest = capacity(client)
         for task in tasks:
             if largest and task.memory_gb > largest:
                 say(f"{task.key} will not be run: {too_large(task, largest)}")
         kept = root / "reports" / REPORT if options.report else None
         told = stack.enter_context(feed(client, config, made, steps_until(made, options.until), say, kept))
-        settings = RunSettings(stored, options.until, told.watch(decided), told.laid_out, guard.trouble)
+        settings = RunSettings(stored, options.until, told.watch(decided), told.laid_out, reports.trouble)
         return run_plan(made, planner, site, client, settings)

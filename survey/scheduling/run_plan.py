@@ -20,7 +20,7 @@ from survey.planning.planner import Planner, steps_until
 from survey.scheduling.cleanup import tidy
 from survey.scheduling.mosaic_gate import MosaicGate, Ready
 from survey.scheduling.task_queue import TaskQueue, scheduler_gone
-from survey.scheduling.waiting import await_workers
+from survey.scheduling.waiting import wait_for_first_worker
 from survey.workspace.folders import Workspace
 
 
@@ -69,7 +69,7 @@ def run_plan(plan: Plan, planner: Planner, site: Site, client: Client, settings:
     expected = expected_workers(client)
     limit_seconds = max(60.0 * site.limits.workers_minutes, expected.start_seconds)
     if not expected.capacity_gb:
-        await_workers(client, limit_seconds)
+        wait_for_first_worker(client, limit_seconds)
     root, steps = Workspace(Path(site.root)).root, steps_until(plan, settings.until)
     chains = exposure_chains(plan, steps)
     queue = TaskQueue(client, site, settings.stored, limit_seconds)

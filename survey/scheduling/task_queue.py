@@ -19,7 +19,7 @@ from survey.execution.environment import Site
 from survey.execution.task import blank_record, run_task, skipped_record
 from survey.models import COMPLETE, SKIPPED, Task, TaskRecord
 from survey.scheduling.cleanup import reusable_records
-from survey.scheduling.waiting import Patience
+from survey.scheduling.waiting import WorkerTimeout
 from survey.workspace.folders import Workspace
 
 WAIT_SECONDS = 0.1  # for the next task to end
@@ -70,7 +70,7 @@ class TaskQueue:
         self._root = Workspace(Path(site.root)).root
         self._stored = stored
         self._capacity_gb = capacity(client)  # largest memory resource of any worker; 0: the workers declare none
-        self._patience = Patience(limit_seconds, RESOURCE)
+        self._timeout = WorkerTimeout(limit_seconds)
         # A scheduler answers a key that it still holds with the old result, which may be that of another workspace.
         self._name = uuid.uuid4().hex[:8]
         # By task key, each task after its inputs: a second try keeps the place of the first.
@@ -142,14 +142,14 @@ class TaskQueue:
 
         Looks at the workers every few seconds only, however often it is called.
         """
-        if not self._patience.is_due:
+        if not self._timeout.is_due:
             return
         waiting = [
             (item.task, item.memory_gb)
             for item in self._submitted.values()
             if not item.future.done() and self.records.keys() >= set(item.task.inputs)
         ]
-        for key, error in self._patience.look(waiting, workers_of(self._client, RESOURCE)).items():
+        for key, error in self._timeout.expired(waiting, workers_of(self._client, RESOURCE)).items():
             self._give_up(key, error)
 
     def take_decided(self) -> list[Decided]:

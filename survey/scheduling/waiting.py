@@ -1,4 +1,4 @@
-"""Tasks that wait for a worker that can hold them, there or promised: not for ever."""
+"""Limits on waiting for workers: for the first one, and for one with the memory that a task needs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ ADVICE = "Start one and run again, or allow more time by limits.workers_minutes.
 LOOK_SECONDS = 5.0  # between two looks at the workers
 
 
-def refuse_small(client: Any, exposure_gb: Sequence[float]) -> None:
-    """Refuse workers that hold no task of any exposure; what single tasks lack is said of each when its turn comes.
+def refuse_small_workers(client: Any, exposure_gb: Sequence[float]) -> None:
+    """Refuse to run when no worker has the memory for any task of an exposure.
+
+    A single task that is too large for the workers fails by itself, when its turn comes.
 
     Parameters
     ----------
-    exposure_gb : memory of the tasks of exposures
+    client : dask client
+    exposure_gb : memory that each task of an exposure needs [GB]
 
     Raises
     ------
     WorkersError
-        They are too small.
+        The largest worker declares less memory than the smallest of these tasks needs.
     """
     declared = capacity(client)
     if declared and exposure_gb and min(exposure_gb) > declared:
@@ -35,8 +38,8 @@ def refuse_small(client: Any, exposure_gb: Sequence[float]) -> None:
         )
 
 
-def await_workers(client: Any, limit_seconds: float) -> None:
-    """Wait for the first worker of a dask client: what the largest can hold decides how tasks are handed out.
+def wait_for_first_worker(client: Any, limit_seconds: float) -> None:
+    """Wait until a dask client has a worker. What the largest one can hold decides how tasks are submitted.
 
     Raises
     ------
@@ -46,22 +49,20 @@ def await_workers(client: Any, limit_seconds: float) -> None:
     try:
         client.wait_for_workers(1, timeout=limit_seconds)
     except TimeoutError as error:
-        raise SurveyError(nobody(limit_seconds)) from error
+        raise SurveyError(_no_worker(limit_seconds)) from error
 
 
-class Patience:
-    """Remembers since when each task has found no worker, and gives it up in the end.
+class WorkerTimeout:
+    """Time limit for tasks that no worker has the memory to run.
 
     Parameters
     ----------
-    limit_seconds : how long a task may wait so
-    resource : what the workers' declared memory is called
+    limit_seconds : how long a task may wait without such a worker
     """
 
-    def __init__(self, limit_seconds: float, resource: str):
+    def __init__(self, limit_seconds: float):
         self.limit_seconds = limit_seconds
-        self.resource = resource
-        self._since: dict[str, float] = {}
+        self._since: dict[str, float] = {}  # task key -> when it was first found without a worker
         self._looked = time.monotonic()
 
     @property
@@ -69,37 +70,38 @@ class Patience:
         """Whether it is time to look at the workers again."""
         return time.monotonic() - self._looked >= min(LOOK_SECONDS, self.limit_seconds / 2)
 
-    def look(self, ready: Iterable[tuple[Task, float]], workers: Mapping[str, float]) -> dict[str, str]:
-        """Compare what could run now with the workers that are there.
+    def expired(self, tasks: Iterable[tuple[Task, float]], workers: Mapping[str, float]) -> dict[str, str]:
+        """Tasks that have waited for the time limit without a worker that can hold them.
+
+        The wait of a task begins anew when such a worker was there in between.
 
         Parameters
         ----------
-        ready : tasks whose inputs are all there, and the memory that each asks for [GB]; 0: it asks for none
-        workers : address of each worker -> the memory that it declares [GB], 0 when it declares none
+        tasks : tasks whose inputs are all there, and the memory that each requests [GB]; 0: it requests none
+        workers : address of each worker -> memory that it declares [GB]; 0: it declares none
 
         Returns
         -------
-        given_up : task key -> what to say of it
+        errors : task key -> why it is given up
         """
         now = self._looked = time.monotonic()
         largest = max(workers.values(), default=0.0)
-        waiting = {task.key: asked for task, asked in ready if not workers or asked > largest}
+        waiting = {task.key: need for task, need in tasks if not workers or need > largest}
         self._since = {key: self._since.get(key, now) for key in waiting}
         return {
-            key: self._said(waiting[key], largest, bool(workers))
+            key: self._error(waiting[key], largest, bool(workers))
             for key, since in self._since.items()
             if now - since >= self.limit_seconds
         }
 
-    def _said(self, asked_gb: float, largest_gb: float, any_workers: bool) -> str:
+    def _error(self, need_gb: float, largest_gb: float, any_workers: bool) -> str:
         if not any_workers:
-            return nobody(self.limit_seconds)
+            return _no_worker(self.limit_seconds)
         return (
-            f"no worker with resource {self.resource} = {asked_gb:.1f} came within {self.limit_seconds / 60:.1f} min; "
+            f"no worker with resource {RESOURCE} = {need_gb:.1f} came within {self.limit_seconds / 60:.1f} min; "
             f"the largest that is there has {largest_gb:.1f}. {ADVICE}"
         )
 
 
-def nobody(limit_seconds: float) -> str:
-    """What to say when there is no worker at all."""
+def _no_worker(limit_seconds: float) -> str:
     return f"no worker came within {limit_seconds / 60:.1f} min; there is no worker at all. {ADVICE}"

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from dask.distributed import Client, LocalCluster
@@ -21,8 +20,8 @@ from whole_run import survey
 import survey as package
 from survey.cluster.deploy import RESOURCE
 from survey.errors import WorkersError
-from survey.scheduling.waiting import refuse_small
-from survey.scheduling.worker_checks import CHECK, checked, memory_fault, probes
+from survey.scheduling.waiting import refuse_small_workers
+from survey.scheduling.worker_checks import CHECK, check_workers, probe_files, requirements
 from survey.versions import installed_versions
 
 pytestmark = pytest.mark.slow
@@ -33,10 +32,10 @@ ROOTLESS = os.geteuid() != 0 or shutil.which("unshare") is None
 KILLED = """
 import sys, time
 from dask.distributed import Client
-from survey.scheduling.worker_checks import checked
+from survey.scheduling.worker_checks import check_workers, requirements
 
 with Client(sys.argv[1], set_as_default=False) as client:
-    with checked(client, {}, {"workspace": (sys.argv[2], "")}, []):
+    with check_workers(client, requirements(client, {}, {"workspace": (sys.argv[2], "")}, [])):
         print("checked", flush=True)
         time.sleep(600)
 """
@@ -130,11 +129,10 @@ def old_jwst(tmp_path):
 @contextlib.contextmanager
 def check(client: Client, folders: Path, closes: bool = False, memory_gb: Sequence[float] = ()):
     versions = {**installed_versions(), "survey": package.__version__}
-    with (
-        probes(folders / "ws", folders / "crds", "jwst_0001.pmap") as files,
-        checked(client, versions, files, [str(folders / "ws" / "records")], memory_gb, closes) as guard,
-    ):
-        yield guard
+    with probe_files(folders / "ws", folders / "crds", "jwst_0001.pmap") as files:
+        needs = requirements(client, versions, files, [str(folders / "ws" / "records")], memory_gb)
+        with check_workers(client, needs, closes) as reports:
+            yield reports
 
 
 def refused(client: Client, folders: Path, memory_gb: Sequence[float] = ()) -> str:
@@ -145,9 +143,9 @@ def refused(client: Client, folders: Path, memory_gb: Sequence[float] = ()) -> s
 
 
 def test_a_worker_that_has_everything_works(place, client, folders):
-    with place.worker("good", "--resources", f"{RESOURCE}=3"), check(client, folders) as guard:
+    with place.worker("good", "--resources", f"{RESOURCE}=3"), check(client, folders) as reports:
         assert client.submit(sum, [1, 2], pure=False).result(30) == 3
-        assert guard.trouble() is None
+        assert reports.trouble() is None
     assert not place.checks()
     assert list((folders / "ws").glob(".*")) == list((folders / "crds").glob(".*")) == []  # probes are gone
 
@@ -194,11 +192,11 @@ def test_a_cache_that_cannot_be_written_is_known_by_its_rules(place, client, fol
     rules.parent.mkdir(parents=True)
     rules.write_text("rules")
     cache = folders / "crds" / "none"  # no folder: nothing can be written there
-    with probes(folders / "ws", cache, "jwst_0001.pmap") as files:
+    with probe_files(folders / "ws", cache, "jwst_0001.pmap") as files:
         assert set(files) == {"workspace"}
     cache.symlink_to("/proc/self")
     (folders / "link").symlink_to(folders / "crds")
-    with probes(folders / "ws", folders / "crds", "jwst_0001.pmap") as files:
+    with probe_files(folders / "ws", folders / "crds", "jwst_0001.pmap") as files:
         assert set(files) == {"workspace", "CRDS cache"}
 
 
@@ -220,37 +218,9 @@ class Told:
 
 def test_memory_that_holds_no_task():
     with pytest.raises(WorkersError, match=r"largest worker has memory_gb = 0\.5, .* needs 1\.2"):
-        refuse_small(Told(4, 0.5), [1.2, 2.0])
-    refuse_small(Told(4, 1.5), [1.2, 2.0])  # what single tasks lack is said of each
-    refuse_small(Told(0), [1.2])
-
-
-@pytest.mark.parametrize(
-    ("declared", "limit", "threads", "asked", "tasks", "fits"),
-    [
-        (60, 4, 1, True, [3, 50], False),  # what it declares is more than it has
-        (60, 51, 1, True, [3, 50], True),
-        (3, 4, 1, True, [3, 50], True),  # an ordinary worker, beside a large one
-        (60, 4, 1, True, [3], True),  # no task takes what it declares
-        (60, 64, 4, True, [20], True),  # three at once
-        (60, 56, 4, True, [20], False),
-        (0, 1, 1, True, [3], True),  # where tasks ask for memory, it gets none
-        (3, 4, 1, False, [3, 50], False),  # where they do not, it may get any
-        (0, 2, 4, False, [0.5], True),
-        (0, 2, 4, False, [0.6], False),
-        (0, 2, 4, None, [0.6], False),  # the first that comes: its own word counts
-        (3, 4, 1, None, [3, 50], True),
-        (0, 0, 4, False, [50], True),  # no limit
-        (3, 4, 1, True, [], True),
-    ],
-)
-def test_what_a_memory_limit_must_hold(declared, limit, threads, asked, tasks, fits):
-    resources = {RESOURCE: float(declared)} if declared else {}
-    worker = SimpleNamespace(
-        memory_manager=SimpleNamespace(memory_limit=int(limit * 1e9) or None),
-        state=SimpleNamespace(nthreads=threads, total_resources=resources),
-    )
-    assert (memory_fault(worker, RESOURCE, tasks, asked) == []) is fits
+        refuse_small_workers(Told(4, 0.5), [1.2, 2.0])
+    refuse_small_workers(Told(4, 1.5), [1.2, 2.0])  # what single tasks lack is said of each
+    refuse_small_workers(Told(0), [1.2])
 
 
 BOAST = ("--memory-limit", "1GB", "--resources", f"{RESOURCE}=6")
@@ -273,29 +243,29 @@ def test_a_memory_limit_below_what_a_worker_declares_is_named(place, client, fol
 def test_a_memory_limit_is_looked_at_when_a_worker_comes_later(place, client, folders):
     tasks = [0.5, 5]
     large = place.worker("large", *UNLIMITED, "--resources", f"{RESOURCE}=6")
-    with large, check(client, folders, memory_gb=tasks) as guard, place.worker("boast", *BOAST):
-        wait_for(lambda: guard.refused)
+    with large, check(client, folders, memory_gb=tasks) as reports, place.worker("boast", *BOAST):
+        wait_for(lambda: reports.rejected)
         with place.worker("modest", *MODEST):
             futures = [client.submit(int, number, resources={RESOURCE: 0.5}, pure=False) for number in range(9)]
             assert client.gather(futures) == list(range(9))
             assert (place.status("boast"), place.status("modest")) == ("paused", "running")
-    assert "may take 5.0 GB at once" in str(guard.refused)
+    assert "may take 5.0 GB at once" in str(reports.rejected)
     silent = place.worker("silent", *UNLIMITED)
-    with silent, check(client, folders, memory_gb=tasks) as guard, place.worker("modest", *MODEST):
-        wait_for(lambda: "it may get any task" in str(guard.refused))
+    with silent, check(client, folders, memory_gb=tasks) as reports, place.worker("modest", *MODEST):
+        wait_for(lambda: "it may get any task" in str(reports.rejected))
 
 
 def test_a_worker_that_comes_later_gets_no_task(place, client, folders, old_jwst):
     """Beside a good one the run goes on; a worker that is not ours gets back to work when it is over."""
     with place.worker("good"), contextlib.ExitStack() as workers:
-        with check(client, folders) as guard:
+        with check(client, folders) as reports:
             workers.enter_context(place.worker("late", shim=old_jwst))
-            wait_for(lambda: guard.refused)
+            wait_for(lambda: reports.rejected)
             places = [client.submit(os.getpid, key=f"where-{number}", pure=False) for number in range(20)]
             assert len(set(client.gather(places))) == 1
             time.sleep(2.5)  # longer than it takes to look again
-            assert guard.trouble() is None
-            assert "jwst is 0.0.1" in str(guard.refused)
+            assert reports.trouble() is None
+            assert "jwst is 0.0.1" in str(reports.rejected)
             assert place.status("late") == "paused"
         wait_for(lambda: place.status("late") == "running", 15)
 
@@ -312,13 +282,13 @@ def test_tasks_that_a_worker_got_before_it_was_refused_go_back(place, client, fo
     def look() -> bool:
         late = next(worker for worker in place.cluster.scheduler.workers.values() if worker.name == "late")
         given.extend(task.key for task in list(late.processing))
-        return bool(guard.refused)
+        return bool(reports.rejected)
 
     def nap(number: int):
         key = f"nap-{number}-{bool(resources)}"
         return client.submit(time.sleep, 0.3, key=key, resources=resources, pure=False)
 
-    with place.worker("good", *declared), check(client, folders) as guard:
+    with place.worker("good", *declared), check(client, folders) as reports:
         futures = [nap(number) for number in range(6)]
         with place.worker("late", *declared, shim=slow.parent):
             futures += [nap(number) for number in range(6, 12)]
@@ -342,8 +312,8 @@ def test_a_task_that_a_refused_worker_steals_goes_back(place, client, folders, o
     def stolen(key: str, dask_scheduler) -> bool:
         return any(entry[:2] == ("confirm", key) for _, entry in dask_scheduler.get_events("stealing"))
 
-    with place.worker("good"), check(client, folders) as guard, place.worker("late", shim=old_jwst):
-        wait_for(lambda: guard.refused)
+    with place.worker("good"), check(client, folders) as reports, place.worker("late", shim=old_jwst):
+        wait_for(lambda: reports.rejected)
         good = next(worker for worker in place.cluster.scheduler.workers.values() if worker.name == "good")
         running = client.submit(time.sleep, 3, key="running", pure=False)
         wait_for(lambda: any(client.run(executing, workers=[good.address]).values()))
@@ -375,21 +345,21 @@ def test_runs_that_share_workers_each_have_a_check_of_their_own(place, client, f
         with check(client, folders) as first:
             with check(other, folders) as second:
                 workers.enter_context(place.worker("late", shim=old_jwst))
-                wait_for(lambda: first.refused and second.refused)
+                wait_for(lambda: first.rejected and second.rejected)
             assert place.fraction(client, "late") is False
             assert place.status("late") == "paused"
             workers.enter_context(place.worker("later", shim=old_jwst))
-            wait_for(lambda: len(first.refused) == 2)
+            wait_for(lambda: len(first.rejected) == 2)
         wait_for(lambda: place.status("late") == place.status("later") == "running", 15)
         assert place.fraction(client, "late") == place.fraction(client, "good")
 
 
 def test_nothing_but_refused_workers_ends_the_wait(place, client, folders, old_jwst):
-    with check(client, folders, closes=True) as guard:
+    with check(client, folders, closes=True) as reports:
         future = client.submit(sum, [1, 2], pure=False)
         with place.worker("ours", shim=old_jwst, wait=False) as process:
-            wait_for(lambda: guard.trouble() is not None)
-            assert "worker ours at" in str(guard.trouble()) and "jwst is 0.0.1" in str(guard.trouble())
+            wait_for(lambda: reports.trouble() is not None)
+            assert "worker ours at" in str(reports.trouble()) and "jwst is 0.0.1" in str(reports.trouble())
             assert process.wait(30) is not None  # a worker of our own is ended, and so is its job
         assert not future.done()
 

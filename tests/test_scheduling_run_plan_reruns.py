@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from test_graph_tiled import SHORT, Line, steps_of
+from test_scheduling_run_plan_tiled import SHORT, Line, steps_of
 
 from survey.models import COMPLETE, FAILED, SKIPPED
 
