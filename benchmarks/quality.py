@@ -1,23 +1,25 @@
 """Measurements of finished mosaics as functions of arrays: positions, photometry, depth, coverage.
 
-Pixel coordinates are 0-based with whole numbers at pixel centres. Scatter is robust: 1.4826 times the median absolute
-deviation, which is the standard deviation of normally distributed values.
+Pixel coordinates are 0-based with whole numbers at pixel centres. Apertures, rings and depth are those of photutils;
+scatter is astropy's ``mad_std``, the standard deviation of a normal distribution with the same median absolute
+deviation.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
+from astropy.stats import mad_std
+from photutils.aperture import ApertureStats, CircularAnnulus, CircularAperture
+from photutils.utils import ImageDepth
 
 from survey.errors import SurveyError
 
-MAD_TO_SIGMA = 1.4826  # of a normal distribution
 UJY_PER_MJY_SR = 1e12  # times the solid angle of a pixel [sr]: MJy/sr -> uJy per pixel
 AB_ZERO_UJY = 23.9  # AB magnitude of 1 uJy
-MIN_BOXES = 10
-_SUBSAMPLES = 10  # per pixel and axis: an aperture of radius 3 holds its area to 2e-3
+DEPTH_APERTURES, DEPTH_ROUNDS = 500, 10
 _CENTROID_ROUNDS = 30
 _CENTROID_STEP_PX = 1e-4  # converged
 
@@ -48,42 +50,10 @@ class Residuals:
 
 
 def robust_scatter(values):
-    """Standard deviation of a normal distribution with the same median absolute deviation.
-
-    Parameters
-    ----------
-    values : ndarray (n,), float; NaN are left out
-
-    Returns
-    -------
-    scatter : float; NaN when there are no values
-    """
+    """`astropy.stats.mad_std` of the values that are not NaN; NaN when there are none."""
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
-    return float(MAD_TO_SIGMA * np.median(np.abs(values - np.median(values)))) if values.size else float("nan")
-
-
-def match_positions(first, second, radius):
-    """Pair points that are each other's nearest within a radius.
-
-    Parameters
-    ----------
-    first : ndarray (n, 2), float; NaN = no position
-    second : ndarray (m, 2), float, in the same units
-    radius : float, in the same units
-
-    Returns
-    -------
-    index_first, index_second : ndarray (k,), int
-    """
-    first, second = np.asarray(first, float).reshape(-1, 2), np.asarray(second, float).reshape(-1, 2)
-    good_first, good_second = (np.flatnonzero(np.isfinite(points).all(axis=1)) for points in (first, second))
-    if not good_first.size or not good_second.size:
-        return np.empty(0, int), np.empty(0, int)
-    distance, there = cKDTree(second[good_second]).query(first[good_first])
-    _, back = cKDTree(first[good_first]).query(second[good_second])
-    mutual = (back[there] == np.arange(good_first.size)) & (distance <= radius)
-    return good_first[mutual], good_second[there[mutual]]
+    return float(mad_std(values)) if values.size else float("nan")
 
 
 def position_residuals(measured, true):
@@ -118,6 +88,10 @@ def centroids(image, x, y, sigma):
     Unbiased for a source that is symmetric about its centre, wherever the centre falls in its pixel, when ``sigma`` is
     about that of the source.
 
+    By hand, since photutils has this centroid only in `SourceCatalog`, with a window from each source's own half-light
+    radius, which noise changes from source to source. Its `centroid_2dg` fits a Gaussian, which the wings of a star
+    are not.
+
     Parameters
     ----------
     image : ndarray (ny, nx), float, its background subtracted; NaN = no data
@@ -138,7 +112,7 @@ def centroids(image, x, y, sigma):
 
 
 def aperture_sums(image, x, y, radius):
-    """Sums over circular apertures.
+    """Sums over circular apertures, each pixel weighted by its exact overlap.
 
     Parameters
     ----------
@@ -150,14 +124,10 @@ def aperture_sums(image, x, y, radius):
     -------
     sums : ndarray (n,), float64; NaN where the aperture leaves the image or holds a pixel without data
     """
-    reach = int(np.ceil(radius + 0.5))
-    sums = np.full(len(x), np.nan)
-    for number, (a, b) in enumerate(zip(x, y, strict=True)):
-        cut = _stamp(image, a, b, reach)
-        if cut is not None:
-            stamp, dx, dy = cut
-            weight = _overlap(dx, dy, radius)
-            sums[number] = np.sum(np.where(weight > 0, stamp * weight, 0.0))
+    good, framed, centres = _framed(image, x, y, radius)
+    sums = np.full(len(good), np.nan)
+    if good.any():
+        sums[good] = CircularAperture(centres, radius).do_photometry(framed)[0]
     return sums
 
 
@@ -172,20 +142,17 @@ def annulus_medians(image, x, y, inner, outer):
 
     Returns
     -------
-    levels : ndarray (n,), float64; NaN where the ring leaves the image or less than half of it has data
+    levels : ndarray (n,), float64; NaN where less than half of the ring lies in the image and has data
     """
-    reach = int(np.ceil(outer))
-    levels = np.full(len(x), np.nan)
-    for number, (a, b) in enumerate(zip(x, y, strict=True)):
-        cut = _stamp(image, a, b, reach)
-        if cut is None:
-            continue
-        stamp, dx, dy = cut
-        distance = np.hypot(dx, dy)
-        ring = stamp[(distance >= inner) & (distance <= outer)]
-        good = ring[np.isfinite(ring)]
-        if good.size >= max(1, ring.size / 2):
-            levels[number] = np.median(good)
+    good, framed, centres = _framed(image, x, y, outer)
+    levels = np.full(len(good), np.nan)
+    if good.any():
+        rings = CircularAnnulus(centres, inner, outer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of photutils, about pixels without data
+            found = ApertureStats(framed, rings, sum_method="center")
+            share = np.atleast_1d(found.center_aper_area.value) / rings.area
+            levels[good] = np.where(share >= 0.5, np.atleast_1d(found.median), np.nan)
     return levels
 
 
@@ -215,10 +182,9 @@ def flux_ratio(measured, true):
 
 
 def depth(image, empty, radius, pixel_sr, n_sigma=5.0):
-    """Limiting flux of an aperture, from apertures in boxes of empty sky.
+    """Limiting flux of an aperture, from apertures on empty sky, by `photutils.utils.ImageDepth`.
 
-    The image is divided into boxes that just hold the aperture; the scatter of the sums over those that are wholly
-    empty holds the correlated noise of drizzled pixels, which error arrays leave out.
+    The scatter of the apertures' sums holds the correlated noise of drizzled pixels, which error arrays leave out.
 
     Parameters
     ----------
@@ -232,28 +198,22 @@ def depth(image, empty, radius, pixel_sr, n_sigma=5.0):
     -------
     flux_ujy : float; ``n_sigma`` times the scatter of the sums [uJy], without any aperture correction
     mag_ab : float; the same as an AB magnitude
-    boxes : int; empty boxes
 
     Raises
     ------
     MeasurementError
-        Fewer than 10 boxes are empty.
+        No aperture fits on empty sky.
     """
-    side = int(np.ceil(2 * radius + 1))
-    rows, columns = image.shape[0] // side, image.shape[1] // side
-    usable = (empty & np.isfinite(image))[: rows * side, : columns * side]
-    whole = usable.reshape(rows, side, columns, side).all(axis=(1, 3))
-    box_y, box_x = np.nonzero(whole)
-    if box_y.size < MIN_BOXES:
+    finder = ImageDepth(radius, n_sigma=n_sigma, n_apertures=DEPTH_APERTURES, n_iters=DEPTH_ROUNDS, seed=0,
+                        zeropoint=AB_ZERO_UJY, progress_bar=False)  # fmt: skip
+    usable = empty & np.isfinite(image)
+    try:
+        flux, magnitude = finder(np.where(usable, image, 0.0) * pixel_sr * UJY_PER_MJY_SR, ~usable)
+    except ValueError as error:
         raise MeasurementError(
-            f"{box_y.size} boxes of {side} x {side} pixels are empty, expected at least {MIN_BOXES}; "
-            "take a smaller aperture or a mask that grows less."
-        )
-    centre = (side - 1) / 2
-    sums = aperture_sums(image, box_x * side + centre, box_y * side + centre, radius)
-    flux = n_sigma * robust_scatter(sums) * pixel_sr * UJY_PER_MJY_SR
-    magnitude = AB_ZERO_UJY - 2.5 * np.log10(flux) if flux > 0 else np.inf
-    return float(flux), float(magnitude), int(box_y.size)
+            f"no aperture of radius {radius} pixels fits on empty sky; take a smaller one."
+        ) from error
+    return float(flux), float(magnitude)
 
 
 def coverage_fraction(image, weight):
@@ -308,9 +268,10 @@ def _stamp(image: np.ndarray, x: float, y: float, reach: int) -> tuple[np.ndarra
     return stamp, dx, dy
 
 
-def _overlap(dx: np.ndarray, dy: np.ndarray, radius: float) -> np.ndarray:
-    """Share of each pixel that lies in a circle about the origin, by a grid of points in each pixel."""
-    points = (np.arange(_SUBSAMPLES) + 0.5) / _SUBSAMPLES - 0.5
-    x = dx[..., None, None] + points[None, :]
-    y = dy[..., None, None] + points[:, None]
-    return (np.hypot(x, y) <= radius).mean(axis=(-2, -1))
+def _framed(image, x, y, reach):
+    """Which positions lie on the image; the image in a frame without data, ``reach`` wide; the positions in that."""
+    places = np.stack([np.asarray(x, float), np.asarray(y, float)], axis=1)
+    nx, ny = image.shape[1], image.shape[0]
+    good = ((places >= -0.5) & (places < (nx - 0.5, ny - 0.5))).all(axis=1)  # false for NaN
+    width = int(np.ceil(reach)) + 1
+    return good, np.pad(np.asarray(image, float), width, constant_values=np.nan), places[good] + width

@@ -187,10 +187,10 @@ def measure_depth(
     marked[np.rint(y[inside]).astype(int), np.rint(x[inside]).astype(int)] = True
     empty = np.isfinite(sci) & ~binary_dilation(marked, iterations=int(np.ceil(10 * native)))
     try:
-        flux, magnitude, boxes = depth(sci, empty, 3.0 * native, pixel_sr)
+        flux, magnitude = depth(sci, empty, 3.0 * native, pixel_sr)
     except MeasurementError:
         return None
-    return {"flux_ujy": flux, "mag_ab": magnitude, "boxes": boxes}
+    return {"flux_ujy": flux, "mag_ab": magnitude}
 
 
 def measure_jumps(workspace: Path, hits: Table) -> dict[str, Any]:
