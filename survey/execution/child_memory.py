@@ -1,7 +1,6 @@
-"""Memory that a process and its descendants hold, as Linux's /proc tells; where there is none, nothing is known.
+"""Memory of a process and its descendants, from Linux's /proc. On other systems it is unknown, and reported as 0.
 
-Counted is what cannot be given back: anonymous and shared memory. Pages of files, which the kernel drops when it needs
-room, are not.
+Anonymous and shared memory count. Pages of files do not: the kernel drops them when it needs memory.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ _KB = 1024
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that descend from it, each behind its parent; empty when it is gone or nothing is known."""
+    """A process and its descendants, each after its parent; empty when the process has ended or there is no /proc."""
     found: list[int] = []
     waiting = [pid]
     while waiting:
@@ -28,13 +27,13 @@ def family(pid: int) -> list[int]:
 
 
 def held_gb(pids: Iterable[int], exact: bool = False) -> float:
-    """Memory that these processes hold together [GB].
+    """Memory that processes hold together [GB].
 
     Parameters
     ----------
-    pids : processes; those that are gone hold nothing
-    exact : count each page once, in parts for those that share it after a fork. It takes the kernel some ms a GB;
-        without it, each process counts in full
+    pids : processes; those that have ended count as 0
+    exact : count a page that several processes share (after a fork) once; this takes the kernel some ms per GB.
+        Otherwise it counts once for each of them
     """
     file, fields = ("smaps_rollup", ("Pss_Anon", "Pss_Shmem")) if exact else ("status", ("RssAnon", "RssShmem"))
     return sum(_kilobytes(PROC / str(pid) / file, fields) for pid in pids) * _KB / 1e9

@@ -1,9 +1,9 @@
-"""Child processes for pipeline tasks: one process a task, forked from a server that has the pipeline imported.
+"""Run each task in a child process, forked from a server process that has the pipeline imported.
 
-A worker starts the server as a plain subprocess (so it works below any dask worker, daemonic or threaded) and sends it
-one JSON line a job; the server forks, the child runs the job and leaves ``result.json`` in the job's folder, and the
-server answers with what the operating system accounted: exit status, CPU seconds, peak memory. The server ends, and
-takes its child along, when its standard input closes: when the worker is gone, whatever killed it.
+A worker starts the server as a subprocess, which works in any dask worker (daemonic or threaded), and sends it one line
+of JSON for each job. The server forks; the child runs the job and writes ``result.json`` into the job's folder; the
+server answers with the operating system's accounting: exit status, CPU seconds, peak memory. The server exits when its
+standard input closes, and kills its child: so both end with the worker, whatever ended that.
 """
 
 from __future__ import annotations
@@ -39,34 +39,35 @@ PRELOAD = (
     "survey.mosaics.groups",
     "survey.steps.warm:warm_up",
 )
-# Names others, with commas between them, for jobs that do without the pipeline's twelve seconds.
+# An environment variable that replaces the list (names separated by commas), for jobs that do not need the pipeline,
+# whose import takes 12 s.
 PRELOAD_VARIABLE = "SURVEY_PRELOAD"
-START_SECONDS = 300.0  # importing the pipeline: 12 s on a small machine, minutes on a slow shared file system
+START_SECONDS = 300.0  # to import the pipeline: 12 s on a small machine, minutes on a slow shared file system
 RESULT = "result.json"
 WATCH_SECONDS = 0.2  # between two looks at a child's memory; a look takes 0.1 ms
-LAST_WORDS = 1500  # bytes of a server's errors, for a message
+TAIL_BYTES = 1500  # of a server's standard error, for a message
 _PR_SET_PDEATHSIG = 1
 _KB = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a child cost, by the operating system's accounting."""
+    """Exit status, time and memory of a child, as the operating system accounts them."""
 
     status: int  # as os.waitstatus_to_exitcode: 0, an exit code, or minus a signal
     seconds: float
     cpu_seconds: float
     peak_gb: float
-    over_gb: float = 0.0  # what it held, with all that it had started, when it was ended for it; 0: it was not
-    limit_gb: float = 0.0  # what it was allowed to hold; 0: no limit
+    over_gb: float = 0.0  # memory of it and its descendants when it was killed for exceeding the limit; 0: it was not
+    limit_gb: float = 0.0  # that limit; 0: none
 
 
 class ChildServer:
-    """A server of children, seen from the worker. One job at a time; not shared between threads."""
+    """The worker's handle of a server process. It runs one job at a time, and is not shared between threads."""
 
     def __init__(self, environment: Mapping[str, str]):
         self.environment = dict(environment)
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the server
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it stays open as long as the server runs
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "survey.execution.children"],
             stdin=subprocess.PIPE,
@@ -74,40 +75,48 @@ class ChildServer:
             stderr=self._errors,
             bufsize=0,
             env=isolated(os.environ) | self.environment,
-            start_new_session=True,  # Control-C belongs to the client, which stops its workers in order
+            start_new_session=True,  # so that Control-C reaches the client only, which stops its workers
         )
         self._pid = 0
-        self._answers = b""  # read and not yet taken
+        self._answers = b""  # received, and not returned by `_line` yet
 
     def run(self, function: str, folder: Path, log: Path, limit_seconds: float, limit_gb: float = 0.0) -> Usage:
         """Run 'module:function' in a child, with the job's folder as its only argument.
 
         Parameters
         ----------
-        limit_seconds : wall-clock limit
-        limit_gb : memory that the child and all that it starts may hold before they are ended; 0: any
+        function : 'module:function'
+        folder : of the job; the child may write into it
+        log : file to which the child's standard output and error are appended
+        limit_seconds : wall-clock limit [s]
+        limit_gb : memory that the child and its descendants may hold before they are killed [GB]; 0: no limit
+
+        Returns
+        -------
+        usage : of a child that has ended, however it ended
 
         Raises
         ------
         TaskError
-            Class 'again': the server is gone. Class 'never': the job ran longer than its limit and was killed.
+            Class 'again': the server has ended or does not answer. Class 'never': the job ran longer than its limit
+            and was killed.
         """
         started = time.monotonic()
         self._send({"function": function, "folder": str(folder), "log": str(log), "limit_gb": limit_gb})
         self._pid = int(self._receive(START_SECONDS + limit_seconds)["pid"])
-        # The import counts towards the first job's seconds, not towards its limit.
+        # The server's import counts in the seconds of the first job, but not against its limit.
         answer = self._receive(limit_seconds, on_timeout=self._kill_child)
         if answer.get("killed"):
             raise TaskError(
-                f"ran longer than its limit of {limit_seconds:.0f} s and was stopped; {log.name} says how far it came. "
-                "limits.task_hours in the config allows more."
+                f"ran longer than its limit of {limit_seconds:.0f} s and was stopped; {log.name} shows how far it got. "
+                "Raise limits.task_hours in the config to allow more."
             )
         seconds = time.monotonic() - started
         cpu, peak, over = (float(answer[name]) for name in ("cpu_seconds", "peak_gb", "over_gb"))
         return Usage(int(answer["status"]), seconds, cpu, peak, over, limit_gb)
 
     def close(self) -> None:
-        """End the server and its child."""
+        """Stop the server and its child."""
         with contextlib.suppress(OSError):
             if self._process.stdin:
                 self._process.stdin.close()
@@ -122,6 +131,7 @@ class ChildServer:
 
     @property
     def alive(self) -> bool:
+        """Whether the server process runs."""
         return self._process.poll() is None
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -145,20 +155,20 @@ class ChildServer:
         return {**json.loads(line), "killed": killed}
 
     def _gone(self, what: str) -> TaskError:
-        """The error for a server that can run nothing more, with the end of what it wrote."""
+        """The error for a server that can run no more jobs, with the end of its standard error."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
         self._errors.seek(0, os.SEEK_END)
-        self._errors.seek(max(self._errors.tell() - LAST_WORDS, 0))
-        words = self._errors.read().decode(errors="replace").strip()
-        shown = f" Its last lines:\n{words}" if words else ""
+        self._errors.seek(max(self._errors.tell() - TAIL_BYTES, 0))
+        tail = self._errors.read().decode(errors="replace").strip()
+        shown = f" Its last lines:\n{tail}" if tail else ""
         return TaskError(f"the process that starts child processes {what}.{shown}", retry="again")
 
     def _line(self, limit_seconds: float) -> bytes | None:
-        """The server's next line; empty when the server is gone, None when none came within the limit.
+        """The server's next line; empty when the server has ended, None when no line came within the limit.
 
-        Both answers of a short job can come in one read, so what is left of it is kept here: a buffered stream would
-        hide it from `select`.
+        Both answers to a short job can arrive in one read. The rest is kept in ``_answers``, and not in a buffered
+        stream, where `select` would not see it.
         """
         stdout = self._process.stdout
         end = time.monotonic() + limit_seconds
@@ -182,11 +192,20 @@ _lock = threading.Lock()
 
 @contextlib.contextmanager
 def child_server(environment: Mapping[str, str]) -> Any:
-    """A server with this environment, kept for the next job of this process when it is still well."""
+    """Context manager: a server with this environment, new or idle. It is kept for later jobs unless a job raises.
+
+    Parameters
+    ----------
+    environment : variables that the server and its children get beside those of `survey.isolation.isolated`
+
+    Returns
+    -------
+    server : ChildServer
+    """
     key = tuple(sorted(environment.items()))
     with _lock:
-        waiting = _idle.setdefault(key, [])
-        server = next((waiting.pop() for _ in range(len(waiting)) if waiting[-1].alive), None)
+        idle = _idle.setdefault(key, [])
+        server = next((idle.pop() for _ in range(len(idle)) if idle[-1].alive), None)
     server = server or ChildServer(environment)
     try:
         yield server
@@ -198,16 +217,16 @@ def child_server(environment: Mapping[str, str]) -> Any:
 
 
 def close_idle() -> None:
-    """End every server that waits for work in this process."""
+    """Stop every idle server of this process."""
     with _lock:
-        servers = [server for waiting in _idle.values() for server in waiting]
+        servers = [server for idle in _idle.values() for server in idle]
         _idle.clear()
     for server in servers:
         server.close()
 
 
 def serve() -> None:
-    """The server's life: import, then a child per line until standard input closes."""
+    """Be the server: import the pipeline, then run a child for each line of standard input until that closes."""
     with tempfile.TemporaryDirectory(prefix="survey-home-") as home:
         own_home(home)
         _serve()
@@ -215,7 +234,7 @@ def serve() -> None:
 
 def _serve() -> None:
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever the imports print must not look like an answer
+    os.dup2(2, 1)  # what the imports print must not be taken for an answer
     chosen = os.environ.get(PRELOAD_VARIABLE)
     for name in PRELOAD if chosen is None else filter(None, chosen.split(",")):
         module_name, _, function_name = name.partition(":")
@@ -223,11 +242,11 @@ def _serve() -> None:
         if function_name:
             getattr(module, function_name)()
     gc.collect()
-    gc.freeze()  # children share these objects; collections in them need not walk them
+    gc.freeze()  # children share these objects, and their garbage collections skip them
     own = os.getpid()
     for line in _lines():
         job = json.loads(line)
-        if _is_deserted():
+        if _worker_is_gone():
             return
         pid = os.fork()
         if pid == 0:
@@ -236,15 +255,15 @@ def _serve() -> None:
         _reply(replies, _wait(pid, float(job["limit_gb"])))
 
 
-def _is_deserted() -> bool:
-    """Whether the worker is gone that sent a job: while this process still imported, say. Another has the task now."""
+def _worker_is_gone() -> bool:
+    """Whether the worker ended after it sent a job, such as during the import. Another worker has the task then."""
     poll = select.poll()
-    poll.register(0, 0)  # nothing but the other end's closing, which lines that were not read do not hide
+    poll.register(0, 0)  # reports only that the other end has closed, even when there are unread lines
     return bool(poll.poll(0))
 
 
 def _lines() -> Any:
-    """Lines of standard input, unbuffered, so that `_wait` can see it close."""
+    """Lines of standard input, unbuffered, so that `_wait` notices when it closes."""
     pending = b""
     while block := os.read(0, 65536):
         pending += block
@@ -254,8 +273,9 @@ def _lines() -> Any:
 
 
 def _wait(pid: int, limit_gb: float) -> dict[str, Any]:
-    """Wait for a child, and end it when it holds more than its limit; when standard input closes meanwhile, end it and
-    this process.
+    """Wait until a child ends, and kill it when it exceeds its memory limit [GB].
+
+    When standard input closes meanwhile, kill the child and exit.
     """
     process = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
     pause = WATCH_SECONDS if process is None or limit_gb else None
@@ -265,43 +285,43 @@ def _wait(pid: int, limit_gb: float) -> dict[str, Any]:
         ready, _, _ = select.select(watched, [], [], pause)
         if 0 in ready:
             _kill(pid)
-            raise SystemExit(0)  # not os._exit: the home folder goes as well
+            raise SystemExit(0)  # not os._exit, so that the home folder is removed
         done, status, usage = os.wait4(pid, os.WNOHANG)
         if done:
             break
         if limit_gb and not over_gb:
-            held, over = _look(pid, limit_gb)
+            held, over = _check_memory(pid, limit_gb)
             most_gb = max(most_gb, held)
             over_gb = held if over else 0.0
-    _kill(pid, whole=False)  # what it started and left behind
+    _kill(pid, whole=False)  # processes that it started and that are still there
     if process is not None:
         os.close(process)
-    # Linux counts ru_maxrss in kB. A fork starts with its parent's pages, which are the pipeline's import.
+    # Linux counts ru_maxrss in kB, macOS in bytes. It includes the pages shared with the server: the imported pipeline.
     peak = usage.ru_maxrss * (_KB if sys.platform != "darwin" else 1) / 1e9
     code = os.waitstatus_to_exitcode(status)
     cpu_seconds = usage.ru_utime + usage.ru_stime
     return {"status": code, "cpu_seconds": cpu_seconds, "peak_gb": max(peak, most_gb), "over_gb": over_gb}
 
 
-def _look(pid: int, limit_gb: float) -> tuple[float, bool]:
-    """What a child and its descendants hold [GB], and whether that was too much: then they are ended."""
+def _check_memory(pid: int, limit_gb: float) -> tuple[float, bool]:
+    """Memory of a child and its descendants [GB], and whether it exceeds the limit: then they are killed."""
     processes = family(pid)
     held = held_gb(processes)
-    if held > limit_gb and len(processes) > 1:  # forks count shared pages twice
+    if held > limit_gb and len(processes) > 1:  # pages that forks share were counted twice
         held = held_gb(processes, exact=True)
     if held <= limit_gb:
         return held, False
     _kill(pid)
-    for process in processes[1:]:  # those that left the child's group
+    for process in processes[1:]:  # also those that left the child's process group
         _kill(process)
     return held, True
 
 
 def _kill(pid: int, whole: bool = True) -> None:
-    """End a child and whatever it started, or (not ``whole``) what is left of its group; that may not exist yet."""
-    for end in (os.killpg, os.kill) if whole else (os.killpg,):
+    """Kill a child and its process group, which may not exist yet; not ``whole``: the group only."""
+    for kill in (os.killpg, os.kill) if whole else (os.killpg,):
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            end(pid, signal.SIGKILL)
+            kill(pid, signal.SIGKILL)
 
 
 def _reply(stream: Any, message: dict[str, Any]) -> None:
@@ -310,12 +330,12 @@ def _reply(stream: Any, message: dict[str, Any]) -> None:
 
 
 def _child(job: dict[str, Any], server: int) -> None:
-    """Run a job in the child that a server forked, and end it; nothing returns from here."""
+    """Run a job in a child that the server has just forked, and exit. This does not return."""
     status = 70
     try:
         os.setpgid(0, 0)
         _die_with_parent(server)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not fill the disk with gigabytes of its memory
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core file, which would be gigabytes
         log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -325,9 +345,9 @@ def _child(job: dict[str, Any], server: int) -> None:
         getattr(importlib.import_module(module_name), function_name)(job["folder"])
         status = 0
     except SystemExit as error:
-        # sys.exit() inside a step must not look like success: no result file is there.
+        # A step that calls sys.exit() has not succeeded: there is no result file.
         print(f"the task called sys.exit({error.code!r})", file=sys.stderr)
-    except BaseException:  # noqa: BLE001 - whatever it is, it ends in the log and in the exit code
+    except BaseException:  # noqa: BLE001 - any error goes to the log and the exit code
         import traceback
 
         traceback.print_exc()
@@ -339,9 +359,10 @@ def _child(job: dict[str, Any], server: int) -> None:
 
 
 def _die_with_parent(server: int) -> None:
-    """Ask Linux to end this child when the server ends, or end it now when the server came first.
+    """Have Linux kill this child when the server ends; exit now when the server has ended already.
 
-    Not for the server itself: Linux means the thread that started it, and a worker's threads come and go.
+    The server itself cannot do so: Linux would kill it with the thread that started it, and a worker's threads are
+    short-lived.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -350,5 +371,5 @@ def _die_with_parent(server: int) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):  # the worker is gone: nobody is left to answer
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):  # the worker is gone, and waits for no answer
         serve()

@@ -1,4 +1,4 @@
-"""What every task of a run needs to know about where it runs: the workspace, its children's environment, its limits."""
+"""Where the tasks of a run are executed: the workspace, the environment of child processes, limits."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 
 from survey.config.limits import Limits
 
-# Numerical libraries must not start threads below a worker that counts as one core.
+# A worker counts as one core, so numerical libraries in its child processes must not start threads.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 ONE_THREAD = dict.fromkeys(THREADS, "1")
-# A child's memory goes back as it ends, and not before: giving it back and asking anew cost a sixth of a tile's time.
-# dask gives its workers the opposite, which they would hand on.
+# A child returns memory to the system when it ends, not before: returning and requesting it again took a sixth of the
+# time of a tile. dask sets the opposite for its workers, and children would inherit that.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(64 * 2**20)}
 
 
 @dataclass(frozen=True)
 class Site:
-    """What every task of a run needs to know about where it runs."""
+    """Where the tasks of a run are executed, the same for all of them."""
 
     root: str  # of the workspace
-    survey: str
-    environment: Mapping[str, str] = field(default_factory=dict)  # for children: CRDS, threads
+    survey: str  # name in the config
+    environment: Mapping[str, str] = field(default_factory=dict)  # variables of child processes: CRDS's, threads
     limits: Limits = field(default_factory=Limits)
     run: str = ""  # name of the run that holds the workspace; '' for none
