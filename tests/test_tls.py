@@ -165,7 +165,7 @@ def test_certificates_that_do_not_serve_are_named(deployment, another, tmp_path,
     found = tls.faults(folder)
     assert name in found[0] and "survey tls" in found[-1] and "secret" not in "".join(found)
     with pytest.raises(ConfigError, match="survey tls"):
-        tls.settings(folder)
+        tls.security(folder)
     assert any(name in fault for fault in cluster_faults("tls://127.0.0.1:8786", folder))
 
 
@@ -174,7 +174,7 @@ def test_certificates_that_ended_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(tls, "datetime", _Past)
     tls.make(tmp_path / "tls", days=1)
     monkeypatch.undo()
-    assert "ended" in tls.faults(tmp_path / "tls")[0]
+    assert "expired" in tls.faults(tmp_path / "tls")[0]
 
 
 class _Past:
