@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+INSTRUMENT = "NIRCAM"  # as in the header keyword INSTRUME
 IMAGING = ("NRC_IMAGE",)  # values of EXP_TYPE whose exposures make mosaics
 
 

@@ -142,6 +142,53 @@ def test_fault_that_passes_is_retried(server, kind):
     assert len(find_exposures(1345, server=server.url)) == 27
 
 
+# Of a limit of 3 s, an attempt has 1 s.
+ONCE = [
+    {"kind": "silence", "seconds": 60},
+    {"kind": "delay", "seconds": 2},
+    {"kind": "drip", "seconds": 0.1, "bytes": 1},
+    {"kind": "drip_headers", "seconds": 0.1},
+    {"kind": "error", "status": 502},
+    {"kind": "error", "status": 408},
+    {"kind": "reset"},
+    {"kind": "reset", "bytes": 2},
+    {"kind": "short", "bytes": 2},
+    {"kind": "unsized", "bytes": 2},
+    {"kind": "wrong_length", "bytes": 100},
+    {"kind": "html"},
+]
+
+
+@pytest.mark.parametrize("where", ["columnsconfig", "Mast.Caom.Filtered", "Mast.Caom.Products"])
+@pytest.mark.parametrize("fault", ONCE, ids=lambda fault: " ".join(map(str, fault.values())))
+def test_one_fault_of_each_request_is_survived(server, where, fault):
+    server.faults.add(Fault(match=f"POST .*{where}", times=1, **fault))
+    assert len(find_exposures(1345, server=server.url, timeout_seconds=3.0)) == 27
+
+
+@pytest.mark.parametrize("fault", ONCE, ids=lambda fault: " ".join(map(str, fault.values())))
+def test_one_fault_of_a_poll_is_survived(server, fault):
+    """The query is EXECUTING, and the request that asks how it goes fails."""
+    server.faults.add(Fault(match="Mast.Caom.Filtered", times=1, kind="executing"))
+    server.faults.add(Fault(match="Mast.Caom.Filtered", times=1, **fault))
+    assert len(find_exposures(1345, server=server.url, timeout_seconds=3.0)) == 27
+
+
+def test_one_silence_of_every_request_is_survived(server):
+    """Each complete reply starts the limit anew: five silences last longer than one limit."""
+    for where in ("columnsconfig", "Mast.Caom.Filtered", "Mast.Caom.Filtered", "Products.*", "Products"):
+        server.faults.add(Fault(match=f"POST .*{where}", times=1, kind="silence", seconds=60))
+    start = time.monotonic()
+    assert len(find_exposures(1345, server=server.url, timeout_seconds=2.4)) == 27
+    assert time.monotonic() - start > 3.0
+
+
+def test_server_that_is_always_late_is_waited_for(server):
+    """Each answer takes two of the three shares of an attempt."""
+    server.faults.add(Fault(match="Mast.Caom.Filtered", kind="delay", seconds=1.6))
+    assert len(find_exposures(1345, server=server.url, timeout_seconds=2.4, observations=[1])) == 9
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_refused(server, status):
     server.faults.add(Fault(kind="error", status=status))
@@ -319,7 +366,7 @@ def test_query_waits_no_longer_than_its_limit(server):
 @pytest.mark.parametrize("kind", ["unsized", "empty"])
 def test_reply_that_never_comes_whole_is_given_up(server, kind):
     server.faults.add(Fault(kind=kind, bytes=300, match="Mast.Caom.Products"))
-    with pytest.raises(ServiceUnreachableError, match=r"cut short|answered with a page"):
+    with pytest.raises(ServiceUnreachableError, match=r"truncated or damaged|answered with a page"):
         find_exposures(1345, server=server.url, timeout_seconds=5, retries=1)
 
 

@@ -1,7 +1,7 @@
-"""From a program number to its exposures, by astroquery's Observations.
+"""Find the exposures of a program in the archive, by astroquery's Observations.
 
-NIRCam imaging is told as level-3 rows; the uncal files stand in their product lists, each with the filter of its row.
-Rows per exposure are accepted as well, and bring time and footprint.
+The archive lists NIRCam imaging as level-3 observations. The uncal files are in their product lists, each with the
+filter of its observation. Rows per exposure are accepted as well, and add time and footprint.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from survey.archive.client import Watch, ask, bounded, observations_client
+from survey.archive.attempts import Watch
+from survey.archive.client import ask, bounded, observations_client
 from survey.archive.rows import Parent, Row, merge, needed, read_parent, read_product, text
 from survey.errors import SurveyError
 from survey.models import Exposure
-from survey.nircam import passband
+from survey.nircam import INSTRUMENT, passband
 
 BATCH = 8  # observation ids per product list: long lists time out at the archive
 
@@ -24,20 +25,20 @@ def find_exposures(
     server: str,
     observations: Collection[int] | None = None,
     filters: Collection[str] | None = None,
-    instrument: str = "NIRCAM",
     timeout_seconds: float = 60.0,
     retries: int = 3,
 ) -> tuple[Exposure, ...]:
     """Ask an archive for a program's imaging exposures, in the order of their names.
 
-    No token is sent: what exists is public, also where the files are not.
+    No token is sent: the lists are public, also those of proprietary files.
 
     Parameters
     ----------
-    program : as in the names, 1345
+    program : number, as in the names: 1345
     server : root URL, https://mast.stsci.edu
     observations, filters : wanted; None: all
-    timeout_seconds : given up when no complete reply came for so long [s]
+    timeout_seconds : longest time without a complete reply, over all attempts at it [s]
+    retries : further attempts at each request, after errors that may pass
 
     Raises
     ------
@@ -46,13 +47,13 @@ def find_exposures(
     AccessRefusedError
         401 or 403.
     SurveyError
-        No exposure fits; the message says what the archive has.
+        No exposure matches; the message lists what the archive has.
     """
-    import astroquery.mast  # noqa: F401 - seconds, before the clock runs
+    import astroquery.mast  # noqa: F401 - takes seconds, which must not count as the server's
 
     server = server.rstrip("/")
     wanted = None if filters is None else {name.upper() for name in filters}
-    query = _Query(program, server, instrument, retries)
+    query = _Query(program, server, retries)
     parents = bounded(server, timeout_seconds, query.parents)
     chosen = needed(parents, observations, wanted)
     found = bounded(server, timeout_seconds, lambda watch: query.exposures(watch, chosen))
@@ -67,10 +68,10 @@ def find_exposures(
 
 
 class _Query:
-    """One question to one server."""
+    """The requests of one search."""
 
-    def __init__(self, program: int, server: str, instrument: str, retries: int):
-        self.program, self.server, self.instrument, self.retries = program, server, instrument, retries
+    def __init__(self, program: int, server: str, retries: int):
+        self.program, self.server, self.retries = program, server, retries
 
     def parents(self, watch: Watch) -> list[Parent]:
         """Observation rows that may list exposures of the program."""
@@ -78,7 +79,7 @@ class _Query:
         criteria: dict[str, Any] = {
             "proposal_id": str(self.program),
             "obs_collection": "JWST",
-            "instrument_name": f"{self.instrument}*",
+            "instrument_name": f"{INSTRUMENT}*",
             "dataproduct_type": "image",
         }
         rows = ask(self.server, lambda: client.query_criteria_async(**criteria))
@@ -107,7 +108,7 @@ def _batches(items: list[str], size: int) -> Iterator[list[str]]:
 
 
 def _parent_of(row: Row, by_id: dict[str, Parent], batch: list[str]) -> Parent | None:
-    """The observation row that a product row belongs to; one without a parent is told by its own id or its filters."""
+    """The observation that a product row belongs to: by its parent's id, its own id, or else its filters."""
     for column in ("parent_obsid", "obsID"):
         if parent := by_id.get(text(row.get(column))):
             return parent

@@ -62,7 +62,6 @@ def find_exposures(config: SurveyConfig, *, say: Say = silent) -> tuple[Exposure
             server=archive.server,
             observations=config.observations,
             filters=config.filters,
-            instrument=config.instrument,
             timeout_seconds=archive.timeout_seconds,
             retries=archive.retries,
         )
@@ -104,9 +103,9 @@ def fetch(
         Some files could not be had; they are named, the others are kept.
     ServiceError, DiskFullError
     """
+    from survey.archive.download import FetchSettings
     from survey.archive.fetch import fetch as download
     from survey.archive.raw import link_local
-    from survey.archive.transfer import FetchSettings
 
     wanted = find_exposures(config, say=say) if exposures is None else tuple(exposures)
     workspace = Workspace(config.workspace)
