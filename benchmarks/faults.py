@@ -29,7 +29,7 @@ from typing import Any
 
 from measure import ROOT, SURVEY, say
 
-from survey.archive.transfer import Part
+from survey.archive.download import Part
 from survey.config.model import read_config
 from survey.digest import file_sha1, file_sha256
 from survey.reduction import inputs

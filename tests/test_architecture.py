@@ -28,8 +28,6 @@ MAX_LINES = 400
 MAX_PARAMETERS = 6
 # Still to be given an object in place of single values; shrink this list, and add nothing.
 CROWDED = {
-    "survey.archive.fetch:__init__",
-    "survey.archive.query:find_exposures",
     "survey.cli.observatory_commands:serve",
     "survey.corrections.striping:measure_striping",
     "survey.planning.tiled:_drizzle",

@@ -227,8 +227,8 @@ RUN = """
 import os, sys
 from pathlib import Path
 import stub_steps
-from survey import reduction
-from survey.cli import console
+from survey.reduction import job as reduction
+from survey.cli.main import console
 from distributed.comm import tcp
 
 def noted(function, part):

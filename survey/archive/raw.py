@@ -18,6 +18,7 @@ from survey.digest import file_sha256
 from survey.errors import ProductNameError
 from survey.models import Exposure
 from survey.nircam import IMAGING, PUPIL_FILTERS
+from survey.workspace.files import replace_file, write_link
 
 
 def kept(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure | None:
@@ -97,23 +98,11 @@ def publish(exposure: Exposure, part: Path, directory: Path, ledger: Ledger) -> 
     """
     told = checked_facts(part, exposure)
     sha256 = file_sha256(part)
-    with part.open("rb+") as stream:
-        os.fsync(stream.fileno())
     path = directory / exposure.file
-    os.replace(part, path)
-    flush_folder(directory)
+    replace_file(part, path)
     stat = signature(path)
     ledger.append(Entry(exposure.file, stat[0], sha256, exposure.uri, stat, told))
     return with_facts(exposure, told, sha256, stat[0])
-
-
-def flush_folder(directory: Path) -> None:
-    """Make renames in a folder durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def link_local(
@@ -156,10 +145,7 @@ def _linked(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure:
     entry = ledger.get(exposure.file)
     itself = path.exists() and not path.is_symlink() and path.samefile(source)  # archive.local is this very folder
     if not itself and not (path.is_symlink() and os.readlink(path) == str(source)):
-        temporary = directory / f".{exposure.file}.link"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(source)
-        os.replace(temporary, path)
+        write_link(path, source)
     if entry is not None and entry.sha256 and entry.uri == exposure.uri and entry.stat == stat:
         return with_facts(exposure, entry.facts, entry.sha256, entry.size)
     return record(exposure, path, ledger)

@@ -57,7 +57,7 @@ def room(
     records : of earlier runs, by key
     fetches : raw files are copied into the workspace, not linked
     """
-    from survey.archive.transfer import MAX_FILE_BYTES  # which brings the network along
+    from survey.archive.download import MAX_FILE_BYTES  # which brings the network along
 
     exposures = {exposure.name: exposure for exposure in made.exposures}
     absent = [exposure for exposure in made.exposures if not exposure.sha256 and not exposure.fault]

@@ -1,49 +1,61 @@
-"""The files of a CRDS cache: verified against size and SHA-1, fetched whole or not at all, under one lock.
+"""The files of a CRDS cache: verified against size and SHA-1, complete under their names, written under one lock.
 
-A ledger in the cache (``survey-ledger.json``) remembers what was verified and what the file looked like then (size,
-times, inode): a file that looks the same is not read again.
+A ledger in the cache (``survey-ledger.json``) keeps what was verified, with size, times and inode of the file at that
+time: a file with the same values is not read again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import logging
 import os
 import re
 import urllib.parse
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from survey.archive.download import FetchSettings, Part, RemoteFile, Source
+from survey.archive.transfers import Outcome, Transfers, WrongFileError
 from survey.digest import file_sha1
-from survey.errors import ConfigError, DiskFullError, ReferencesError
-from survey.references.downloads import (
-    OUT_OF_SPACE,
-    Downloads,
-    Wanted,
-    mapping_is_whole,
-    out_of_space,
-    raise_for,
-)
+from survey.errors import AccessRefusedError, ConfigError, ReferencesError
+from survey.workspace.files import disk_full_named, replace_file, write_file
 
 log = logging.getLogger(__name__)
 
 LEDGER = "survey-ledger.json"
 LOCK = "survey.lock"
 LOOPBACK = "loopback"
+RETRIES = 2  # of a file
+BACKOFF_SECONDS = 0.5  # before the second attempt; doubles
 _PLAIN_NAME = re.compile(r"\w[\w.+-]{0,199}", re.ASCII)
 
 Stat = list[int]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A file that the cache should hold. ``size`` and ``sha1`` are None where the server lists none."""
+
+    name: str
+    path: str  # below the cache, '/' between folders
+    size: int | None = None  # bytes
+    sha1: str | None = None
+
+    @property
+    def is_mapping(self) -> bool:
+        """Whether it is a file of rules."""
+        return self.name.endswith((".pmap", ".imap", ".rmap"))
+
+
 @dataclass
 class Ledger:
-    """Verified files: path below the cache -> SHA-1 and stat signature; and the server that the cache stands for."""
+    """Verified files: path below the cache -> SHA-1 and stat signature; and the server that they came from."""
 
     server: str | None = None
     files: dict[str, dict] = field(default_factory=dict)
@@ -111,7 +123,7 @@ class Cache:
         try:
             self.ledger = self._read_ledger()
             if lock is not None:
-                for part in self.folder.glob(".part-*"):  # of processes that were killed
+                for part in (*self.folder.glob(".*.part"), *self.folder.glob(".*.part.tag")):  # of killed processes
                     part.unlink(missing_ok=True)
             yield
         finally:
@@ -119,7 +131,7 @@ class Cache:
                 lock.release()
 
     def _acquire(self, wait_seconds: float) -> FileLock | None:
-        with out_of_space(self.folder):
+        with disk_full_named(self.folder):
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 lock = FileLock(self.folder / LOCK)
@@ -190,7 +202,7 @@ class Cache:
 
     def write_config(self, name: str, text: str) -> None:
         """Write a file below config/jwst, as crds reads it."""
-        self._publish(self.folder / "config" / "jwst" / name, text.encode("utf-8"))
+        self._publish(self.folder / "config" / "jwst" / name, text)
 
     def save_ledger(self, wait_seconds: float) -> None:
         """Add what was verified to the ledger's file, if there is news and the cache can be written."""
@@ -198,69 +210,75 @@ class Cache:
             return
         with self.locked(wait_seconds):
             content = {"server": self.server or self.ledger.server, "files": self.ledger.files | self.fresh}
-            self._publish(self.folder / LEDGER, json.dumps(content, indent=1, sort_keys=True).encode("ascii"))
+            self._publish(self.folder / LEDGER, json.dumps(content, indent=1, sort_keys=True))
             self.ledger, self.fresh = self._read_ledger(), {}
 
-    def fetch(self, files: Mapping[str, Wanted], silence_seconds: float, held: int = 0) -> None:
+    def fetch(self, files: Mapping[str, Wanted], timeout_seconds: float, held: int = 0) -> None:
         """Download files (URL -> file), verify them, and rename them into place.
 
         Parameters
         ----------
-        held : files of the same kind that the cache has: then those that cannot be had are single files, not a server
+        timeout_seconds : without progress, until a file or the server is given up
+        held : files of the same kind that the cache has: then those that cannot be fetched are single files, and no
+            sign that the server is gone
 
         Raises
         ------
         ServiceUnreachableError
-            No file came for want of a server: no progress within ``silence_seconds``, or nothing but server errors.
+            No file came: no progress within the time limit, or nothing but server errors.
         AccessRefusedError
             401 or 403.
         ReferencesError
-            Single files that could not be had; those that could are kept.
+            Single files that could not be fetched; the others are kept.
         DiskFullError
             No space left.
         """
         if not files:
             return
         log.info("fetching %d CRDS files into %s", len(files), self.folder)
-        faults: dict[str, Exception] = {}
-        kept = held
-        with Downloads(self.folder, files, silence_seconds) as downloads:
-            for wanted, part, error in downloads.results():
-                if error is None:
-                    error = self._accept(wanted, part)
-                if error is None:
-                    kept += 1
-                elif isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
-                    raise DiskFullError(f"{self.folder}: no space left for {wanted.name}. Free some, rerun.") from error
-                else:
-                    faults[wanted.name] = error
-        raise_for(faults, kept, next(iter(files)))
+        server = urllib.parse.urlsplit(next(iter(files)))._replace(path="", query="").geturl()
+        settings = FetchSettings(retries=RETRIES, timeout_seconds=timeout_seconds, backoff_seconds=BACKOFF_SECONDS)
+        wanted = {item.name: item for item in files.values()}
+        remote = [RemoteFile(item.name, url, Part(self.folder, item.name), item.size) for url, item in files.items()]
 
-    def _accept(self, wanted: Wanted, part: Path) -> Exception | None:
-        """Give a verified part file its name; the error if that fails."""
-        path = self.folder / wanted.path
+        def accept(file: RemoteFile) -> None:
+            self._accept(wanted[file.name], file.part)
+
         try:
-            found = wanted.sha1 or file_sha1(part)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(part, path)
-            _sync_folder(path.parent)
-        except OSError as error:
-            return error
-        self.fresh[wanted.path] = {"sha1": found, "stat": stat_signature(path)}
-        return None
+            outcome = Transfers(remote, Source(server), settings, accept, has_others=held > 0).run()
+        finally:
+            for file in remote:
+                file.part.discard()
+        _raise_for(outcome, server)
 
-    def _publish(self, path: Path, content: bytes) -> None:
-        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        with out_of_space(self.folder):
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with open(part, "wb") as stream:
-                    stream.write(content)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(part, path)
-            finally:
-                part.unlink(missing_ok=True)
+    def _accept(self, wanted: Wanted, part: Part) -> None:
+        """Verify a complete part file and give it its name.
+
+        Raises
+        ------
+        WrongFileError
+            It is not what the server lists.
+        OSError
+            It cannot be read or renamed.
+        """
+        size, sha1 = part.size, file_sha1(part.path)
+        if (wanted.size is not None and size != wanted.size) or (wanted.sha1 is not None and sha1 != wanted.sha1):
+            raise WrongFileError(
+                f"{size} bytes with SHA-1 {sha1} came, the server lists {wanted.size} and {wanted.sha1}"
+            )
+        if wanted.is_mapping and not mapping_is_whole(part.path):
+            raise WrongFileError("its own sha1sum does not match its text")
+        if not size:
+            raise WrongFileError("an empty file came")
+        path = self.folder / wanted.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(part.path, path)
+        self.fresh[wanted.path] = {"sha1": sha1, "stat": stat_signature(path)}
+
+    def _publish(self, path: Path, content: str) -> None:
+        with disk_full_named(self.folder):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(path, content)
 
     def _read_ledger(self) -> Ledger:
         try:
@@ -283,9 +301,24 @@ class Cache:
         return server_identity(match.group(1)) if match else None
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def mapping_is_whole(path: Path) -> bool:
+    """Whether a mapping's own ``sha1sum`` is the SHA-1 of its text without the line that holds it."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except UnicodeDecodeError:
+        return False
+    rest = "".join(line for line in lines if "sha1sum" not in line)
+    listed = re.search(r"'sha1sum'\s*:\s*'([0-9a-f]{40})'", "".join(line for line in lines if "sha1sum" in line))
+    return listed is not None and hashlib.sha1(rest.encode("utf-8")).hexdigest() == listed.group(1)
+
+
+def _raise_for(outcome: Outcome[None], server: str) -> None:
+    """Raise the error that lists the files which are missing, if any are."""
+    if outcome.refused:
+        cause = next(iter(outcome.refused.values()))
+        raise AccessRefusedError(f"{server} refuses {', '.join(sorted(outcome.refused))}: {cause}.")
+    if outcome.missing:
+        lines = [f"{name}: {cause}" for name, cause in sorted(outcome.missing.items())]
+        raise ReferencesError(
+            f"{len(lines)} CRDS file(s) could not be fetched from {server}; the others are kept:\n" + "\n".join(lines)
+        )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 from survey.digest import digest, file_sha1
 from survey.errors import ReferencesError
 from survey.references.cache import plain_path, stat_signature
-from survey.references.downloads import out_of_space
+from survey.workspace.files import disk_full_named, write_file
 
 NOT_APPLICABLE = "N/A"
 NOT_FOUND = "NOT FOUND"
@@ -165,11 +163,6 @@ def read_record(record: Path | None, question: Question) -> References | None:
 def write_record(record: Path, question: Question, references: References) -> None:
     keys = {"key": question.key(), "content_key": question.key(by_content=True)}
     content: dict[str, Any] = {**keys, "references": references.to_json(), "stats": _held_stats(references)}
-    part = record.with_name(f".{record.name}.{uuid.uuid4().hex}")  # of a name nobody can have put a link at
-    with out_of_space(record.parent):
-        try:
-            record.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(content), encoding="ascii")
-            os.replace(part, record)
-        finally:
-            part.unlink(missing_ok=True)
+    with disk_full_named(record.parent):
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_file(record, json.dumps(content))

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from survey.errors import ConfigError, ReferencesError, ServiceError, ServiceUnreachableError
-from survey.references.cache import Cache, plain_name, plain_path
+from survey.references.cache import Cache, Wanted, plain_name, plain_path
 from survey.references.child import run_crds
-from survey.references.downloads import Wanted
 from survey.references.record import NOT_FOUND, Question, References, read_record, write_record
 
 log = logging.getLogger(__name__)
