@@ -13,7 +13,6 @@ SurveyError                       exit code 1
     WorkspaceBusyError            4    another run holds the workspace
     DiskFullError                 5    no space left on the workspace's file system
     TaskError                     1    one task failed; carries its class of failure
-    VerifyError                   1    products that differ from their records
     InterruptedRunError           130  stopped by the user; a rerun continues
 
 A message names the thing, what was found, what was expected, and the next action.
@@ -108,10 +107,6 @@ class TaskError(SurveyError):
 
     def __reduce__(self):
         return type(self), (str(self), self.retry, self.used_gb)
-
-
-class VerifyError(SurveyError):
-    """Products that do not match their records."""
 
 
 class InterruptedRunError(SurveyError):

@@ -1,4 +1,4 @@
-"""Product names of the JWST archive: parse, build, change suffix.
+"""Product names of the JWST archive: parse and build.
 
 Level 1 and 2, one file per exposure and detector:
     jw<ppppp><ooo><vvv>_<gg><s><aa>_<eeeee>(-seg<NNN>)_<detector>_<suffix>.fits
@@ -141,12 +141,6 @@ def split_file(filename: str) -> tuple[ExposureName | MosaicName, str]:
     if _EXPOSURE.fullmatch(root):
         return parse_exposure(root), suffix
     return parse_mosaic(root), suffix
-
-
-def change_suffix(filename: str, suffix: str) -> str:
-    """The same product at another stage: ``change_suffix('..._uncal.fits', 'rate')``."""
-    name, _ = split_file(filename)
-    return name.file(suffix)
 
 
 def optical_elements(filter_name: str, pupil: str) -> str:

@@ -31,7 +31,7 @@ from survey.archive.structure import DamagedFileError, check_structure
 from survey.errors import ConfigError, ProductNameError
 from survey.models import Product, TaskRecord, to_json
 from survey.mosaics.association_files import read_association
-from survey.names import change_suffix, parse_exposure, parse_mosaic, split_file
+from survey.names import parse_exposure, parse_mosaic, split_file
 from survey.reduction.load import load_config
 from survey.references.lookup import read_primary_header
 from survey.workspace.records import read_record, record_path
@@ -191,7 +191,7 @@ def read_an_association(content: bytes, folder: Path) -> None:
 
 
 def read_a_name(text: str, _folder: Path) -> None:
-    for reader in (split_file, parse_exposure, parse_mosaic, lambda name: change_suffix(name, "rate")):
+    for reader in (split_file, parse_exposure, parse_mosaic):
         with contextlib.suppress(ProductNameError):
             reader(text)
 

@@ -12,7 +12,6 @@ from survey.errors import ProductNameError
 from survey.names import (
     ExposureName,
     MosaicName,
-    change_suffix,
     optical_elements,
     parse_exposure,
     parse_mosaic,
@@ -135,6 +134,5 @@ def test_bad_file_names(bad):
 
 
 def test_suffix_and_elements():
-    assert change_suffix(f"{EXPOSURE}_uncal.fits", "rate") == f"{EXPOSURE}_rate.fits"
     assert optical_elements("F200W", "CLEAR") == optical_elements("CLEAR", "F200W") == "clear-f200w"
     assert optical_elements("F150W2", "F162M") == "f150w2-f162m"

@@ -43,7 +43,7 @@ from survey.steps.pipeline import refuse_foreign_orders
 from survey.workspace import paths, provenance
 from survey.workspace.folders import Workspace
 from survey.workspace.products import stored_record
-from survey.workspace.records import read_record, read_records, record_path, write_record
+from survey.workspace.records import read_record, read_records, record_path
 
 GOOD = "stage1/jw01345001001_02101_00001_nrcb1_rate.fits"
 ODD_PARTS = [
@@ -212,7 +212,7 @@ def test_a_task_replaces_a_link_and_leaves_what_it_led_to(workspace, victim, to)
     target = {"file": victim / "thesis.tex", "folder": victim, "nothing": victim / "none"}[to]
     link = workspace.root / GOOD
     link.symlink_to(target)
-    (workspace.logs / f"detector1.{SUBJECT}.log").symlink_to(victim / "thesis.tex")
+    (workspace.folder("logs") / f"detector1.{SUBJECT}.log").symlink_to(victim / "thesis.tex")
     record_path(workspace.records, f"detector1/{SUBJECT}").symlink_to(victim / "thesis.tex")
     record = run(workspace)
     assert record.status == COMPLETE and paths.is_file(link)
@@ -310,13 +310,13 @@ def test_strangers_behind_a_link_stay(workspace, victim):
 def test_snapshots_of_provenance_clear_nothing_but_snapshots(workspace, victim):
     link = workspace.root / provenance.SNAPSHOTS
     link.symlink_to(victim, target_is_directory=True)
-    write_record(workspace.records, run(workspace))
+    dataset = provenance.to_dataset([run(workspace)])
     for _ in range(2):
-        provenance.rebuild(workspace.root)
+        provenance.publish(workspace.root, dataset)
     assert link.is_dir() and not link.is_symlink()
     (link / "mine").mkdir()
     (link / "mine" / "notes").write_text("kept")
-    provenance.rebuild(workspace.root)
+    provenance.publish(workspace.root, dataset)
     assert (link / "mine" / "notes").read_text() == "kept"
     assert len([path for path in link.iterdir() if path.suffix == ".zarr"]) == 1
 
@@ -341,7 +341,7 @@ def test_leftovers_behind_a_link_are_not_swept(workspace, victim):
 
 
 def test_the_clusters_log_is_not_written_through_a_link(workspace, victim):
-    log = workspace.logs / "cluster.log"
+    log = workspace.folder("logs") / "cluster.log"
     log.symlink_to(victim / "thesis.tex")
     with _quiet(log):
         logging.getLogger("distributed").warning("a word")

@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 
 from survey.models import Product, TaskRecord
-from survey.workspace.provenance import ProvenanceWriter, lineage, publish, rebuild, to_dataset
+from survey.workspace.provenance import ProvenanceWriter, lineage, publish, to_dataset
 from survey.workspace.records import read_record, read_records, write_record
 
 RAW = "jw01345001001_02201_00001_nrcb1"
@@ -209,16 +209,6 @@ def test_a_copied_workspace_whose_link_became_a_folder_is_repaired(tmp_path):
     (tmp_path / "provenance.zarr").mkdir()
     publish(tmp_path, to_dataset([make_record(1)]))
     assert (tmp_path / "provenance.zarr").is_symlink()
-
-
-def test_rebuild_from_the_json_files(tmp_path):
-    for number in (2, 1):
-        write_record(tmp_path / "records", make_record(number))
-    (tmp_path / "records" / "torn.json").write_text("{")
-    records = rebuild(tmp_path, {"survey": "egs"})
-    assert list(records.faults) == ["torn.json"]
-    frame = xr.open_zarr(tmp_path / "provenance.zarr", consolidated=False).to_dataframe()
-    assert list(frame.index) == [make_record(1).key, make_record(2).key]
 
 
 @pytest.mark.slow

@@ -51,12 +51,6 @@ class Psf:
         upper = (1 - u) * self.bank[j + 1, i] + u * self.bank[j + 1, i + 1]
         return (1 - v) * lower + v * upper
 
-    def encircled_energy(self, radius_arcsec: float) -> float:
-        """Fraction of the light within a radius, of the light within the stamp (before pixel integration)."""
-        centre = self.fine.shape[0] // 2
-        offset = (np.arange(self.fine.shape[0]) - centre) * (self.pixel_arcsec / PHASES)
-        return float(self.fine[np.hypot(offset, offset[:, None]) <= radius_arcsec].sum())
-
 
 @lru_cache(maxsize=16)
 def load_psf(filter_name: str) -> Psf:

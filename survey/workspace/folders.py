@@ -114,14 +114,6 @@ class Workspace:
         return self.root / "records"
 
     @property
-    def logs(self) -> Path:
-        return self.root / "logs"
-
-    @property
-    def provenance(self) -> Path:
-        return self.root / "provenance.zarr"
-
-    @property
     def references(self) -> Path:
         """Which reference file each exposure takes, as the last sync found it."""
         return self.root / "references.json"

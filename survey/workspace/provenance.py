@@ -1,6 +1,6 @@
 """Provenance: all records as one xarray Dataset in provenance.zarr, and the way from a product back to its raw files.
 
-The JSON files in ``records/`` are the truth; the Dataset is made from them and can be made again (`rebuild`).
+The JSON files in ``records/`` are the source; the Dataset is made from them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from survey.digest import digest, tree_sha256
 from survey.models import TaskRecord, to_json
 from survey.workspace.files import sync_folder, sync_tree, write_link
-from survey.workspace.records import Records, read_records
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -119,13 +118,6 @@ def fault(workspace: Path) -> str:
     if len(said) < NAMED_DIGITS or found.startswith(said):  # short: of an earlier version, or a copy under its own name
         return ""
     return "was changed since it was written; run again to write it anew"
-
-
-def rebuild(workspace: Path, attrs: Mapping[str, Any] | None = None) -> Records:
-    """Make ``provenance.zarr`` again from ``records/``; returns what was read, faults included."""
-    records = read_records(workspace / "records")
-    publish(workspace, to_dataset(records.latest.values(), attrs))
-    return records
 
 
 class ProvenanceWriter:
