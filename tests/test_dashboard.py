@@ -166,7 +166,7 @@ def test_a_run_is_told_to_the_scheduler(client, tmp_path, monkeypatch):
 def job_with_a_report(line, client):
     """`survey run --until image2 --report` of a line, on a client that is there."""
     options = RunOptions(client=client, until="image2", report=True)
-    return reduction._Job(line.config, options, Callbacks(say=line.said.append), line.workspace, "")
+    return reduction._Job(line.config, options, Callbacks(say=line.said.append), "")
 
 
 def run_with_a_report(line, client, decided):

@@ -64,10 +64,9 @@ def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
     from survey.cli.progress import DownloadProgress
     from survey.reduction import inputs
     from survey.reduction.load import load_config
-    from survey.workspace.folders import Workspace
 
     loaded = load_config(config, workspace=workspace)
-    with Workspace(loaded.workspace).lock():
+    with loaded.folders.lock():
         exposures = inputs.fetch(loaded, progress=DownloadProgress(say), say=say)
     files = {item.file: {"sha256": item.sha256, "size": item.size} for item in exposures}
     emit(
@@ -86,10 +85,9 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
     """
     from survey.reduction import inputs
     from survey.reduction.load import load_config
-    from survey.workspace.folders import Workspace
 
     loaded = load_config(config, workspace=workspace)
-    with Workspace(loaded.workspace).lock():
+    with loaded.folders.lock():
         exposures = inputs.held_exposures(loaded)
         if not exposures:
             raise SurveyError(f"{loaded.workspace}/raw: no verified raw files yet; run 'survey fetch {config}' first.")

@@ -7,11 +7,10 @@ from typing import Any
 
 from survey.config.model import SurveyConfig
 from survey.reduction.outcome import Run
-from survey.workspace.folders import Workspace
 
 
 def run_document(config: SurveyConfig, done: Run) -> dict[str, Any]:
-    root = Workspace(config.workspace).root
+    root = config.folders.root
     mosaics = [item for item in done.products if item.startswith("mosaics/") and item.endswith("_i2d.fits")]
     return {
         "workspace": str(root),

@@ -15,7 +15,6 @@ from survey.dashboard.state import REUSED, RunState, first_line
 from survey.execution.failures import root_cause
 from survey.models import COMPLETE, FAILED, SKIPPED, TaskRecord
 from survey.planning.staleness import STALE, State
-from survey.workspace.folders import Workspace
 
 SHOWN = 20  # failures, causes and running tasks in the text; the document has all
 
@@ -35,8 +34,8 @@ def status_document(
         word = DONE if record.status == COMPLETE else record.status
         counts.setdefault(f"{record.step} {record.filter}", Counter())[word] += 1
     running = sorted(_running(config))
-    holder = Workspace(config.workspace).holder
-    state = run_state(Workspace(config.workspace).root, records) if holder else None
+    holder = config.folders.holder
+    state = run_state(config.folders.root, records) if holder else None
     return {
         "run": _under_way(holder, state),
         "table": _table(config, records, planned, running, state),
@@ -140,7 +139,7 @@ def _shortened(lines: list[str], what: str) -> list[str]:
 
 def _running(config: SurveyConfig) -> list[str]:
     """Keys of the tasks that run now. They have no record yet, but a folder: '.<step>.<subject>.<id>'."""
-    workspace = Workspace(config.workspace)
+    workspace = config.folders
     found = []
     for path in workspace.leftovers() if workspace.holder else ():
         _, step, *subject, _ = path.name.split(".")

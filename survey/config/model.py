@@ -19,6 +19,7 @@ from survey.config.values import ConfigPath, Filter, Section
 from survey.config.yaml_file import MAX_FAULTS, Document, read_document
 from survey.errors import ConfigError
 from survey.messages import shown
+from survey.workspace.folders import Workspace
 
 
 class SurveyConfig(Section):
@@ -56,6 +57,11 @@ class SurveyConfig(Section):
     def __eq__(self, other: object) -> bool:
         """Whether it asks for the same; the file that it was read from does not count."""
         return isinstance(other, SurveyConfig) and dict(self) == dict(other)
+
+    @property
+    def folders(self) -> Workspace:
+        """Folders of the workspace, its records and its lock."""
+        return Workspace(self.workspace)
 
     def located(self, faults: Sequence[str]) -> list[str]:
         """Faults that start with a dotted place, with the file and line of it when the config was read from one."""

@@ -23,7 +23,6 @@ from survey.models import Plan, Task, TaskRecord
 from survey.planning.tiled import STEPS as TILED
 from survey.steps.registry import REGISTRY
 from survey.workspace.files import write_file
-from survey.workspace.folders import Workspace
 
 FLUSH_SECONDS = 0.5
 ANSWER_SECONDS = 30  # a page that takes longer is not waited for
@@ -209,7 +208,7 @@ def feed(
     names : steps that are run
     report : file for the report, which is kept however the run ends
     """
-    told = Feed(client, Workspace(config.workspace).root, names, say)
+    told = Feed(client, config.folders.root, names, say)
     told.begin(config, made)
     outcome = "stopped"
     try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from survey.config.limits import Limits
+from survey.workspace.folders import Workspace
 
 # A worker counts as one core, so numerical libraries in its child processes must not start threads.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -24,3 +26,8 @@ class Site:
     environment: Mapping[str, str] = field(default_factory=dict)  # variables of child processes: CRDS's, threads
     limits: Limits = field(default_factory=Limits)
     run: str = ""  # name of the run that holds the workspace; '' for none
+
+    @property
+    def folders(self) -> Workspace:
+        """Folders of the workspace."""
+        return Workspace(Path(self.root))

@@ -60,7 +60,7 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb
     TaskError
         Class 'again': the same task may succeed when it is run once more.
     """
-    workspace = Workspace(Path(site.root))
+    workspace = site.folders
     base = blank_record(task)
     bad = [record for record in inputs if record.status != COMPLETE]
     if bad:

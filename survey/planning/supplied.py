@@ -9,7 +9,6 @@ from survey.models import Association, Exposure, Plan, Task, TaskRecord
 from survey.mosaics.layouts import read_layout
 from survey.planning.planner import Planner, group_name
 from survey.steps.registry import row_of
-from survey.workspace.folders import Workspace
 
 
 def group_of(association: Association, records: Mapping[str, TaskRecord]) -> str:
@@ -33,7 +32,7 @@ def plan_of(made: Plan, association: Association, planner: Planner, given: Seque
     chains: dict[str, list[Task]] = {}
     for task in tasks:
         chains.setdefault(task.subject, []).append(task)
-    layout = read_layout(Workspace(planner.config.workspace).root, association.product)
+    layout = read_layout(planner.config.folders.root, association.product)
     first, rest = planner.mosaic_tasks(association, chains, by_name, (), layout)
     tasks += [*first, *rest]
     exposures = tuple(by_name[name] for name in association.members)

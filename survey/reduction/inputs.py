@@ -42,7 +42,7 @@ def find_exposures(config: SurveyConfig, *, say: Say = silent) -> tuple[Exposure
         No exposure fits the config.
     """
     archive = config.archive
-    raw = Workspace(config.workspace).raw
+    raw = config.folders.raw
     if archive.local is not None:
         exposures, faults = archive_local.find_exposures(
             archive.local,
@@ -108,7 +108,7 @@ def fetch(
     from survey.archive.raw import link_local
 
     wanted = find_exposures(config, say=say) if exposures is None else tuple(exposures)
-    workspace = Workspace(config.workspace)
+    workspace = config.folders
     workspace.create()
     if config.archive.local is not None:
         readable = [exposure for exposure in wanted if not exposure.fault]
@@ -145,7 +145,7 @@ def sync_references(config: SurveyConfig, exposures: Sequence[Exposure]) -> Refe
     ReferencesError
         Every exposure lacks one, so that nothing could be run, or the sync failed.
     """
-    workspace = Workspace(config.workspace)
+    workspace = config.folders
     try:
         found = crds_references.sync(raw_files(workspace, exposures), config.references, record=workspace.references)
     except ConfigError as error:
@@ -184,12 +184,12 @@ def look_up(config: SurveyConfig, exposures: Sequence[Exposure]) -> References:
     """
     if not exposures:
         raise SurveyError(f"{config.workspace}/raw: no verified raw files yet; run 'survey fetch' first.")
-    return crds_references.sync(raw_files(Workspace(config.workspace), exposures), config.references)
+    return crds_references.sync(raw_files(config.folders, exposures), config.references)
 
 
 def held_exposures(config: SurveyConfig) -> tuple[Exposure, ...]:
     """The config's exposures whose verified raw files are in the workspace, known from the ledger alone."""
-    workspace = Workspace(config.workspace)
+    workspace = config.folders
     return tuple(
         exposure
         for exposure in archive_held.held(workspace.raw)

@@ -33,7 +33,7 @@ MIN_PARTS = 3  # underscores in an exposure's name
 
 def status(config: SurveyConfig) -> list[TaskRecord]:
     """The records of the workspace, as they are now; read while a run goes on as well."""
-    return list(read_records(Workspace(config.workspace).records).latest.values())
+    return list(read_records(config.folders.records).latest.values())
 
 
 def explain(config: SurveyConfig, product: str) -> tuple[Lineage, dict[str, tuple[str, ...]]]:
@@ -50,7 +50,7 @@ def explain(config: SurveyConfig, product: str) -> tuple[Lineage, dict[str, tupl
     ConfigError
         No record made such a product.
     """
-    workspace = Workspace(config.workspace)
+    workspace = config.folders
     records = read_records(workspace.records).by_key
     try:
         tree = lineage(records, _inside(product, workspace))
@@ -100,7 +100,7 @@ def verify(config: SurveyConfig) -> dict[str, str]:
     ConfigError
         The workspace holds nothing that could be compared.
     """
-    workspace = Workspace(config.workspace)
+    workspace = config.folders
     found = read_records(workspace.records)
     if not found.by_key and not found.faults and not (workspace.raw / LEDGER).exists():
         raise ConfigError(f"{workspace.root}: holds no records and no raw files; nothing was run there.")
@@ -200,7 +200,7 @@ def _sha256_of(path: Path) -> str:
 
 def plan_states(config: SurveyConfig, made: Plan) -> list[State]:
     """What a plan's tasks are, beside the workspace's records."""
-    workspace = Workspace(config.workspace)
+    workspace = config.folders
     return states(made, read_records(workspace.records).by_key, workspace.root)
 
 
@@ -213,13 +213,13 @@ def planned_states(config: SurveyConfig) -> list[State]:
 def plan_grids(config: SurveyConfig, made: Plan) -> dict[str, Grid | None]:
     """The output grid of each mosaic of a plan, by product; None where it is not known yet."""
     products = [association.product for association in made.associations]
-    layouts = read_layouts(Workspace(config.workspace).root, products)
+    layouts = read_layouts(config.folders.root, products)
     return grids(made, recipe_of(config).image3.get("resample", {}), layouts)
 
 
 def plan_room(config: SurveyConfig, made: Plan, found: list[State]) -> Room:
     """What the tasks of a plan that are not done will write, beside what is free."""
-    workspace = Workspace(config.workspace)
+    workspace = config.folders
     waiting = [item.task for item in found if item.state != DONE]
     read = {task.key: stored_record(workspace, task.key) for task in waiting}
     records = {key: record for key, record in read.items() if record is not None}

@@ -40,7 +40,6 @@ from survey.reduction.outcome import Run
 from survey.references import References
 from survey.scheduling.cleanup import tidy
 from survey.steps.registry import REGISTRY, row_of
-from survey.workspace.folders import Workspace
 from survey.workspace.provenance import ProvenanceWriter
 from survey.workspace.records import failure_path, read_records, write_record
 
@@ -62,8 +61,8 @@ def plan(config: SurveyConfig, exposures: Sequence[Exposure], references: Refere
     ConfigError
         Wrong steps, parameters or override files; every fault is named.
     """
+    workspace = config.folders
     if references is None:
-        workspace = Workspace(config.workspace)
         with contextlib.suppress(ReferencesError):
             references = crds_references.recall(
                 raw_files(workspace, exposures), config.references, workspace.references
@@ -72,9 +71,10 @@ def plan(config: SurveyConfig, exposures: Sequence[Exposure], references: Refere
         lacking = unreferenced(config, exposures, references)
         exposures = [replace(item, fault=lacking.get(item.name, item.fault)) for item in exposures]
     products = [association.product for association in mosaics_of(config, exposures)]
-    root = Workspace(config.workspace).root
-    memory = learn(read_records(root / "records").by_key.values())
-    return make_plan(config, exposures, references, override_digests(config), read_layouts(root, products), memory)
+    memory = learn(read_records(workspace.records).by_key.values())
+    return make_plan(
+        config, exposures, references, override_digests(config), read_layouts(workspace.root, products), memory
+    )
 
 
 def run(
@@ -140,7 +140,7 @@ def mosaic(
         if lacking:
             raise ReferencesError("\n".join(f"{name}: {why}" for name, why in sorted(lacking.items())))
         planner = Planner(config, references, override_digests(config))
-        group = group_of(wanted, read_records(job.workspace.records).by_key)
+        group = group_of(wanted, read_records(job.config.folders.records).by_key)
         made = plan_of(plan(config, raw, references), replace(wanted, group=group), planner, given)
         return _run_tasks(job, made, references)
 
@@ -152,21 +152,20 @@ class _Job:
     config: SurveyConfig
     options: RunOptions
     callbacks: Callbacks
-    workspace: Workspace
     name: str  # of the run
 
 
 @contextlib.contextmanager
 def _started(config: SurveyConfig, options: RunOptions, callbacks: Callbacks) -> Iterator[_Job]:
     """Hold the workspace for a run; folders that killed tasks left are removed before and after it."""
-    workspace = Workspace(config.workspace)
+    workspace = config.folders
     alone = options.client is None and options.cluster in (None, "local")
     age = 0.0 if alone else LEFTOVER_SECONDS  # workers of other clusters may still be at it for a while
     with workspace.lock() as name:
         workspace.create()
         workspace.sweep(age)
         try:
-            yield _Job(config, options, callbacks, workspace, name)
+            yield _Job(config, options, callbacks, name)
         finally:
             workspace.sweep(age, run=name)
 
@@ -184,19 +183,19 @@ def _fetch_available(job: _Job) -> tuple[tuple[Exposure, ...], dict[str, str]]:
     say(f"{len(found)} exposures of program {config.program}")
     if config.archive.local is None and any(not exposure.sha256 for exposure in found):
         # Before hours of fetching: do the products fit as well?
-        _waiting(job, plan(config, found), read_records(job.workspace.records).by_key)
+        _waiting(job, plan(config, found), read_records(job.config.folders.records).by_key)
     try:
         return fetch(config, found, progress=job.callbacks.progress, say=say), {}
     except DownloadError as error:
         for line in str(error).splitlines():
             say(line)
-        return archive_held.known(found, job.workspace.raw), error.missing
+        return archive_held.known(found, job.config.folders.raw), error.missing
 
 
 def _run_tasks(job: _Job, made: Plan, references: References) -> Run:
     """Run a plan's tasks, and keep the provenance of the workspace up to date meanwhile."""
-    config, root = job.config, job.workspace.root
-    found = read_records(job.workspace.records)
+    config, root = job.config, job.config.folders.root
+    found = read_records(job.config.folders.records)
     stored = found.by_key
     waiting = _waiting(job, made, stored)
     watch = None if job.callbacks.watch is None else job.callbacks.watch(made)
@@ -236,7 +235,7 @@ def _run_tasks(job: _Job, made: Plan, references: References) -> Run:
 
 def _waiting(job: _Job, made: Plan, stored: Mapping[str, TaskRecord]) -> list[Task]:
     """Tasks of a plan that are not done, up to the last step that was asked for; refused when they cannot fit."""
-    root, names = job.workspace.root, steps_until(made, job.options.until)
+    root, names = job.config.folders.root, steps_until(made, job.options.until)
     waiting = [task for task in made if task.step in names and state_of(task, stored.get(task.key), root).state != DONE]
     check_room(room(root, made, waiting, stored, job.config.archive.local is None), root, job.callbacks.say)
     return waiting
@@ -254,7 +253,7 @@ def _on_cluster(
 
     # The pipeline asks for a user name at import, and containers with an arbitrary user id have none.
     environment = {**crds_references.worker_environment(references), "USER": os.environ.get("USER") or "survey"}
-    config, options, root, say = job.config, job.options, job.workspace.root, job.callbacks.say
+    config, options, root, say = job.config, job.options, job.config.folders.root, job.callbacks.say
     planner = Planner(config, references, override_digests(config), learn(stored.values()))
     site = Site(str(root), config.survey, environment, config.limits, job.name)
     small = [task.memory_gb for task in made if not (task.mosaic or REGISTRY[task.step].external)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from dask.distributed import Client
 
@@ -21,7 +20,6 @@ from survey.scheduling.cleanup import tidy
 from survey.scheduling.mosaic_gate import MosaicGate, Ready
 from survey.scheduling.task_queue import TaskQueue, scheduler_gone
 from survey.scheduling.waiting import wait_for_first_worker
-from survey.workspace.folders import Workspace
 
 
 def _ignore(*_: object) -> None:
@@ -70,7 +68,7 @@ def run_plan(plan: Plan, planner: Planner, site: Site, client: Client, settings:
     limit_seconds = max(60.0 * site.limits.workers_minutes, expected.start_seconds)
     if not expected.capacity_gb:
         wait_for_first_worker(client, limit_seconds)
-    root, steps = Workspace(Path(site.root)).root, steps_until(plan, settings.until)
+    root, steps = site.folders.root, steps_until(plan, settings.until)
     chains = exposure_chains(plan, steps)
     queue = TaskQueue(client, site, settings.stored, limit_seconds)
     gate = MosaicGate(plan, planner, chains, steps, root)

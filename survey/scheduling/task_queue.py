@@ -7,7 +7,6 @@ import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from dask.distributed import Client, Future, as_completed
@@ -20,7 +19,6 @@ from survey.execution.task import blank_record, run_task, skipped_record
 from survey.models import COMPLETE, SKIPPED, Task, TaskRecord
 from survey.scheduling.cleanup import reusable_records
 from survey.scheduling.waiting import WorkerTimeout
-from survey.workspace.folders import Workspace
 
 WAIT_SECONDS = 0.1  # for the next task to end
 
@@ -67,7 +65,7 @@ class TaskQueue:
         self.records: dict[str, TaskRecord] = {}  # of the decided tasks, by key
         self._client = client
         self._site = site
-        self._root = Workspace(Path(site.root)).root
+        self._root = site.folders.root
         self._stored = stored
         self._capacity_gb = capacity(client)  # largest memory resource of any worker; 0: the workers declare none
         self._timeout = WorkerTimeout(limit_seconds)
