@@ -28,14 +28,8 @@ MAX_LINES = 400
 MAX_PARAMETERS = 6
 # Still to be given an object in place of single values; shrink this list, and add nothing.
 CROWDED = {
-    "survey.cli.observatory_commands:serve",
-    "survey.corrections.striping:measure_striping",
     "survey.planning.tiled:_drizzle",
     "survey.planning.tiled:_flag",
-    "survey.simulate.mast:_product",
-    "survey.simulate.ramps:_hit_table",
-    "survey.simulate.ramps:_integrate",
-    "survey.simulate.ramps:make_ramp",
     "survey.steps.image3.align:lay_out",
 }
 # They take seconds to import; a module that the command line loads must not have them at its top.

@@ -39,7 +39,7 @@ def planted(rng, amplifiers: int) -> np.ndarray:
 def measure(striping, sci, good=None, flat=None, amplifiers=1, **changes):
     good = np.ones(sci.shape, bool) if good is None else good
     flat = np.ones(sci.shape, np.float32) if flat is None else flat
-    return striping.measure_striping(sci, good, flat, amplifiers, **{**SETTINGS, **changes})
+    return striping.measure_striping(sci, good, flat, amplifiers, striping.StripingSettings(**{**SETTINGS, **changes}))
 
 
 @pytest.mark.parametrize("amplifiers", [1, 4])

@@ -11,7 +11,7 @@ from survey.errors import ConfigError
 from survey.simulate import artifacts as planted
 from survey.simulate import geometry, ramps
 from survey.simulate.detector import REFERENCE_PIXEL, Window, load_detector
-from survey.simulate.ramps import make_ramp, measured_counts
+from survey.simulate.ramps import View, make_ramp, measured_counts
 from survey.simulate.readout import readout_timing
 from survey.simulate.scene import (
     Artifacts,
@@ -39,7 +39,7 @@ def detector():
 def expose(detector, rate, artifacts=CLEAN, *, window=CENTRE, readout=None, seed=1, residual=None, filter_name="F444W"):
     sky = np.full((window.ny, window.nx), float(rate))
     rng = np.random.default_rng(seed)
-    return make_ramp(sky, detector, window, filter_name, readout or Readout(), artifacts, rng, residual)
+    return make_ramp(sky, View(detector, window, filter_name), readout or Readout(), artifacts, rng, residual)
 
 
 def steps_e(ramp, detector, window=CENTRE):
@@ -258,12 +258,12 @@ def test_same_generator_same_bytes_and_another_seed_not(detector):
 
 def test_wrong_shape_is_refused(detector):
     with pytest.raises(ConfigError, match=r"sky_rate has shape \(10, 10\).*\(320, 320\)"):
-        make_ramp(np.zeros((10, 10)), detector, CENTRE, "F444W", Readout(), CLEAN, np.random.default_rng(1))
+        make_ramp(np.zeros((10, 10)), View(detector, CENTRE, "F444W"), Readout(), CLEAN, np.random.default_rng(1))
     with pytest.raises(ConfigError, match="residual has shape"):
         expose(detector, 0, residual=np.zeros((2, 2)))
 
 
 def test_input_is_left_alone(detector):
     sky = np.full((320, 320), 5.0)
-    make_ramp(sky, detector, CENTRE, "F444W", Readout(), ramps.Artifacts(), np.random.default_rng(1))
+    make_ramp(sky, View(detector, CENTRE, "F444W"), Readout(), ramps.Artifacts(), np.random.default_rng(1))
     assert (sky == 5.0).all()

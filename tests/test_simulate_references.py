@@ -189,7 +189,7 @@ def calibrated(cache, tmp_path_factory):
     sky = np.full((320, 320), SKY_MJY_SR * detector.electrons_per_mjy_sr("F444W"))
     where = window("NRCBLONG", "SUB320")
     rng = np.random.default_rng(11)
-    ramp = ramps.make_ramp(sky, detector, where, "F444W", SCENE.readout, SCENE.artifacts, rng)
+    ramp = ramps.make_ramp(sky, ramps.View(detector, where, "F444W"), SCENE.readout, SCENE.artifacts, rng)
     raw = folder / "jw01345001001_02201_00001_nrcblong_uncal.fits"
     rawfiles.write_uncal(raw, SCENE, exposures.plan_shots(SCENE)[0], "NRCBLONG", "F444W", ramp)
     environment = os.environ | {

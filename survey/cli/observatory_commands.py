@@ -46,15 +46,7 @@ def simulate(directory: Path, scene: Path | None, seed: int | None, as_json: boo
 @click.option("--per-exposure", is_flag=True, help="List a row per exposure beside the level-3 rows.")
 @click.option("--page-size", type=click.IntRange(min=1), default=200, help="Rows a page at most.")
 @click.option("--token", default="simulated-token", help="Token that opens proprietary files.", show_default=True)
-def serve(
-    directory: Path,
-    command: tuple[str, ...],
-    port: int,
-    faults: Path | None,
-    per_exposure: bool,
-    page_size: int,
-    token: str,
-) -> None:
+def serve(directory: Path, command: tuple[str, ...], port: int, faults: Path | None, **settings: Any) -> None:
     """Serve DIRECTORY as an archive (MAST protocol) and a CRDS server on loopback.
 
     With a COMMAND after '--', serve only while it runs, with SURVEY_ARCHIVE_URL and SURVEY_CRDS_URL set for it, and
@@ -63,11 +55,11 @@ def serve(
     Example: survey serve runs/observatory -- survey run configs/demo.yaml
     """
     from survey.simulate.faults import load_faults
+    from survey.simulate.server import ServerSettings
     from survey.simulate.server import serve as start
 
     planted = load_faults(faults) if faults else ()
-    switches: dict[str, Any] = {"per_exposure": per_exposure, "page_size": page_size, "token": token}
-    with start(directory, port, faults=planted, **switches) as server:
+    with start(directory, port, faults=planted, settings=ServerSettings(**settings)) as server:
         click.echo(json.dumps({"archive": server.url, "crds": server.crds_url}))
         sys.stdout.flush()
         if command:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 from jwst.lib.reffile_utils import get_subarray_model
@@ -13,7 +14,7 @@ from stdatamodels.jwst.datamodels import dqflags
 
 log = logging.getLogger(__name__)
 
-__all__ = ["SubtractStripingStep", "measure_striping", "source_mask"]
+__all__ = ["StripingSettings", "SubtractStripingStep", "measure_striping", "source_mask"]
 
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
 _CLIP_ROUNDS = 5
@@ -45,7 +46,16 @@ def source_mask(image, good, n_sigma, grow):
     return binary_dilation(mask, iterations=grow) if grow else mask
 
 
-def measure_striping(sci, good, flat, amplifiers, n_sigma=2.0, grow=2, min_pixels=50):
+@dataclass(frozen=True)
+class StripingSettings:
+    """How stripes are measured."""
+
+    n_sigma: float = 2.0  # see `source_mask`
+    grow: int = 2  # see `source_mask` [pixels]
+    min_pixels: int = 50  # a row with fewer usable pixels in its amplifier is taken to have no stripe
+
+
+def measure_striping(sci, good, flat, amplifiers, settings=None):
     """Measure the stripe of every row in every amplifier, on a flat-fielded copy with sources masked.
 
     The flat keeps the structure of the sky's own light out of the measurement; what is measured is additive in the
@@ -57,8 +67,7 @@ def measure_striping(sci, good, flat, amplifiers, n_sigma=2.0, grow=2, min_pixel
     good : ndarray (ny, nx), bool; True = use
     flat : ndarray (ny, nx), float32; response relative to 1; not positive or NaN = do not use
     amplifiers : int; equal blocks of columns that are read out side by side: 4 on a full frame, 1 on most subarrays
-    n_sigma, grow : see `source_mask`
-    min_pixels : int; a row with fewer usable pixels in its amplifier is taken to have no stripe
+    settings : StripingSettings, optional; how sources are masked, and which rows are measured
 
     Returns
     -------
@@ -75,6 +84,7 @@ def measure_striping(sci, good, flat, amplifiers, n_sigma=2.0, grow=2, min_pixel
     ----------
     Bagley et al. 2023, ApJL 946, L12, section 3.2 (CEERS NIRCam reduction).
     """
+    settings = settings or StripingSettings()
     if not sci.shape == good.shape == flat.shape:
         raise ValueError(f"sci {sci.shape}, good {good.shape} and flat {flat.shape} must have one shape.")
     if sci.shape[1] % amplifiers:
@@ -82,9 +92,9 @@ def measure_striping(sci, good, flat, amplifiers, n_sigma=2.0, grow=2, min_pixel
     usable = good & np.isfinite(sci) & np.isfinite(flat) & (flat > 0)
     flattened = np.divide(sci, flat, out=np.full(sci.shape, np.nan, np.float32), where=usable)
     # A bright stripe looks like a source and would mask itself: the mask is drawn on what the medians before it leave.
-    rough = _row_medians(np.where(usable, flattened, np.nan), amplifiers, min_pixels)
-    sky = usable & ~source_mask(flattened - rough, usable, n_sigma, grow)
-    return _row_medians(np.where(sky, flattened, np.nan), amplifiers, min_pixels)
+    rough = _row_medians(np.where(usable, flattened, np.nan), amplifiers, settings.min_pixels)
+    sky = usable & ~source_mask(flattened - rough, usable, settings.n_sigma, settings.grow)
+    return _row_medians(np.where(sky, flattened, np.nan), amplifiers, settings.min_pixels)
 
 
 def _row_medians(image, amplifiers, min_pixels):
@@ -134,9 +144,8 @@ class SubtractStripingStep(Step):
             with datamodels.open(name) as reference:
                 flat = np.array(get_subarray_model(result, reference).data)
         amplifiers = int(result.meta.exposure.noutputs or 1)
-        stripes = measure_striping(
-            result.data, good, flat, amplifiers, n_sigma=self.n_sigma, grow=self.grow, min_pixels=self.min_pixels
-        )
+        settings = StripingSettings(self.n_sigma, self.grow, self.min_pixels)
+        stripes = measure_striping(result.data, good, flat, amplifiers, settings)
         result.data = result.data - stripes
         log.info("Striping: rms %.4g DN/s over %d amplifier(s)", float(np.std(stripes)), amplifiers)
         return result

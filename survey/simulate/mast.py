@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from survey.errors import ConfigError
 from survey.names import optical_elements
@@ -119,7 +119,7 @@ def _add_mosaic(archive: Archive, stem: str, members: list[Row], identity: dict[
     name = f"{stem}_t001_nircam_{elements}{subarray}"
     observation = _observation(first, name, obsid, calib_level=3, s_region=_region(first), t_min=None)
     archive.observations.append(observation)
-    rows = [_product(observation, obsid, name, f"{name}_{suffix}", kind, group, obsid)
+    rows = [_product(observation, obsid, _File(name, f"{name}_{suffix}", kind, group), obsid)
             for suffix, kind, group in (("i2d.fits", "SCIENCE", "I2D"), ("i2d.jpg", "PREVIEW", "I2D"),
                                         ("asn.json", "INFO", "ASN"), ("cat.ecsv", "SCIENCE", "CAT"))]  # fmt: skip
     for number, member in enumerate(members):
@@ -154,7 +154,7 @@ def _add_others(archive: Archive, program: int, like: Row, numbers: Iterator[int
         observation = _observation(public, name, obsid, calib_level=level, s_region=None, t_min=None)
         observation |= {"instrument_name": instrument, "filters": filters}
         archive.observations.append(observation)
-        product = _product(observation, obsid, member, f"{member}_uncal.fits", "SCIENCE", "UNCAL", obsid)
+        product = _product(observation, obsid, _File(member, f"{member}_uncal.fits", "SCIENCE", "UNCAL"), obsid)
         product["calib_level"] = level if level < 0 else 1
         archive.products[obsid] = [product]
 
@@ -188,26 +188,34 @@ def _observation(like: Row, name: str, obsid: str, *, calib_level: int, s_region
     }
 
 
-def _product(
-    observation: Row, identity: str, owner: str, file: str, kind: str, group: str, parent: str, size: int | None = None
-) -> Row:
+class _File(NamedTuple):
+    """A file of the archive: the name of what it belongs to, its own name, and what kind of product it is."""
+
+    owner: str
+    name: str
+    kind: str  # productType: SCIENCE, PREVIEW, INFO, AUXILIARY
+    group: str  # productSubGroupDescription: UNCAL, RATE, CAL, I2D ...
+    size: int | None = None  # [bytes]
+
+
+def _product(observation: Row, identity: str, file: _File, parent: str) -> Row:
     return dict.fromkeys(PRODUCT_COLUMNS) | {
         "obsID": identity,
         "obs_collection": "JWST",
         "dataproduct_type": "image",
-        "obs_id": owner,
+        "obs_id": file.owner,
         "description": "simulated",
         "type": "S",
-        "dataURI": f"mast:JWST/product/{file}",
-        "productType": kind,
-        "productSubGroupDescription": group,
+        "dataURI": f"mast:JWST/product/{file.name}",
+        "productType": file.kind,
+        "productSubGroupDescription": file.group,
         "project": "CALJWST",
         "proposal_id": observation["proposal_id"],
-        "productFilename": file,
-        "size": size,
+        "productFilename": file.name,
+        "size": file.size,
         "parent_obsid": parent,
         "dataRights": observation["dataRights"],
-        "calib_level": {"UNCAL": 1, "RATE": 2, "CAL": 2}.get(group, 3),
+        "calib_level": {"UNCAL": 1, "RATE": 2, "CAL": 2}.get(file.group, 3),
         "filters": observation["filters"],
     }
 
@@ -216,16 +224,15 @@ def _exposure_products(observation: Row, row: Row, identity: str, parent: str, *
     name = row["name"]
     guide = f"jw{row['program']:05d}{row['observation']:03d}{row.get('visit', 1):03d}_gs-fg_2022355000000"
     files = (
-        (name, f"{name}_uncal.fits", "SCIENCE", "UNCAL", row.get("size") if with_size else None),
-        (name, f"{name}_uncal.jpg", "PREVIEW", "UNCAL", 4000),
-        (name, f"{name}_rate.fits", "SCIENCE", "RATE", 8000),
-        (name, f"{name}_cal.fits", "SCIENCE", "CAL", 9000),
-        (name, f"{name}_cal.jpg", "PREVIEW", "CAL", None),
-        (guide, f"{guide}_stream_cal.fits", "AUXILIARY", "GS-FG", 7000),
+        _File(name, f"{name}_uncal.fits", "SCIENCE", "UNCAL", row.get("size") if with_size else None),
+        _File(name, f"{name}_uncal.jpg", "PREVIEW", "UNCAL", 4000),
+        _File(name, f"{name}_rate.fits", "SCIENCE", "RATE", 8000),
+        _File(name, f"{name}_cal.fits", "SCIENCE", "CAL", 9000),
+        _File(name, f"{name}_cal.jpg", "PREVIEW", "CAL", None),
+        _File(guide, f"{guide}_stream_cal.fits", "AUXILIARY", "GS-FG", 7000),
     )
     rights = {"dataRights": _rights(row)}  # the exposure's own, also in a c1000 row that joins observations
-    return [_product(observation, identity, owner, file, kind, group, parent, size) | rights
-            for owner, file, kind, group, size in files]  # fmt: skip
+    return [_product(observation, identity, file, parent) | rights for file in files]
 
 
 def _rights(row: Row) -> str:
@@ -234,7 +241,7 @@ def _rights(row: Row) -> str:
 
 def _planned_products(observation: Row, like: Row, parent: str) -> list[Row]:
     name = f"jw{like['program']:05d}{like['observation']:03d}001_xx101_00001_{like['detector'].lower()}"
-    row = _product(observation, parent, name, f"{name}_uncal.fits", "SCIENCE", "UNCAL", parent)
+    row = _product(observation, parent, _File(name, f"{name}_uncal.fits", "SCIENCE", "UNCAL"), parent)
     return [row | {"calib_level": -1}]
 
 

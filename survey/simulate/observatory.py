@@ -27,7 +27,7 @@ from survey.errors import ConfigError
 from survey.simulate import geometry, rules, sky
 from survey.simulate.detector import Detector, load_detector, stream
 from survey.simulate.exposures import Shot, exposure_times, plan_shots
-from survey.simulate.ramps import Ramp, make_ramp
+from survey.simulate.ramps import Ramp, View, make_ramp
 from survey.simulate.rawfiles import footprint, write_uncal
 from survey.simulate.scene import Scene
 from survey.simulate.truth import Truth
@@ -90,7 +90,7 @@ def _expose(scene: Scene, shots: list[Shot], sources: Table, detector: Detector)
         zodiacal = sky.zodiacal_mjy_sr(scene, filter_name)
         rate = sky.sky_rate(sources, detector, window, filter_name, shot.true, zodiacal)
         rng = stream(scene.seed, "ramp", shot.name(scene, detector.name))
-        ramp = make_ramp(rate, detector, window, filter_name, scene.readout, scene.artifacts, rng, residual)
+        ramp = make_ramp(rate, View(detector, window, filter_name), scene.readout, scene.artifacts, rng, residual)
         residual = _residual(scene, detector, window, ramp)
         yield shot, filter_name, ramp
 

@@ -53,11 +53,23 @@ class Ramp:
     amplitudes: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class View:
+    """What of the sky an exposure sees: a window of a detector, through a filter."""
+
+    detector: Detector
+    window: Window
+    filter_name: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(ny, nx) of the window."""
+        return self.window.ny, self.window.nx
+
+
 def make_ramp(
     sky_rate: np.ndarray,
-    detector: Detector,
-    window: Window,
-    filter_name: str,
+    view: View,
     readout: Readout,
     artifacts: Artifacts,
     rng: np.random.Generator,
@@ -67,10 +79,10 @@ def make_ramp(
 
     Parameters
     ----------
-    sky_rate : ndarray (ny, nx), float [e-/s]
+    sky_rate : ndarray of the view's shape (ny, nx), float [e-/s]
         The sky's surface brightness in each pixel, as the charge rate that it makes in a pixel of nominal area and
         response 1: before the flat field. Not negative.
-    window : where the array lies in the full frame; (ny, nx) is its shape
+    view : detector, filter, and where the array lies in the full frame
     residual : ndarray (ny, nx), float [e-], or None
         Charge that pixels saturated in the exposure before held; part of it leaks out in this one.
 
@@ -83,40 +95,58 @@ def make_ramp(
     ConfigError
         The shape of an array is not the window's, or a pattern or subarray is unknown.
     """
-    shape = (window.ny, window.nx)
     for name, array in (("sky_rate", sky_rate), ("residual", residual)):
-        if array is not None and array.shape != shape:
-            raise ConfigError(f"{detector.name}: {name} has shape {array.shape}, expected that of the window, {shape}.")
-    timing = readout_timing(readout.pattern, _subarray_name(window))
-    pixels = _cut(detector, window, filter_name)
-    light, amplitudes = _light(sky_rate, detector, window, filter_name, artifacts, rng)
-    rate = light * pixels["response"]
-    rate += pixels["dark"]
-    leak = _persistence(residual, timing, readout.groups, artifacts)
+        if array is not None and array.shape != view.shape:
+            raise ConfigError(
+                f"{view.detector.name}: {name} has shape {array.shape}, expected that of the window, {view.shape}."
+            )
+    exposure = _Exposure(
+        _cut(view), readout_timing(readout.pattern, _subarray_name(view.window)), readout.groups, artifacts, rng
+    )
+    light, amplitudes = _light(sky_rate, view, artifacts, rng)
+    rate = light * exposure.pixels["response"]
+    rate += exposure.pixels["dark"]
+    leak = _persistence(residual, exposure)
     amplitudes["persistence_e"] = 0.0 if leak is None else float(leak.charge.max(initial=0.0))
 
-    data = np.empty((readout.integrations, readout.groups, *shape), np.uint16)
-    zeroframe = np.empty((readout.integrations, *shape), np.uint16) if timing.nframes > 1 else None
-    saturated = np.zeros(shape, bool)
+    data = np.empty((readout.integrations, readout.groups, *view.shape), np.uint16)
+    zeroframe = np.empty((readout.integrations, *view.shape), np.uint16) if exposure.timing.nframes > 1 else None
+    saturated = np.zeros(view.shape, bool)
     hits, balls = [], []
     for integration in range(readout.integrations):
-        shocks = _draw_shocks(shape, timing, readout.groups, artifacts, rng)
-        first = _integrate(data[integration], rate, leak, shocks, pixels, timing, artifacts, rng)
+        shocks = _draw_shocks(view.shape, exposure)
+        first = _integrate(data[integration], rate, leak, shocks, exposure)
         if zeroframe is not None:
             zeroframe[integration] = first
-        reached = _saturated_from(data[integration], pixels["saturation"])
-        hits.append(_hit_table(shocks, integration, rate, reached, pixels, timing, readout.groups))
-        balls.append(_snowball_table(shocks, integration, timing, readout.groups))
+        reached = _saturated_from(data[integration], exposure.pixels["saturation"])
+        hits.append(_hit_table(shocks, integration, rate, reached, exposure))
+        balls.append(_snowball_table(shocks, integration, exposure))
         saturated |= reached < readout.groups
         leak = None  # released in the first integration
     cosmic_rays, snowballs = np.concatenate(hits), np.concatenate(balls)
     amplitudes |= {
         "striping_e": artifacts.striping.amplitude_e if artifacts.striping.enabled else 0.0,
-        "bias_drift_dn": float(pixels["drift"]),
+        "bias_drift_dn": float(exposure.pixels["drift"]),
         "cosmic_ray_pixels": len(cosmic_rays),
         "snowballs": len(snowballs),
     }
     return Ramp(data, zeroframe, cosmic_rays, snowballs, saturated, amplitudes)
+
+
+@dataclass(frozen=True)
+class _Exposure:
+    """What the integrations of one exposure have in common."""
+
+    pixels: dict[str, np.ndarray]  # of `_cut`
+    timing: Timing
+    groups: int
+    artifacts: Artifacts
+    rng: np.random.Generator
+
+    @property
+    def seconds(self) -> float:
+        """Time from the reset to the last read of an integration [s]."""
+        return self.timing.read_seconds(self.timing.frames(self.groups - 1)[-1])
 
 
 @dataclass(frozen=True)
@@ -145,13 +175,13 @@ def _subarray_name(window: Window) -> str:
     return "FULL" if window.nx == FRAME else f"SUB{window.nx}"
 
 
-def _cut(detector: Detector, window: Window, filter_name: str) -> dict[str, np.ndarray]:
+def _cut(view: View) -> dict[str, np.ndarray]:
     """What the window's pixels are like: arrays (ny, nx) by name."""
-    cut = window.slices
+    detector, cut = view.detector, view.window.slices
     mask = detector.mask[cut]
     bordered = bool((mask & REFERENCE_PIXEL).any())
     return {
-        "response": detector.response[cut] * detector.flat(filter_name)[cut],
+        "response": detector.response[cut] * detector.flat(view.filter_name)[cut],
         "dark": detector.dark[cut],
         "gain": detector.gain[cut],
         "read_noise": detector.read_noise[cut],
@@ -168,36 +198,29 @@ def _cut(detector: Detector, window: Window, filter_name: str) -> dict[str, np.n
 
 
 def _light(
-    sky_rate: np.ndarray,
-    detector: Detector,
-    window: Window,
-    filter_name: str,
-    artifacts: Artifacts,
-    rng: np.random.Generator,
+    sky_rate: np.ndarray, view: View, artifacts: Artifacts, rng: np.random.Generator
 ) -> tuple[np.ndarray, dict[str, float]]:
     """The sky and the scattered light, (ny, nx) float32 [e-/s], and the wisps' amplitude in this exposure."""
     light = np.array(sky_rate, np.float32)
     np.maximum(light, 0, out=light)
-    if not artifacts.wisps.enabled or not has_wisps(detector.name, filter_name):
+    if not artifacts.wisps.enabled or not has_wisps(view.detector.name, view.filter_name):
         return light, {"wisps_e_s": 0.0}
     # Their brightness depends on where the telescope points: it changes from exposure to exposure
     amplitude = artifacts.wisps.amplitude_e_s * rng.uniform(0.7, 1.3)
-    light += np.float32(amplitude) * wisp_template(detector.name, detector.seed)[window.slices]
+    light += np.float32(amplitude) * wisp_template(view.detector.name, view.detector.seed)[view.window.slices]
     return light, {"wisps_e_s": float(amplitude)}
 
 
-def _persistence(residual: np.ndarray | None, timing: Timing, groups: int, artifacts: Artifacts) -> _Leak | None:
-    if residual is None or not artifacts.persistence.enabled:
+def _persistence(residual: np.ndarray | None, exposure: _Exposure) -> _Leak | None:
+    settings = exposure.artifacts.persistence
+    if residual is None or not settings.enabled:
         return None
-    charge = (artifacts.persistence.fraction * residual).astype(np.float32)
-    return _Leak(charge, artifacts.persistence.decay_s, timing.read_seconds(timing.frames(groups - 1)[-1]))
+    return _Leak((settings.fraction * residual).astype(np.float32), settings.decay_s, exposure.seconds)
 
 
-def _draw_shocks(
-    shape: tuple[int, int], timing: Timing, groups: int, artifacts: Artifacts, rng: np.random.Generator
-) -> _Shocks:
-    seconds = timing.read_seconds(timing.frames(groups - 1)[-1])
-    rays, balls = artifacts.cosmic_rays, artifacts.snowballs
+def _draw_shocks(shape: tuple[int, int], exposure: _Exposure) -> _Shocks:
+    seconds, rng = exposure.seconds, exposure.rng
+    rays, balls = exposure.artifacts.cosmic_rays, exposure.artifacts.snowballs
     return _Shocks(
         cosmic_ray_deposits(shape, seconds if rays.enabled else 0.0, rays, rng),
         draw_snowballs(shape, seconds if balls.enabled else 0.0, balls, rng),
@@ -206,16 +229,10 @@ def _draw_shocks(
 
 
 def _integrate(
-    data: np.ndarray,
-    rate: np.ndarray,
-    leak: _Leak | None,
-    shocks: _Shocks,
-    pixels: dict[str, np.ndarray],
-    timing: Timing,
-    artifacts: Artifacts,
-    rng: np.random.Generator,
+    data: np.ndarray, rate: np.ndarray, leak: _Leak | None, shocks: _Shocks, exposure: _Exposure
 ) -> np.ndarray:
     """Fill ``data`` (ngroups, ny, nx) with one integration; returns its first frame, (ny, nx) uint16."""
+    timing = exposure.timing
     charge = np.zeros(rate.shape, np.float32)
     start_s = 0.0
     for group in range(len(data)):
@@ -225,9 +242,9 @@ def _integrate(
             expected = rate * np.float32(end_s - start_s)
             if leak is not None:
                 expected += leak.released(start_s, end_s)
-            charge += rng.poisson(expected)
+            charge += exposure.rng.poisson(expected)
             _add_shocks(charge, shocks, start_s, end_s)
-            counts = _read(charge, pixels, artifacts, rng)
+            counts = _read(charge, exposure)
             if frame == 0:
                 first = counts.astype(np.uint16)
             total += counts
@@ -246,10 +263,9 @@ def _add_shocks(charge: np.ndarray, shocks: _Shocks, start_s: float, end_s: floa
             charge += snowball_charge(charge.shape, ball["x"], ball["y"], ball["radius"], shocks.core_electrons)
 
 
-def _read(
-    charge: np.ndarray, pixels: dict[str, np.ndarray], artifacts: Artifacts, rng: np.random.Generator
-) -> np.ndarray:
+def _read(charge: np.ndarray, exposure: _Exposure) -> np.ndarray:
     """One read of the charge [e-]: counts of the converter, (ny, nx) float32, whole numbers in 0-65535."""
+    pixels, artifacts, rng = exposure.pixels, exposure.artifacts, exposure.rng
     counts = measured_counts(charge / pixels["gain"], pixels["quadratic"], pixels["cubic"])
     counts[pixels["reference"]] = 0.0
     counts += pixels["bias"]
@@ -296,17 +312,11 @@ def _saturated_from(data: np.ndarray, saturation: np.ndarray) -> np.ndarray:
 
 
 def _hit_table(
-    shocks: _Shocks,
-    integration: int,
-    rate: np.ndarray,
-    saturated_from: np.ndarray,
-    pixels: dict[str, np.ndarray],
-    timing: Timing,
-    groups: int,
+    shocks: _Shocks, integration: int, rate: np.ndarray, saturated_from: np.ndarray, exposure: _Exposure
 ) -> np.ndarray:
     """The truth about the cosmic rays of one integration; hits of one pixel in one group are one row."""
-    deposits = shocks.deposits
-    group, share = timing.landing(deposits["time"], groups)
+    deposits, pixels, timing = shocks.deposits, exposure.pixels, exposure.timing
+    group, share = timing.landing(deposits["time"], exposure.groups)
     ny, nx = rate.shape
     cell, inverse = np.unique((group * ny + deposits["y"]) * nx + deposits["x"], return_inverse=True)
     table = np.zeros(len(cell), COSMIC_RAY)
@@ -321,9 +331,10 @@ def _hit_table(
     return table
 
 
-def _snowball_table(shocks: _Shocks, integration: int, timing: Timing, groups: int) -> np.ndarray:
+def _snowball_table(shocks: _Shocks, integration: int, exposure: _Exposure) -> np.ndarray:
     table = np.zeros(len(shocks.snowballs), SNOWBALL_HIT)
     for name in ("x", "y", "radius"):
         table[name] = shocks.snowballs[name]
-    table["integration"], table["group"] = integration, timing.landing(shocks.snowballs["time"], groups)[0]
+    group, _ = exposure.timing.landing(shocks.snowballs["time"], exposure.groups)
+    table["integration"], table["group"] = integration, group
     return table
