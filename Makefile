@@ -1,4 +1,4 @@
-# make demo | test | unit | check | bench | clean.  Needs Python 3.11+ with venv, and make. Safe to run again.
+# make demo | test | unit | check | docs | bench | clean.  Needs Python 3.11+ with venv, and make. Safe to run again.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,7 +6,7 @@ OBSERVATORY := runs/observatory
 DEMO := runs/egs-demo
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test unit check bench clean
+.PHONY: demo test unit check docs bench clean
 
 demo: .venv/.installed-simulate $(OBSERVATORY)/exposures.json
 	$(BIN)/survey serve $(OBSERVATORY) -- $(BIN)/survey run configs/demo.yaml
@@ -28,11 +28,16 @@ check: .venv/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Warnings are errors; nothing is fetched. The first page is docs/_build/html/index.html.
+docs: .venv/.installed-docs
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 bench: .venv/.installed-test
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist docs/_build docs/reference/api *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "runs/ holds data and stays; remove it by hand when it is no longer wanted."
 

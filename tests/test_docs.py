@@ -1,4 +1,4 @@
-"""Every command and every python block of the documentation is one that exists."""
+"""Every command, key, link, file and message of the documentation is one that exists; commands that can run are run."""
 
 from __future__ import annotations
 
@@ -18,8 +18,17 @@ from click.testing import CliRunner
 from survey.cli.main import main
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "docs").glob("*.md")])
-_FENCE = re.compile(r"^```(?P<kind>\w*)\n(?P<body>.*?)^```", re.MULTILINE | re.DOTALL)
+TOP = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "CHANGELOG.md")
+BUILT = {ROOT / "docs" / "_build", ROOT / "docs" / "reference" / "api"}
+PAGES = sorted(
+    [
+        *(ROOT / name for name in TOP),
+        *(page for page in (ROOT / "docs").rglob("*.md") if not BUILT & set(page.parents)),
+    ]
+)
+MAX_LINE = 100
+PLANNED = {"init"} - main.commands.keys()  # documented before it is there
+_FENCE = re.compile(r"^```(?P<kind>[^\n]*)\n(?P<body>.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def commands(text: str) -> list[str]:
@@ -35,6 +44,11 @@ FOUND = [(page, line) for page in PAGES for line in commands(page.read_text())]
 BLOCKS = [
     (page, item["body"]) for page in PAGES for item in _FENCE.finditer(page.read_text()) if item["kind"] == "python"
 ]
+
+
+def in_a_sentence(page: Path, line: str) -> bool:
+    """Whether a command is mentioned only, perhaps without its arguments: `survey status`."""
+    return f"`{line}`" in " ".join(page.read_text().split())
 
 
 def check(words: list[str], whole: bool) -> None:
@@ -55,14 +69,10 @@ def check(words: list[str], whole: bool) -> None:
 @pytest.mark.parametrize(("page", "line"), FOUND, ids=[f"{page.name}: {line}" for page, line in FOUND])
 def test_every_command_exists_with_its_options(page, line):
     words = shlex.split(line)[1:]
-    if words == ["--help"]:
-        return
-    in_a_sentence = f"`{line}`" in " ".join(page.read_text().split())
-    if in_a_sentence:  # mentioned, perhaps without its arguments: `survey status`
-        check(words, whole=False)
+    if words == ["--help"] or words[0] in ("--verbose", *PLANNED):
         return
     try:
-        check(words, whole=True)
+        check(words, whole=not in_a_sentence(page, line))
     except click.ClickException as error:
         pytest.fail(f"{page.name}: {line}: {error.format_message()}")
 
@@ -78,7 +88,33 @@ def test_files_that_commands_name_are_there(page, line):
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
-DRY = sorted({line for _, line in FOUND if "--dry-run" in line})
+# --- which commands run -------------------------------------------------------------------------------------------
+
+# Commands in code blocks that no test runs as they are written, and why.
+NOT_RUN = {
+    r"--cluster deploy/slurm\.yaml": "needs a Slurm cluster; tests/test_slurm.py runs a real one, with its own file",
+    r"survey cluster deploy/slurm\.yaml --workspace": "needs a Slurm cluster, and holds it until it is stopped",
+    r"--cluster tls://login1": "needs a host login1; tests/test_tls.py uses certificates on loopback",
+    r"--cluster tcp://127\.0\.0\.1:8786": "needs a scheduler at that port; other tests start theirs at free ones",
+}
+NOT_RUN |= {rf"survey {name}\b": "is not there yet" for name in PLANNED}
+SHOWN = list(dict.fromkeys(line for page, line in FOUND if not in_a_sentence(page, line)))
+DRY = [line for line in SHOWN if "--dry-run" in line]
+
+
+def reason_not_to_run(line: str) -> str:
+    return next((reason for pattern, reason in NOT_RUN.items() if re.search(pattern, line)), "")
+
+
+RUN = [line for line in SHOWN if line not in DRY and not reason_not_to_run(line)]
+
+
+def test_commands_are_run_or_have_a_reason():
+    """29 commands stand in code blocks; 4 reasons hold for those that no test runs."""
+    left = [line for line in SHOWN if reason_not_to_run(line)]
+    assert len(SHOWN) == len(DRY) + len(RUN) + len(left)
+    assert [pattern for pattern in NOT_RUN if not any(re.search(pattern, line) for line in left)] == []
+    assert len(left) <= 6 < 18 <= len(RUN) + len(DRY)
 
 
 @pytest.mark.parametrize("line", DRY)
@@ -89,10 +125,65 @@ def test_dry_runs_run(line, monkeypatch):
     assert "memory_gb=" in done.output
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+@pytest.fixture(scope="module")
+def laid_out(small, finished, tmp_path_factory):
+    """A folder as the documentation has it, with the small finished run in place of the demo's and of CEERS'."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "configs" / "scenes").mkdir(parents=True)
+    (folder / "runs").mkdir()
+    (folder / "bin").mkdir()
+    shutil.copytree(small.workspace, folder / "runs" / "egs-demo", symlinks=True)
+    shutil.copy(Path(__file__).with_name("whole_scene.yaml"), folder / "configs" / "scenes" / "demo.yaml")
+    shutil.copytree(ROOT / "deploy", folder / "deploy")
+    config = small.config("readme", folder / "runs" / "egs-demo")
+    for name in ("demo.yaml", "ceers.yaml"):
+        shutil.copy(config, folder / "configs" / name)
+    command = folder / "bin" / "survey"
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m survey.cli "$@"\n')
+    command.chmod(0o755)
+    return folder
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+
+
+@pytest.mark.whole
+@pytest.mark.xdist_group("whole")  # one finished run serves all of them
+def test_commands_of_the_documentation_run(laid_out):
+    """In the documentation's order, as they are written: each ends with exit code 0."""
+    (product,) = (path.name for path in (laid_out / "runs" / "egs-demo" / "mosaics").glob("*f444w*_i2d.fits"))
+    for line in sorted(RUN, key=lambda line: "simulate" not in line):
+        written = re.sub(r"jw01345-a3001\S*_i2d\.fits", product, line)
+        done = subprocess.run(
+            shlex.split(written), cwd=laid_out, env=environment(laid_out), capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, f"{line}: {done.stdout[-1000:]}{done.stderr[-2000:]}"
+        assert "Traceback" not in done.stderr, line
+
+
+@pytest.mark.whole
+@pytest.mark.xdist_group("whole")
+def test_the_readmes_python_runs_on_a_finished_run(laid_out):
+    blocks = [body for page, body in BLOCKS if page.name in ("README.md", "demo.md", "workspace.md")]
+    assert len(blocks) > 3
+    script = laid_out / "readme.py"
+    script.write_text("\n".join(blocks))
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=laid_out, capture_output=True, text=True, timeout=300,
+        env=environment(laid_out),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+# --- links, files, messages, lines --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        if "://" not in target:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        generated = (page.parent / target).resolve().parent == ROOT / "docs" / "reference" / "api"
+        if "://" not in target and not generated:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
@@ -100,6 +191,63 @@ def test_targets_of_make_exist():
     rules = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in PAGES:
         assert set(re.findall(r"(?:^    |`)make ([a-z]+)", page.read_text(), re.MULTILINE)) <= rules
+
+
+PLACES = ("", "survey", "tests", "benchmarks", "survey/steps/image3", "survey/planning", "docs")
+
+
+def test_files_that_pages_name_are_there():
+    """Modules and scripts in backquotes and in code blocks, wherever the page counts them from."""
+    missing = []
+    for page in [page for page in PAGES if page.parent.name != "coming-from"]:  # they name files of other projects
+        text = page.read_text()
+        named = re.findall(r"`([\w./-]+\.(?:py|yaml|sbatch))`", text)
+        named += re.findall(r"^ +python ([\w./-]+\.py)", text, re.MULTILINE)
+        named += re.findall(r"`python ([\w./-]+\.py)", text)
+        for name in set(named):
+            if not any((ROOT / place / name).exists() for place in PLACES):
+                missing.append(f"{page.relative_to(ROOT)}: {name}")
+    assert missing == []
+
+
+def literals(source: str) -> list[str]:
+    """Every text of a module, pieces of f-strings joined by a blank mark."""
+    texts = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.append(node.value)
+        elif isinstance(node, ast.JoinedStr):
+            pieces = [piece.value if isinstance(piece, ast.Constant) else "\0" for piece in node.values]
+            texts.append("".join(map(str, pieces)))
+    return texts
+
+
+def test_messages_of_the_troubleshooting_page_are_real():
+    """Each heading is a part of a message in the code; where words are filled in, the pieces around them match."""
+    page = ROOT / "docs" / "guide" / "troubleshooting.md"
+    headings = re.findall(r"^### `(.+)`$", page.read_text(), re.MULTILINE)
+    assert len(headings) >= 40 and len(set(headings)) == len(headings)
+    modules = [path for path in (ROOT / "survey").rglob("*.py") if "simulate" not in path.parts]
+    texts = [text for path in modules for text in literals(path.read_text(encoding="utf-8"))]
+    example = {"accepts rate, got uncal": " accepts \0, got \0"}
+    assert [name for name in headings if not any(example.get(name, name) in text for text in texts)] == []
+
+
+# Pages that another change wraps.
+LONG_LINES = {"docs/deploy.md", "docs/dashboard.md"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_lines_are_short(page):
+    """100 characters, but for rows of tables, and for links and names that cannot be wrapped."""
+    if str(page.relative_to(ROOT)) in LONG_LINES:
+        return
+    long = [
+        f"{page.name}:{number}"
+        for number, line in enumerate(page.read_text().splitlines(), 1)
+        if len(line) > MAX_LINE and not line.startswith(("|", "![")) and len(line.strip("-*| ").split()) > 1
+    ]
+    assert long == []
 
 
 @pytest.mark.parametrize(("page", "body"), BLOCKS, ids=[f"{page.name}:{n}" for n, (page, _) in enumerate(BLOCKS)])
@@ -120,21 +268,23 @@ def test_python_blocks_use_names_that_exist(page, body):
             assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
-@pytest.mark.whole
-@pytest.mark.xdist_group("whole")  # one finished run serves all of them
-def test_the_readmes_python_runs_on_a_finished_run(small, finished, tmp_path):
-    """In a folder laid out as the readme has it, with the small run in place of the demo's."""
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "runs").mkdir()
-    shutil.copytree(small.workspace, tmp_path / "runs" / "egs-demo", symlinks=True)
-    config = small.config("readme", tmp_path / "runs" / "egs-demo")
-    shutil.copy(config, tmp_path / "configs" / "demo.yaml")
-    blocks = [body for page, body in BLOCKS if page.name == "README.md"]
-    assert blocks
-    script = tmp_path / "readme.py"
-    script.write_text("\n".join(blocks))
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_change_fragments_have_a_type_that_releases_know():
+    import tomllib
+
+    types = {
+        item["directory"] for item in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["towncrier"]["type"]
+    }
+    fragments = [path for path in (ROOT / "changes").iterdir() if path.name != "README.md"]
+    assert [
+        path.name for path in fragments if not re.fullmatch(rf"\+[a-z0-9-]+\.({'|'.join(types)})\.md", path.name)
+    ] == []
+    assert [path.name for path in fragments if not path.read_text().strip()] == []
+
+
+def test_figures_are_drawn_by_drizzle_itself(tmp_path, monkeypatch):
+    """The two figures that need no workspace; their titles hold the counts, which the page repeats."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "figures"))
+    import draw
+
+    for made in (draw.draw_corners(tmp_path), draw.draw_outlines(tmp_path)):
+        assert made.stat().st_size > 20_000
