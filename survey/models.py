@@ -105,6 +105,7 @@ class Task:
     memory_gb: float = 1.0  # to ask the scheduler for
     estimate_gb: float = 0.0  # the step's own, before what was measured corrected it
     cpu_seconds: float = 0.0  # estimate
+    disk_gb: float = 0.0  # of its products, estimate
     retries: int = 2
     mosaic: str = ""  # the level-3 product that it belongs to; '' for a task that serves all mosaics of its exposure
     tile: Tile | None = None  # of that mosaic, or of its grid for outlier detection
@@ -179,6 +180,7 @@ class TaskRecord:
     error: str = ""
     error_class: str = ""  # 'again', 'memory', 'never'
     log: str = ""  # relative to the workspace
+    mosaic: str = ""  # the level-3 product that it belongs to; records of version 0.1 do not say
     machine: Mapping[str, str] = field(default_factory=dict)  # processor, its vector units, linear algebra libraries
     environment: Mapping[str, str] = field(default_factory=dict)  # variables that may change last bits of pixels
 

@@ -44,6 +44,10 @@ FILTERS = (*SHORT.filters, *LONG.filters)
 PUPIL_FILTERS = ("F162M", "F164N", "F323N", "F405N", "F466N", "F470N")
 # Detectors that see scattered light ("wisps") in short-wave filters.
 WISP_DETECTORS = ("NRCA3", "NRCA4", "NRCB3", "NRCB4")
+# Pixels on a side of the square subarrays; the keyword is SUBARRAY.
+FULL_SIDE = 2048
+SUBARRAY_SIDES = {"FULL": FULL_SIDE, "SUB640": 640, "SUB400P": 400, "SUB320": 320, "SUB160": 160, "SUB160P": 160,
+                  "SUB64P": 64}  # fmt: skip
 
 
 def channel_of(detector: str) -> Channel:

@@ -12,7 +12,7 @@ from survey.errors import DiskFullError
 from survey.execution.task import blank_record
 from survey.models import COMPLETE, Product
 from survey.mosaics.grid import Box, Layout, Member
-from survey.planning.disk import Room, check_room, product_gb, room
+from survey.planning.disk import Room, check_room, room
 from survey.planning.planner import plan
 
 PLANE = 4e-9 * 320 * 320
@@ -36,26 +36,24 @@ def test_products_of_exposures_and_tiles(tmp_path):
     )
     layout = Layout((300, 500), (300, 500), True, members, made[f"align/{PRODUCT}"].digest)
     made = make_plan(tmp_path, layouts={PRODUCT: layout})
-    exposures = {item.name: item for item in made.exposures}
     tiles = [task for task in made if task.step == "drizzle"]
     assert len(tiles) == 4
-    gb = {task.key.partition("/")[0]: product_gb(task, exposures, tiles) for task in made}
+    gb = {task.step: task.disk_gb for task in made}
     assert gb["detector1"] == pytest.approx(5.2 * PLANE)
     assert gb["image2"] == gb["outliers"] == pytest.approx(7.3 * PLANE)
     assert gb["pixmap"] == pytest.approx(8 * PLANE)
     assert gb["assemble"] == pytest.approx(28e-9 * 500 * 300)
-    assert sum(product_gb(task, exposures, tiles) for task in tiles) == pytest.approx(28e-9 * 500 * 300)
+    assert sum(task.disk_gb for task in tiles) == pytest.approx(28e-9 * 500 * 300)
     assert gb["association"] == gb["sky"] == 0
     found = room(tmp_path, made, list(made), {})
-    assert found.write_gb == pytest.approx(sum(product_gb(task, exposures, tiles) for task in made))
+    assert found.write_gb == pytest.approx(sum(task.disk_gb for task in made))
     assert found.fetch_gb == 0  # both are there
 
 
 def test_the_stock_engine_writes_about_as_much(tmp_path):
     made = make_plan(tmp_path, "stock")
-    exposures = {item.name: item for item in made.exposures}
-    assert product_gb(made[f"image3/{PRODUCT}"], exposures) == pytest.approx((2 * 7.3 + 7) * PLANE)
-    assert product_gb(made[f"mosaic/{PRODUCT}"], exposures) == pytest.approx(7 * PLANE)
+    assert made[f"image3/{PRODUCT}"].disk_gb == pytest.approx((2 * 7.3 + 7) * PLANE)
+    assert made[f"mosaic/{PRODUCT}"].disk_gb == pytest.approx(7 * PLANE)
 
 
 def test_only_what_is_not_there_is_counted(tmp_path):

@@ -12,7 +12,7 @@ from survey.execution.task import blank_record
 from survey.models import Task
 from survey.planning.planner import plan
 from survey.steps.base import Unit
-from survey.steps.registry import REGISTRY, check_chain, mosaic_steps, row_of
+from survey.steps.registry import REGISTRY, check_chain, mosaic_of, mosaic_steps, row_of
 
 
 @pytest.mark.parametrize("engine", ["stock", "tiled"])
@@ -62,3 +62,16 @@ def test_a_record_of_another_version_has_a_row_without_properties():
     row = row_of(blank_record(task))
     assert not (row.commits or row.intermediate or row.external or row.per_mosaic or row.replaces)
     assert row_of(blank_record(replace(task, step="median"))).intermediate
+
+
+@pytest.mark.parametrize(
+    ("step", "subject", "mosaic"),
+    [
+        ("assemble", "p", "p"), ("drizzle", "p_x003y012", "p"), ("median", "p_x003y012", "p"),
+        ("outlier_i2d", "p_g00012", "p"), ("outliers", "jw01_a3001", ""), ("image2", "jw01", ""),
+    ],
+)  # fmt: skip
+def test_a_record_names_its_mosaic_and_an_old_one_does_by_its_subject(step, subject, mosaic):
+    record = blank_record(Task(f"{step}/{subject}", step, subject, "F200W", {}))
+    assert record.mosaic == "" and mosaic_of(record) == mosaic
+    assert mosaic_of(replace(record, mosaic="q")) == "q"

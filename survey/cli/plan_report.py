@@ -11,10 +11,11 @@ from survey.config.model import SurveyConfig
 from survey.dashboard.state import first_line
 from survey.models import Plan
 from survey.planning import staleness
-from survey.planning.disk import MOSAIC_BYTES, Room
+from survey.planning.disk import Room
 from survey.planning.grids import ALIGNMENT, CONFIG, FOOTPRINTS, Grid
 from survey.planning.planner import total_gb
 from survey.planning.staleness import State, causes, reach, summary
+from survey.steps.costs import MOSAIC_BYTES
 from survey.steps.registry import REGISTRY
 
 SHOWN = 12  # causes, failures and exposures in the text; the document has all
@@ -110,24 +111,20 @@ def _mosaic(made: Planned, product: str, name: str, members: Sequence[str]) -> d
 
 def _tiles(made: Plan, product: str) -> dict[str, Any]:
     """Tiles of a mosaic and how many members touch them; nothing for a mosaic that has none."""
-    tiles = [task for task in made if task.mosaic == product and REGISTRY[task.step].assembled_by]
-    if not tiles:
+    tiles = [task for task in made if task.mosaic == product and REGISTRY[task.step].makes_tiles]
+    boxes = [task.tile.box for task in tiles if task.tile is not None]
+    if not boxes:
         return {}
-    shape = [max(task.settings["box"][corner] for task in tiles) for corner in (2, 3)]
     members = [len(task.settings["members"]) for task in tiles]
     return {
         "tiles": len(tiles),
         "tile_pixels": tiles[0].settings["side"],
-        "extent": shape,
+        "extent": [max(box.x1 for box in boxes), max(box.y1 for box in boxes)],
         "overlaps": sum(members),
         "most_members": max(members),
         "laid_out": not any(task.unknown for task in tiles),
-        "mosaic_gb": round(sum(_box_pixels(task.settings["box"]) for task in tiles) * MOSAIC_BYTES / 1e9, 3),
+        "mosaic_gb": round(sum(box.pixels for box in boxes) * MOSAIC_BYTES / 1e9, 3),
     }
-
-
-def _box_pixels(box: Sequence[int]) -> int:
-    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def plan_text(made: Planned) -> str:

@@ -130,6 +130,7 @@ def blank_record(task: Task) -> TaskRecord:
         step=task.step,
         subject=task.subject,
         filter=task.filter,
+        mosaic=task.mosaic,
         digest=task.digest,
         status=FAILED,
         inputs=dict(task.digests),

@@ -15,6 +15,7 @@ from survey.names import ExposureName, MosaicName, parse_exposure, parse_mosaic
 from survey.nircam import DETECTORS, PUPIL_FILTERS
 from survey.workspace.files import write_file
 
+ASN_TYPE = "image3"  # of a level-3 imaging association
 MAX_FILE_BYTES = 8 * 1024 * 1024  # 20,000 members are 2 MB
 
 
@@ -39,7 +40,7 @@ def write_association(association: Association, folder: Path) -> Path:
     made = asn_from_list(
         [f"{member}_cal.fits" for member in association.members], product_name=association.product, rule=Asn_Lv3Image
     )
-    made["asn_type"] = "image3"
+    made["asn_type"] = ASN_TYPE
     made["program"] = f"{name.program:05d}"
     made["asn_id"] = name.acid
     made["target"] = f"t{name.target:03d}"
@@ -116,9 +117,9 @@ def _read_product(data: Any, faults: list[str]) -> tuple[Any, list[Any]]:
     if not isinstance(data, dict):
         faults.append(f"found {type(data).__name__}, expected an object with 'products'.")
         return None, []
-    kind = data.get("asn_type", "image3")
-    if kind != "image3":
-        faults.append(f"asn_type: found {shown(kind)}, expected 'image3', a level-3 imaging association.")
+    kind = data.get("asn_type", ASN_TYPE)
+    if kind != ASN_TYPE:
+        faults.append(f"asn_type: found {shown(kind)}, expected {ASN_TYPE!r}, a level-3 imaging association.")
     products = data.get("products")
     if not isinstance(products, list) or len(products) != 1 or not isinstance(products[0], dict):
         found = f"{len(products)} products" if isinstance(products, list) else type(products).__name__

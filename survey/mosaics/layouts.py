@@ -9,12 +9,13 @@ from pathlib import Path
 from survey.mosaics.grid import Layout
 from survey.workspace.paths import is_file
 
+FOLDER, SUFFIX = "stage3", "layout.json"  # of the file: <product>_layout.json
 MAX_LAYOUT_BYTES = 256 * 1024 * 1024  # 20,000 members are 40 MB
 
 
 def read_layout(root: Path, product: str) -> Layout | None:
     """The layout of a mosaic; None when there is none, or none that can be read."""
-    path = root / "stage3" / f"{product}_layout.json"
+    path = root / FOLDER / f"{product}_{SUFFIX}"
     try:
         if not is_file(path) or path.stat().st_size > MAX_LAYOUT_BYTES:
             return None

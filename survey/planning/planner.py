@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 from survey.config.model import SurveyConfig
 from survey.config.pipeline_spec import override_files
@@ -25,10 +25,10 @@ from survey.planning.associations import WHOLE_SURVEY, group
 from survey.planning.memory import Memory
 from survey.planning.recipe import Recipe, recipe_of
 from survey.planning.stock import StockMosaic
-from survey.planning.tiled import STEPS as TILED_STEPS
 from survey.planning.tiled import TiledMosaic, group_numbers
-from survey.steps.base import PIPELINE_GB, frame_gb, ramp_gb
-from survey.steps.registry import REGISTRY
+from survey.steps.base import Step
+from survey.steps.costs import image_gb, ramp_gb
+from survey.steps.registry import GIVEN, REGISTRY, mosaic_steps
 from survey.versions import installed_versions
 
 
@@ -74,52 +74,43 @@ class Planner:
         """The chain of one exposure, from its raw file to what the mosaics take."""
         tasks: list[Task] = []
         for name, settings in self.recipe.chain.items():
-            step = REGISTRY[name]
-            task = Task(
-                key=f"{name}/{exposure.name}",
-                step=name,
-                subject=exposure.name,
-                filter=exposure.filter,
-                settings=settings,
-                inputs=(tasks[-1].key,) if tasks else (),
-                files=() if tasks else (f"raw/{exposure.file}",),
-                memory_gb=step.exposure_gb(exposure),
-                cpu_seconds=step.exposure_seconds(exposure),
-            )
-            raw = {} if tasks else {f"raw/{exposure.file}": exposure.sha256 or ""}
-            tasks.append(self._finish(task, tasks[-1:], exposure.name, raw))
-        return [*tasks, *self._sources(exposure, tasks[-1])] if self.recipe.makes_mosaics else tasks
+            tasks.append(self._exposure_task(REGISTRY[name], exposure, settings, tasks[-1:], f"raw/{exposure.file}"))
+        return [*tasks, *self._engine_tasks(exposure, tasks[-1])] if self.recipe.makes_mosaics else tasks
 
     def given_tasks(self, exposure: Exposure) -> list[Task]:
         """The chain of a calibrated file from outside the workspace; ``exposure.uri`` is its path."""
-        task = Task(
-            key=f"given/{exposure.name}",
-            step="given",
-            subject=exposure.name,
-            filter=exposure.filter,
-            settings={},
-            files=(exposure.uri,),
-            memory_gb=PIPELINE_GB,
-        )
-        given = self._finish(task, [], raw={exposure.uri: exposure.sha256 or ""})
-        return [given, *self._sources(exposure, given)]
+        given = self._exposure_task(GIVEN, exposure, {}, [], exposure.uri)
+        return [given, *self._engine_tasks(exposure, given)]
 
-    def _sources(self, exposure: Exposure, cal: Task) -> list[Task]:
-        """What the tiled engine wants of an exposure beside its cal file."""
-        if self.config.mosaic.engine != "tiled":
-            return []
-        step = REGISTRY["sources"]
+    def _engine_tasks(self, exposure: Exposure, cal: Task) -> list[Task]:
+        """Tasks of an exposure that the engine needs, and that serve every mosaic."""
+        steps = [REGISTRY[name] for name in mosaic_steps(self.config.mosaic.engine)]
+        image3 = self.recipe.image3
+        return [
+            self._exposure_task(step, exposure, {name: image3[name] for name in step.parts if image3.get(name)}, [cal])
+            for step in steps
+            if not step.per_mosaic
+        ]
+
+    def _exposure_task(
+        self, step: Step, exposure: Exposure, settings: Mapping[str, Any], before: Sequence[Task], file: str = ""
+    ) -> Task:
+        """A task on the product of the task before it, or, for the first of a chain, on a file."""
+        raw = {} if before else {file: exposure.sha256 or ""}
+        cost = step.cost_of(exposure)
         task = Task(
-            key=f"sources/{exposure.name}",
-            step="sources",
+            key=f"{step.name}/{exposure.name}",
+            step=step.name,
             subject=exposure.name,
             filter=exposure.filter,
-            settings={"tweakreg": self.recipe.image3["tweakreg"]} if self.recipe.image3.get("tweakreg") else {},
-            inputs=(cal.key,),
-            memory_gb=step.frame_gb(exposure),
-            cpu_seconds=step.frame_seconds(exposure),
+            settings=settings,
+            inputs=tuple(item.key for item in before),
+            files=tuple(raw),
+            memory_gb=cost.memory_gb,
+            cpu_seconds=cost.cpu_seconds,
+            disk_gb=cost.disk_gb,
         )
-        return [self._finish(task, [cal], exposure.name)]
+        return self._finish(task, before, exposure.name, raw)
 
     def mosaic_tasks(
         self,
@@ -147,31 +138,21 @@ class Planner:
         """
         present = [name for name in association.members if name in chains]
         cals = {name: _cal(chains[name]) for name in present}
-        facts = {"filter": association.filter, "field": association.field, "program": association.program}
-        asn = Task(
-            key=f"association/{association.product}",
-            step="association",
-            subject=association.product,
-            filter=association.filter,
-            settings={**facts, "members": present},
-            inputs=tuple(task.key for task in cals.values()),
-            missing=tuple(missing),
-            memory_gb=PIPELINE_GB,
-            mosaic=association.product,
-        )
-        asn = self._finish(asn, cals.values())
-        made = {name: exposures[name] for name in present}
-        pars = (association, self.config.mosaic, self.recipe.image3, made, tuple(missing), group_name(association))
+        members = {name: exposures[name] for name in present}
+        pars = (association, self.config.mosaic, self.recipe.image3, members, tuple(missing), group_name(association))
         if self.config.mosaic.engine == "stock":
-            return [asn, *StockMosaic(*pars, self._finish).tasks(asn, list(cals.values()))], []
+            stock = StockMosaic(*pars, self._finish)
+            asn = stock.associate(list(cals.values()))
+            return [asn, *stock.tasks(asn, list(cals.values()))], []
         tiled = TiledMosaic(*pars, self._finish)
+        asn = tiled.associate(list(cals.values()))
         align = tiled.align(asn, [chains[name][-1] for name in present], reference)
         if layout is not None and [member.name for member in layout.members] != present:
             layout = None
         if layout is not None and (not align.digest or layout.digest != align.digest):
             layout = replace(layout, digest="")  # of an earlier alignment: the best guess at the next
         if layout is None:
-            layout = self._predict(list(made.values()))
+            layout = self._predict(list(members.values()))
         return [asn, align], tiled.pixels(layout, asn, align, cals) if layout else []
 
     def _predict(self, members: Sequence[Exposure]) -> Layout | None:
@@ -286,12 +267,12 @@ def in_order(config: SurveyConfig, associations: Iterable[Association]) -> list[
 
 def _cal(chain: Sequence[Task]) -> Task:
     """The task of a chain that makes what an association is made of."""
-    return next(task for task in reversed(chain) if REGISTRY[task.step].produces == REGISTRY["association"].accepts)
+    return next(task for task in reversed(chain) if REGISTRY[task.step].makes_members)
 
 
 def steps_until(made: Plan, until: str | None) -> tuple[str, ...]:
-    """Names of a plan's steps in order, up to ``until``; all of them when it is None. Those behind an alignment are
-    among them before it has told which tasks they have.
+    """Names of a plan's steps in order, up to ``until``; all of them when it is None. Steps after an alignment are
+    among them, also when their tasks are not known yet.
 
     Raises
     ------
@@ -299,8 +280,9 @@ def steps_until(made: Plan, until: str | None) -> tuple[str, ...]:
         The plan has no such step.
     """
     planned = dict.fromkeys(task.step for task in made)
-    behind = ("sources", "association", *TILED_STEPS) if "align" in planned else ()
-    names = (*(name for name in planned if name not in behind), *behind)
+    engine = next((REGISTRY[name].engine for name in planned if REGISTRY[name].engine), "")
+    added = mosaic_steps(engine) if engine else ()
+    names = (*(name for name in planned if name not in added), *added)
     if until is None:
         return names
     if until not in names:
@@ -363,4 +345,4 @@ def total_gb(exposures: Iterable[Exposure]) -> float:
 
     A rate file holds 6 float32 planes, a cal and a crf 10 each.
     """
-    return sum(ramp_gb(exposure) / 2 + 26 * frame_gb(exposure) for exposure in exposures)
+    return sum(ramp_gb(exposure) / 2 + 26 * image_gb(exposure) for exposure in exposures)

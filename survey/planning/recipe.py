@@ -12,7 +12,7 @@ from survey.config.pipeline_spec import missing_files
 from survey.config.sections import SCALES_ARCSEC, MosaicConfig, StepConfig
 from survey.errors import ConfigError
 from survey.planning.tiled import faults as tiled_faults
-from survey.steps.registry import REGISTRY, check_chain
+from survey.steps.registry import IMAGE3, REGISTRY, check_chain
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def check(steps: Sequence[StepConfig], mosaic: MosaicConfig, filters: Sequence[s
     faults += [
         f"mosaic.image3.resample.{name}: {name!r} is also given by mosaic's own grid; write it once." for name in twice
     ]
-    image3, found = REGISTRY["image3"].settings(given if given["resample"] else mosaic.image3, "mosaic.image3")
+    image3, found = IMAGE3.settings(given if given["resample"] else mosaic.image3, "mosaic.image3")
     faults += found
     faults += _grid_faults(_mapping(image3.get("resample")), "mosaic.image3.resample")
     if mosaic.engine == "tiled":
@@ -74,7 +74,7 @@ def check(steps: Sequence[StepConfig], mosaic: MosaicConfig, filters: Sequence[s
         faults += [f"mosaic.align_to: {name} is given as well; an alignment has one reference." for name in others]
     if mosaic.align_to is not None and filters is not None and mosaic.align_to not in filters:
         faults.append(f"mosaic.align_to: {mosaic.align_to} is not among the config's filters.")
-    makes_mosaics = bool(chain) and REGISTRY[[*chain][-1]].produces == REGISTRY["association"].accepts
+    makes_mosaics = bool(chain) and REGISTRY[[*chain][-1]].makes_members
     return Recipe(chain, image3, makes_mosaics, tuple(faults))
 
 

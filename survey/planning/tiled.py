@@ -10,19 +10,19 @@ footprints: the tasks then have no digest yet, and a run makes them again from t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from survey.config.sections import MosaicConfig
-from survey.models import Association, Exposure, Task
-from survey.mosaics.grid import Layout, Tile, places
+from survey.models import Task
+from survey.mosaics.grid import Layout, Member, Tile, places
 from survey.names import parse_mosaic
-from survey.steps.base import PIPELINE_GB, frame_gb
+from survey.planning.mosaic_tasks import Draft, MosaicTasks
+from survey.steps.costs import FLOAT_GB, Work, image_gb
+from survey.steps.image3 import files
 
 NOT_ALIGNED = "the alignment was not solved yet"
-STEPS = ("align", "sky", "skymatch", "pixmap", "outlier_i2d", "median", "outliers", "drizzle", "assemble",
-         "source_catalog")  # fmt: skip
 # Parameters of Image3's steps that lay out the grids; the others do not make the alignment anew.
 GRID_PARAMETERS = ("pixel_scale", "pixel_scale_ratio", "crval", "crpix", "rotation", "output_shape", "output_wcs")
 MAP_PARAMETERS = ("pixmap_stepsize", "pixmap_order")
@@ -43,50 +43,25 @@ REFUSED: dict[str, dict[str, tuple[Any, str]]] = {
     },
 }
 
-Finish = Callable[[Task, Sequence[Task], str], Task]
-
 
 @dataclass(frozen=True)
-class TiledMosaic:
-    """Makes the tasks of one association. ``finish`` adds references and digest to a task."""
+class TiledMosaic(MosaicTasks):
+    """Makes the tasks of one association: `align`, and `pixels` for what comes after it."""
 
-    association: Association
-    config: MosaicConfig
-    image3: Mapping[str, Any]
-    exposures: Mapping[str, Exposure]
-    missing: tuple[str, ...]
-    group: str
-    finish: Finish
-
-    @property
-    def product(self) -> str:
-        return self.association.product
-
-    @property
+    @cached_property
     def acid(self) -> str:
+        """The association's id: 'a3001'."""
         return parse_mosaic(self.product).acid
 
-    def _settings(self, *names: str, only: Sequence[str] = ()) -> dict[str, Any]:
+    def parameters(self, *names: str, only: Sequence[str] = ()) -> dict[str, Any]:
         """Parameters of parts of Image3, all or some of them."""
         found = {name: dict(self.image3.get(name, {})) for name in names}
         if only:
             found = {name: {key: value for key, value in pars.items() if key in only} for name, pars in found.items()}
         return {name: pars for name, pars in found.items() if pars}
 
-    def _task(self, step: str, subject: str, settings: dict[str, Any], inputs: Sequence[Task], **more: Any) -> Task:
-        first = next(iter(self.exposures), "")
-        task = Task(
-            key=f"{step}/{subject}",
-            step=step,
-            subject=subject,
-            filter=self.association.filter,
-            settings=settings,
-            inputs=tuple(item.key for item in inputs),
-            missing=self.missing if step in ("align", "assemble") else (),
-            mosaic=self.product,
-            **more,
-        )
-        return self.finish(task, inputs, first)
+    def skips(self, part: str) -> bool:
+        return self.image3.get(part, {}).get("skip") is True
 
     def align(self, asn: Task, members: Sequence[Task], reference: Task | None) -> Task:
         """The task that solves the alignment.
@@ -97,182 +72,206 @@ class TiledMosaic:
         members : the sources tasks of its members, in its order
         reference : the align task of the filter that this one aligns to
         """
-        settings: dict[str, Any] = self._settings("tweakreg") | self._settings("resample", only=GRID_PARAMETERS)
-        settings |= self._settings("skymatch", only=("stepsize",)) | {"acid": self.acid}
-        reads = [f"asn/{self.product}_asn.json"]
+        settings: dict[str, Any] = self.parameters("tweakreg") | self.parameters("resample", only=GRID_PARAMETERS)
+        settings |= self.parameters("skymatch", only=("stepsize",)) | {"acid": self.acid}
+        reads = [files.ASSOCIATION.path(self.product)]
         for task in members:
-            reads += [f"stage3/{task.subject}_member.asdf", f"stage3/{task.subject}_cat.ecsv"]
+            reads += [files.DESCRIPTION.path(task.subject), files.CATALOG.path(task.subject)]
         inputs = [asn, *members]
         if self.config.alignment is not None:
             settings["alignment"] = str(self.config.alignment.absolute())
         if reference is not None:
-            settings["reference"] = f"{reference.subject}_sources.ecsv"
-            reads.append(f"stage3/{settings['reference']}")
+            settings["reference"] = files.SOURCES.name(reference.subject)
+            reads.append(files.SOURCES.path(reference.subject))
             inputs.append(reference)
-        count = len(members)
-        return self._task(
-            "align", self.product, settings, inputs, reads=tuple(reads), memory_gb=PIPELINE_GB + 0.4 + 0.002 * count,
-            cpu_seconds=5.0 + 0.4 * count,
-        )  # fmt: skip
+        work = Work(members=len(members))
+        return self.task(Draft("align", self.product, inputs, settings, reads, work, missing=self.missing))
 
     def pixels(self, layout: Layout, asn: Task, align: Task, cals: Mapping[str, Task]) -> list[Task]:
-        """Everything behind the alignment, in an order in which each task stands behind its inputs."""
-        if not layout.digest or layout.digest != align.digest:
-            return replace(self, finish=_not_aligned)._pixels(layout, asn, align, cals)
-        return self._pixels(layout, asn, align, cals)
+        """Every task after the alignment, each after its inputs.
 
-    def _pixels(self, layout: Layout, asn: Task, align: Task, cals: Mapping[str, Task]) -> list[Task]:
-        member_tasks = [cals[member.name] for member in layout.members]
-        sky = [self._sky(index, layout, cal, align) for index, cal in enumerate(member_tasks)]
-        levels = self._skymatch(layout, align, sky)
-        maps = [self._pixmap(index, layout, align) for index in range(len(layout.members))]
-        groups, medians = [], {}
-        if self._finds_outliers:
-            groups = [self._group(number, layout, member_tasks, maps, levels, align)
-                      for number in range(len(layout.groups))]  # fmt: skip
-            medians = {(tile.ix, tile.iy): self._median(tile, numbers, layout, groups, align)
-                       for tile, numbers in layout.outlier_tiles(self.config.tile).items()}  # fmt: skip
-        flags = [self._flag(index, layout, cal, maps[index], levels, align, medians)
-                 for index, cal in enumerate(member_tasks)]  # fmt: skip
-        tiles = [self._drizzle(tile, indices, layout, flags, maps, levels, align)
-                 for tile, indices in layout.final_tiles(self.config.tile).items()]  # fmt: skip
-        whole = self._assemble(layout, asn, align, flags, tiles)
+        Parameters
+        ----------
+        layout : of the alignment, or predicted: tasks then have no digest
+        asn, align : tasks of the association and its alignment
+        cals : the task that made each member's cal file, by exposure
+        """
+        known = layout.digest and layout.digest == align.digest
+        mosaic = self if known else replace(self, finish=_not_aligned)
+        members = tuple(
+            _Member(index, place, cals[place.name], files.member_subject(place.name, self.acid),
+                    image_gb(self.exposures[place.name]))
+            for index, place in enumerate(layout.members)
+        )  # fmt: skip
+        return _Pixels(mosaic, layout, members, asn, align).tasks()
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An exposure of a mosaic that is laid out."""
+
+    index: int  # in the association
+    place: Member
+    cal: Task  # that made its cal file
+    subject: str  # of its tasks in this mosaic
+    image_gb: float  # one float32 image of it
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """The tasks after the alignment: `tasks` is their order, each method makes one task of the step of its name."""
+
+    mosaic: TiledMosaic
+    layout: Layout
+    members: tuple[_Member, ...]
+    asn: Task
+    alignment: Task
+
+    def tasks(self) -> list[Task]:
+        side = self.mosaic.config.tile
+        sky = [self.sky(member) for member in self.members]
+        levels = self.skymatch(sky)
+        maps = [self.pixmap(member) for member in self.members]
+        groups: list[Task] = []
+        medians: dict[tuple[int, int], Task] = {}
+        if self.finds_outliers:
+            groups = [self.outlier_i2d(number, maps, levels) for number in range(len(self.layout.groups))]
+            medians = {(tile.ix, tile.iy): self.median(tile, numbers, groups)
+                       for tile, numbers in self.layout.outlier_tiles(side).items()}  # fmt: skip
+        flags = [self.outliers(member, maps[member.index], levels, medians) for member in self.members]
+        tiles = [
+            self.drizzle(tile, indices, levels, flags, maps) for tile, indices in self.layout.final_tiles(side).items()
+        ]
+        whole = self.assemble(flags, tiles)
         made = [*sky, levels, *maps, *groups, *medians.values(), *flags, *tiles, whole]
-        if not _skips(self.image3, "source_catalog"):
-            made.append(self._catalogue(layout, whole))
-        return made
+        return made if self.mosaic.skips("source_catalog") else [*made, self.source_catalog(whole)]
+
+    def sky(self, member: _Member) -> Task:
+        settings = self.mosaic.parameters("skymatch") | {"exposure": member.cal.subject}
+        reads = (files.CAL.path(member.cal.subject), files.WCS.path(member.subject), self.layout_file)
+        inputs = [member.cal, self.alignment]
+        return self.mosaic.task(Draft("sky", member.subject, inputs, settings, reads, self.work([member])))
+
+    def skymatch(self, sky: Sequence[Task]) -> Task:
+        settings = self.mosaic.parameters("skymatch")
+        reads = (self.layout_file, *(files.SKY_STATISTICS.path(task.subject) for task in sky))
+        return self.mosaic.task(Draft("skymatch", self.product, [self.alignment, *sky], settings, reads, self.work()))
+
+    def pixmap(self, member: _Member) -> Task:
+        settings = self.mosaic.parameters("resample", "outlier_detection", only=MAP_PARAMETERS)
+        settings["outliers"] = self.finds_outliers
+        settings["outliermap"] = self.finds_outliers and self.outlier_map is files.OUTLIER_MAP
+        reads = (files.WCS.path(member.subject), files.GRID.path(self.product), self.layout_file)
+        return self.mosaic.task(Draft("pixmap", member.subject, [self.alignment], settings, reads, self.work([member])))
+
+    def outlier_i2d(self, number: int, maps: Sequence[Task], levels: Task) -> Task:
+        indices = self.layout.groups[number]
+        members = [self.members[index] for index in indices]
+        inputs = [self.alignment, levels, *(item.cal for item in members), *(maps[index] for index in indices)]
+        settings = self.mosaic.parameters("outlier_detection") | {"members": list(indices)}
+        reads = [self.layout_file, self.sky_file]
+        for member in members:
+            reads += [files.CAL.path(member.cal.subject), self.outlier_map.path(member.subject)]
+        box = self.layout.group_box(indices)
+        work = self.work(members, window=0 if box is None else box.pixels)
+        subject = files.group_subject(self.product, number)
+        return self.mosaic.task(Draft("outlier_i2d", subject, inputs, settings, reads, work))
+
+    def median(self, tile: Tile, numbers: Sequence[int], groups: Sequence[Task]) -> Task:
+        touching = [groups[number] for number in numbers]
+        settings = {"box": _edges(tile), "groups": list(numbers)}
+        reads = (self.layout_file, *(files.GROUP_I2D.path(task.subject) for task in touching))
+        work = self.work(window=tile.box.pixels, output=tile.box.pixels, layers=len(numbers))
+        subject = files.tile_subject(self.product, tile.name)
+        return self.mosaic.task(Draft("median", subject, [self.alignment, *touching], settings, reads, work, tile))
+
+    def outliers(self, member: _Member, pixmap: Task, levels: Task, medians: Mapping[tuple[int, int], Task]) -> Task:
+        box, side = member.place.outlier, self.mosaic.config.tile
+        touched = () if box is None else places(self.layout.outlier_shape, side, box.grown(1))
+        near = {place: medians[place] for place in touched if place in medians}
+        settings = self.mosaic.parameters("outlier_detection") | {
+            "index": member.index, "side": side, "tiles": [list(place) for place in near],
+        }  # fmt: skip
+        reads = [self.layout_file, self.sky_file, files.WCS.path(member.subject), files.CAL.path(member.cal.subject)]
+        reads += [self.outlier_map.path(member.subject)] if medians else []
+        reads += [files.MEDIAN.path(task.subject) for task in near.values()]
+        inputs = [self.alignment, levels, member.cal, pixmap, *near.values()]
+        return self.mosaic.task(Draft("outliers", member.subject, inputs, settings, reads, self.work([member])))
+
+    def drizzle(
+        self, tile: Tile, indices: Sequence[int], levels: Task, flags: Sequence[Task], maps: Sequence[Task]
+    ) -> Task:
+        config, members = self.mosaic.config, [self.members[index] for index in indices]
+        inputs = [self.alignment, levels, *(flags[index] for index in indices), *(maps[index] for index in indices)]
+        settings = self.mosaic.parameters("resample") | {
+            "ix": tile.ix, "iy": tile.iy, "box": _edges(tile), "side": config.tile, "margin": config.margin,
+            "members": list(indices), "group": self.mosaic.group, "acid": self.mosaic.acid,
+        }  # fmt: skip
+        reads = [self.layout_file, self.sky_file]
+        for member in members:
+            reads += [file.path(member.subject) for file in (files.CRF, files.PIXMAP, files.LEFT_OUT)]
+        work = self.work(members, window=tile.box.grown(config.margin).pixels, output=tile.box.pixels)
+        subject = files.tile_subject(self.product, tile.name)
+        return self.mosaic.task(Draft("drizzle", subject, inputs, settings, reads, work, tile))
+
+    def assemble(self, flags: Sequence[Task], tiles: Sequence[Task]) -> Task:
+        side, (ny, nx) = self.mosaic.config.tile, self.layout.final_shape
+        settings = self.mosaic.parameters("resample") | {
+            "filter": self.mosaic.association.filter, "group": self.mosaic.group, "side": side,
+            "members": [member.place.name for member in self.members],
+            "tiles": [[task.tile.ix, task.tile.iy] for task in tiles if task.tile is not None],
+        }  # fmt: skip
+        reads = [files.ASSOCIATION.path(self.product), self.layout_file, files.GRID.path(self.product)]
+        reads += [files.CRF.path(task.subject) for task in flags]
+        inputs = [self.asn, self.alignment, *flags, *tiles]
+        work = self.work(window=min(side, ny) * nx, output=ny * nx)
+        missing = self.mosaic.missing
+        return self.mosaic.task(Draft("assemble", self.product, inputs, settings, reads, work, missing=missing))
+
+    def source_catalog(self, whole: Task) -> Task:
+        ny, nx = self.layout.final_shape
+        settings, reads = self.mosaic.parameters("source_catalog"), (files.I2D.path(self.product),)
+        return self.mosaic.task(
+            Draft("source_catalog", self.product, [whole], settings, reads, self.work(output=ny * nx))
+        )
+
+    # --- what they share ------------------------------------------------------------------------------------------
 
     @property
-    def _finds_outliers(self) -> bool:
-        return len(self.exposures) > 1 and not _skips(self.image3, "outlier_detection")
+    def product(self) -> str:
+        return self.mosaic.product
 
-    def _subject(self, layout: Layout, index: int) -> str:
-        return f"{layout.members[index].name}_{self.acid}"
+    @property
+    def layout_file(self) -> str:
+        return files.LAYOUT.path(self.product)
 
-    def _layout(self) -> str:
-        return f"stage3/{self.product}_layout.json"
+    @property
+    def sky_file(self) -> str:
+        return files.SKY.path(self.product)
 
-    def _plane(self, layout: Layout, index: int) -> float:
-        return frame_gb(self.exposures[layout.members[index].name])
+    @cached_property
+    def finds_outliers(self) -> bool:
+        return len(self.mosaic.exposures) > 1 and not self.mosaic.skips("outlier_detection")
 
-    def _sky(self, index: int, layout: Layout, cal: Task, align: Task) -> Task:
-        subject, plane = self._subject(layout, index), self._plane(layout, index)
-        reads = (f"stage2/{cal.subject}_cal.fits", f"stage3/{subject}_wcs.asdf", self._layout())
-        settings = self._settings("skymatch") | {"exposure": cal.subject}
-        return self._task("sky", subject, settings, [cal, align], reads=reads,
-                          memory_gb=PIPELINE_GB + 0.2 + 20 * plane, cpu_seconds=1 + 60 * plane)  # fmt: skip
-
-    def _skymatch(self, layout: Layout, align: Task, sky: Sequence[Task]) -> Task:
-        reads = (self._layout(), *(f"stage3/{task.subject}_skystat.json" for task in sky))
-        return self._task("skymatch", self.product, self._settings("skymatch"), [align, *sky], reads=reads,
-                          memory_gb=PIPELINE_GB + 0.2 + 4e-8 * len(sky) ** 2 * 20, cpu_seconds=1.0)  # fmt: skip
-
-    def _pixmap(self, index: int, layout: Layout, align: Task) -> Task:
-        subject, plane = self._subject(layout, index), self._plane(layout, index)
-        settings = self._settings("resample", "outlier_detection", only=MAP_PARAMETERS)
-        reads = (f"stage3/{subject}_wcs.asdf", f"stage3/{self.product}_grid.asdf", self._layout())
-        settings |= {"outliers": self._finds_outliers}
-        settings["outliermap"] = self._finds_outliers and self._outlier_suffix(layout) == "outliermap"
-        return self._task("pixmap", subject, settings, [align], reads=reads,
-                          memory_gb=PIPELINE_GB + 0.2 + 40 * plane, cpu_seconds=1 + 250 * plane)  # fmt: skip
-
-    def _outlier_suffix(self, layout: Layout) -> str:
+    @cached_property
+    def outlier_map(self) -> files.File:
         """Which of an exposure's pixel maps outlier detection reads."""
-        steps = [tuple(float(self.image3.get(name, {}).get(key) or 1) for key in MAP_PARAMETERS)
+        steps = [tuple(float(self.mosaic.image3.get(name, {}).get(key) or 1) for key in MAP_PARAMETERS)
                  for name in ("resample", "outlier_detection")]  # fmt: skip
-        return "pixmap" if layout.shared and steps[0] == steps[1] else "outliermap"
+        return files.PIXMAP if self.layout.shared and steps[0] == steps[1] else files.OUTLIER_MAP
 
-    def _outlier_map(self, layout: Layout, index: int) -> str:
-        return f"stage3/{self._subject(layout, index)}_{self._outlier_suffix(layout)}.npy"
+    def work(self, members: Sequence[_Member] = (), *, window: int = 0, output: int = 0, layers: int = 0) -> Work:
+        """The work on some members, and on so many pixels of the mosaic: computed in a window, and published."""
+        images = tuple(member.image_gb for member in members)
+        return Work(0.0, images, FLOAT_GB * window, FLOAT_GB * output, layers, len(self.members))
 
-    def _group_subject(self, number: int) -> str:
-        return f"{self.product}_g{number:05d}"
 
-    def _group(
-        self, number: int, layout: Layout, cals: Sequence[Task], maps: Sequence[Task], levels: Task, align: Task
-    ) -> Task:
-        indices = layout.groups[number]
-        reads = [self._layout(), f"stage3/{self.product}_sky.json"]
-        for index in indices:
-            reads += [f"stage2/{cals[index].subject}_cal.fits", self._outlier_map(layout, index)]
-        box = layout.group_box(indices)
-        window, plane = 4e-9 * (box.pixels if box else 0), max(self._plane(layout, index) for index in indices)
-        inputs = [align, levels, *(cals[index] for index in indices), *(maps[index] for index in indices)]
-        settings = self._settings("outlier_detection") | {"members": list(indices)}
-        return self._task("outlier_i2d", self._group_subject(number), settings, inputs, reads=tuple(reads),
-                          memory_gb=PIPELINE_GB + 0.2 + 8 * window + 20 * plane,
-                          cpu_seconds=1 + 150 * plane * len(indices) + 40 * window)  # fmt: skip
-
-    def _median(self, tile: Tile, numbers: Sequence[int], layout: Layout, groups: Sequence[Task], align: Task) -> Task:
-        reads = (self._layout(), *(f"stage3/{groups[number].subject}_outlier_i2d.npy" for number in numbers))
-        settings = {"box": [tile.box.x0, tile.box.y0, tile.box.x1, tile.box.y1], "groups": list(numbers)}
-        stack = 4e-9 * tile.box.pixels * len(numbers)
-        return self._task("median", f"{self.product}_{tile.name}", settings,
-                          [align, *(groups[number] for number in numbers)], reads=reads, tile=tile,
-                          memory_gb=PIPELINE_GB + 0.2 + 3 * min(stack, 0.27), cpu_seconds=1 + 60 * stack)  # fmt: skip
-
-    def _flag(
-        self, index: int, layout: Layout, cal: Task, pixmap: Task, levels: Task, align: Task,
-        medians: Mapping[tuple[int, int], Task],
-    ) -> Task:  # fmt: skip
-        subject, plane = self._subject(layout, index), self._plane(layout, index)
-        box = layout.members[index].outlier
-        touched = () if box is None else places(layout.outlier_shape, self.config.tile, box.grown(1))
-        near = {place: medians[place] for place in touched if place in medians}
-        reads = (self._layout(), f"stage3/{self.product}_sky.json", f"stage3/{subject}_wcs.asdf",
-                 f"stage2/{cal.subject}_cal.fits", *([self._outlier_map(layout, index)] if medians else ()),
-                 *(f"stage3/{task.subject}_median.npy" for task in near.values()))  # fmt: skip
-        settings = self._settings("outlier_detection") | {
-            "index": index, "side": self.config.tile, "tiles": [list(place) for place in near],
-        }  # fmt: skip
-        return self._task("outliers", subject, settings, [align, levels, cal, pixmap, *near.values()], reads=reads,
-                          memory_gb=PIPELINE_GB + 0.3 + 45 * plane, cpu_seconds=2 + 120 * plane)  # fmt: skip
-
-    def _drizzle(
-        self, tile: Tile, indices: Sequence[int], layout: Layout, flags: Sequence[Task], maps: Sequence[Task],
-        levels: Task, align: Task,
-    ) -> Task:  # fmt: skip
-        reads = [self._layout(), f"stage3/{self.product}_sky.json"]
-        for index in indices:
-            subject = self._subject(layout, index)
-            reads += [f"stage3/{subject}_{suffix}" for suffix in ("crf.fits", "pixmap.npy", "leftout.npy")]
-        settings = self._settings("resample") | {
-            "ix": tile.ix, "iy": tile.iy, "box": [tile.box.x0, tile.box.y0, tile.box.x1, tile.box.y1],
-            "side": self.config.tile, "margin": self.config.margin, "members": list(indices), "group": self.group,
-            "acid": self.acid,
-        }  # fmt: skip
-        inputs = [align, levels, *(flags[index] for index in indices), *(maps[index] for index in indices)]
-        window = 4e-9 * tile.box.grown(self.config.margin).pixels
-        planes = [self._plane(layout, index) for index in indices]
-        return self._task("drizzle", f"{self.product}_{tile.name}", settings, inputs, reads=tuple(reads), tile=tile,
-                          memory_gb=PIPELINE_GB + 0.3 + 26 * window + 25 * max(planes),
-                          cpu_seconds=2 + 200 * sum(planes))  # fmt: skip
-
-    def _assemble(self, layout: Layout, asn: Task, align: Task, flags: Sequence[Task], tiles: Sequence[Task]) -> Task:
-        reads = (f"asn/{self.product}_asn.json", self._layout(), f"stage3/{self.product}_grid.asdf",
-                 *(f"stage3/{task.subject}_crf.fits" for task in flags))  # fmt: skip
-        settings = self._settings("resample") | {
-            "filter": self.association.filter, "group": self.group, "side": self.config.tile,
-            "members": [member.name for member in layout.members],
-            "tiles": [[task.settings["ix"], task.settings["iy"]] for task in tiles],
-        }  # fmt: skip
-        ny, nx = layout.final_shape
-        band = 4e-9 * min(self.config.tile, ny) * nx
-        planes = (len(flags) - 1) // 32 + 1
-        return self._task("assemble", self.product, settings, [asn, align, *flags, *tiles], reads=reads,
-                          memory_gb=PIPELINE_GB + 0.4 + band * (4 + planes) + 0.001 * len(flags),
-                          cpu_seconds=5 + 0.5 * len(flags) + 40e-9 * ny * nx)  # fmt: skip
-
-    def _catalogue(self, layout: Layout, whole: Task) -> Task:
-        ny, nx = layout.final_shape
-        plane = 4e-9 * ny * nx
-        reads = (f"mosaics/{self.product}_i2d.fits",)
-        return self._task("source_catalog", self.product, self._settings("source_catalog"), [whole], reads=reads,
-                          memory_gb=PIPELINE_GB + 0.5 + 40 * plane, cpu_seconds=5 + 1500 * plane)  # fmt: skip
+def _edges(tile: Tile) -> list[int]:
+    return [tile.box.x0, tile.box.y0, tile.box.x1, tile.box.y1]
 
 
 def _not_aligned(task: Task, _inputs: Sequence[Task], _exposure: str) -> Task:
-    """A task that is a guess: it has no digest, and hashing what it may stand on would take a large plan's time."""
+    """A task that is a guess: it has no digest, and hashing what it may depend on would take a large plan's time."""
     return replace(task, unknown=NOT_ALIGNED)
 
 
@@ -300,7 +299,3 @@ def group_numbers(names: Sequence[str]) -> list[int]:
     stems = [name.rpartition("_")[0].partition("-seg")[0] for name in names]
     order = {stem: number for number, stem in enumerate(dict.fromkeys(stems))}
     return [order[stem] for stem in stems]
-
-
-def _skips(image3: Mapping[str, Any], step: str) -> bool:
-    return image3.get(step, {}).get("skip") is True

@@ -10,8 +10,8 @@ from survey.config.model import SurveyConfig, read_config
 from survey.errors import ConfigError
 from survey.messages import nearest
 from survey.planning.recipe import checked, path_faults
-from survey.planning.tiled import STEPS as TILED
 from survey.reduction.options import RunOptions, combined
+from survey.steps.registry import mosaic_steps
 
 
 def load_config(
@@ -56,10 +56,7 @@ def config_faults(config: SurveyConfig, options: RunOptions) -> list[str]:
     """What is wrong with a config whose keys and values are those of the model, and with the options of its run."""
     recipe = checked(config)
     faults = [*recipe.faults, *path_faults(config)]
-    behind = (
-        ["sources", "association", *TILED] if config.mosaic.engine == "tiled" else ["association", "image3", "mosaic"]
-    )
-    mosaics = behind if recipe.makes_mosaics else []
+    mosaics = mosaic_steps(config.mosaic.engine) if recipe.makes_mosaics else ()
     until = options.until
     if until is not None and until not in [*recipe.chain, *mosaics]:
         faults.append(f"--until {until}: not a step of this config{nearest(until, [*recipe.chain, *mosaics])}")

@@ -12,10 +12,8 @@ from survey.config.pipeline_spec import StepSpec, check_settings, read_spec, typ
 from survey.config.values import expand
 from survey.messages import shown, unquoted
 from survey.models import Exposure
+from survey.steps.costs import Cost, Formula, small, work_on
 
-# A process with the pipeline imported, before it opens a file; measured with jwst 3.0.0.
-PIPELINE_GB = 0.5
-FULL_FRAME_PIXELS = 2048 * 2048
 MEMBER = "cal"  # suffix of the exposures that an association lists
 SIDES = {"FULL": 2048, "SUB640": 640, "SUB400P": 400, "SUB320": 320, "SUB160": 160, "SUB160P": 160, "SUB64P": 64}
 
@@ -93,19 +91,23 @@ class Step:
     # What its products are
     corrects: bool = False  # the product is of the kind that it accepts: a corrected rate is a rate
     intermediate: bool = False  # the products are deleted once the mosaic is complete
-    lays_out: bool = False  # the product is the layout that decides which tasks come after it
+    lays_out: bool = False  # the product is the layout of a mosaic
+    needs_layout: bool = False  # which tasks there are follows from the layout
     commits: bool = False  # its publication makes a group of mosaics.zarr complete
     assembled_by: str = ""  # of tiles: the step that makes a mosaic of them, and reads them where they are published
     replaces: tuple[str, ...] = ()  # steps of the other engine, some of whose products have the same paths
 
     # What it costs
-    gb_per_input_gb: float = 0.0  # peak memory per GB of the exposure as float32 counts
-    seconds_per_input_gb: float = 0.0
-    seconds: float = 1.0
+    cost: Formula = small
 
     # How it is shown
     advice: str = ""  # what a user can do when no worker has the memory for it
     color: str = "#6c757d"  # on the dashboard
+
+    @property
+    def makes_tiles(self) -> bool:
+        """Whether its products are pixels of the mosaic, a tile of them."""
+        return bool(self.assembled_by)
 
     @property
     def makes_members(self) -> bool:
@@ -138,39 +140,9 @@ class Step:
             found.update(types_in_use(self.spec.steps[name], settings.get(name, {}), pars))
         return tuple(sorted(found))
 
-    def exposure_gb(self, exposure: Exposure) -> float:
-        """Predicted peak memory of a task on one exposure [GB]."""
-        return round(PIPELINE_GB + self.gb_per_input_gb * ramp_gb(exposure), 3)
-
-    def exposure_seconds(self, exposure: Exposure) -> float:
-        """Predicted CPU time of a task on one exposure [s], for plans and progress only."""
-        return self.seconds + self.seconds_per_input_gb * ramp_gb(exposure)
-
-    def frame_gb(self, exposure: Exposure) -> float:
-        """Predicted peak memory of a task on one calibrated image [GB]; the factor is planes, not groups."""
-        return round(PIPELINE_GB + 0.2 + self.gb_per_input_gb * frame_gb(exposure), 3)
-
-    def frame_seconds(self, exposure: Exposure) -> float:
-        return self.seconds + self.seconds_per_input_gb * frame_gb(exposure)
-
-
-def ramp_gb(exposure: Exposure) -> float:
-    """Size of an exposure's ramp as float32 [GB]: from its header's facts, else from its file's size.
-
-    The file holds 2 bytes a sample; without either, a full-frame exposure of ten groups is assumed.
-    """
-    side = SIDES.get(exposure.subarray)
-    if exposure.groups and exposure.integrations and side:
-        return 4e-9 * side * side * exposure.groups * exposure.integrations
-    if exposure.size:
-        return 2e-9 * exposure.size
-    return 4e-9 * FULL_FRAME_PIXELS * 10
-
-
-def frame_gb(exposure: Exposure) -> float:
-    """Size of one float32 plane of an exposure [GB]."""
-    side = SIDES.get(exposure.subarray, 2048)
-    return 4e-9 * side * side
+    def cost_of(self, exposure: Exposure) -> Cost:
+        """What a task on one exposure is predicted to take."""
+        return self.cost(work_on(exposure))
 
 
 def _absolute(path: str) -> str:

@@ -34,20 +34,21 @@ from typing import Any
 from survey.config.sections import StepConfig
 from survey.messages import nearest, shown, unquoted
 from survey.models import TaskRecord
+from survey.steps import costs
 from survey.steps.base import Step, Unit
 
 _IMAGE3 = "jwst.pipeline.calwebb_image3:Image3Pipeline"
 
 
-def _part(name: str, unit: Unit, accepts: str, produces: str, run: str, **more: Any) -> Step:
+def _part(name: str, accepts: str, produces: str, run: str, **more: Any) -> Step:
     """The row of a part of Image3 that belongs to a mosaic of the tiled engine."""
-    facts = {"version": 1, "folder": "stage3", "step_class": _IMAGE3 if more.get("parts") else "", **more}
+    facts: dict[str, Any] = {"version": 1, "folder": "stage3", "needs_layout": not more.get("lays_out"), **more}
     return Step(
         name=name,
-        unit=unit,
         accepts=accepts,
         produces=produces,
         run=f"survey.steps.image3.{run}",
+        step_class=_IMAGE3 if more.get("parts") else "",
         per_mosaic=True,
         engine="tiled",
         **facts,
@@ -65,8 +66,7 @@ _ROWS = (
         run="survey.steps.exposure:run",
         step_class="jwst.pipeline.calwebb_detector1:Detector1Pipeline",
         chained=True,
-        gb_per_input_gb=16.0,
-        seconds_per_input_gb=280.0,
+        cost=costs.ramps(gb=16.0, seconds=280.0, planes=costs.RATE_PLANES),
         color="#1f4e79",
     ),
     Step(
@@ -80,8 +80,7 @@ _ROWS = (
         step_class="survey.corrections.striping:SubtractStripingStep",
         chained=True,
         corrects=True,
-        gb_per_input_gb=4.0,
-        seconds_per_input_gb=20.0,
+        cost=costs.ramps(gb=4.0, seconds=20.0, planes=costs.RATE_PLANES),
         color="#35699f",
     ),
     Step(
@@ -96,8 +95,7 @@ _ROWS = (
         # A drizzled image of every single exposure costs more than Image2 itself, and the mosaic does not use it.
         defaults={"resample": {"skip": True}},
         chained=True,
-        gb_per_input_gb=10.0,
-        seconds_per_input_gb=30.0,
+        cost=costs.ramps(gb=10.0, seconds=30.0, planes=costs.CAL_PLANES),
         color="#5b9bd5",
     ),
     Step(
@@ -109,6 +107,7 @@ _ROWS = (
         folder="stage2",
         run="survey.steps.given:run",
         external=True,
+        cost=costs.copy,
         color="#9cc3e6",
     ),
     Step(
@@ -122,8 +121,7 @@ _ROWS = (
         step_class=_IMAGE3,
         parts=("tweakreg",),
         engine="tiled",
-        gb_per_input_gb=60.0,
-        seconds_per_input_gb=350.0,
+        cost=costs.sources,
         color="#1e6b4c",
     ),
     Step(
@@ -137,25 +135,57 @@ _ROWS = (
         per_mosaic=True,
         color="#7a8288",
     ),
-    _part("align", Unit.MOSAIC, "asn", "layout", "align:run",
-          parts=("tweakreg", "resample", "skymatch"), lays_out=True, color="#3c9a72"),
-    _part("sky", Unit.EXPOSURE, "cal", "skystat", "sky:run", parts=("skymatch",), color="#76c2a0"),
-    _part("skymatch", Unit.MOSAIC, "skystat", "sky", "sky:solve", parts=("skymatch",), color="#a9dcc5"),
-    _part("pixmap", Unit.EXPOSURE, "wcs", "pixmap", "outliers:map_pixels",
-          parts=("resample", "outlier_detection"), intermediate=True, color="#8a6508"),
-    _part("outlier_i2d", Unit.GROUP, "cal", "outlier_i2d", "outliers:drizzle_group",
-          parts=("outlier_detection",), intermediate=True, color="#c08a1e"),
-    _part("median", Unit.TILE, "outlier_i2d", "median", "outliers:median_tile", intermediate=True, color="#e3b553"),
-    _part("outliers", Unit.EXPOSURE, "cal", "crf", "outliers:flag",
-          parts=("outlier_detection",), replaces=("image3",), color="#d9772b"),
-    _part("drizzle", Unit.TILE, "crf", "zarr", "drizzle:run", folder="mosaics",
-          parts=("resample",), assembled_by="assemble", replaces=("mosaic",), color="#6a3d8f"),
-    _part("assemble", Unit.MOSAIC, "zarr", "i2d", "assemble:run", folder="mosaics",
-          parts=("resample",), commits=True, replaces=("image3", "mosaic"), color="#9a66bd"),
-    _part("source_catalog", Unit.MOSAIC, "i2d", "cat", "assemble:catalogue", folder="mosaics",
-          parts=("source_catalog",), replaces=("image3",), color="#c5a5dc",
-          advice="It holds the whole mosaic: leave it out with 'source_catalog: {skip: true}', or use a larger "
-                 "worker."),
+    _part(
+        "align", "asn", "layout", "align:run",
+        unit=Unit.MOSAIC, parts=("tweakreg", "resample", "skymatch"), lays_out=True,
+        cost=costs.align, color="#3c9a72",
+    ),
+    _part(
+        "sky", "cal", "skystat", "sky:run",
+        unit=Unit.EXPOSURE, parts=("skymatch",),
+        cost=costs.sky, color="#76c2a0",
+    ),
+    _part(
+        "skymatch", "skystat", "sky", "sky:solve",
+        unit=Unit.MOSAIC, parts=("skymatch",),
+        cost=costs.skymatch, color="#a9dcc5",
+    ),
+    _part(
+        "pixmap", "wcs", "pixmap", "outliers:map_pixels",
+        unit=Unit.EXPOSURE, parts=("resample", "outlier_detection"), intermediate=True,
+        cost=costs.pixmap, color="#8a6508",
+    ),
+    _part(
+        "outlier_i2d", "cal", "outlier_i2d", "outliers:drizzle_group",
+        unit=Unit.GROUP, parts=("outlier_detection",), intermediate=True,
+        cost=costs.outlier_i2d, color="#c08a1e",
+    ),
+    _part(
+        "median", "outlier_i2d", "median", "outliers:median_tile",
+        unit=Unit.TILE, intermediate=True,
+        cost=costs.median, color="#e3b553",
+    ),
+    _part(
+        "outliers", "cal", "crf", "outliers:flag",
+        unit=Unit.EXPOSURE, parts=("outlier_detection",), replaces=("image3",),
+        cost=costs.outliers, color="#d9772b",
+    ),
+    _part(
+        "drizzle", "crf", "zarr", "drizzle:run",
+        unit=Unit.TILE, folder="mosaics", parts=("resample",), assembled_by="assemble", replaces=("mosaic",),
+        cost=costs.drizzle, color="#6a3d8f",
+    ),
+    _part(
+        "assemble", "zarr", "i2d", "assemble:run",
+        unit=Unit.MOSAIC, folder="mosaics", parts=("resample",), commits=True, replaces=("image3", "mosaic"),
+        cost=costs.assemble, color="#9a66bd",
+    ),
+    _part(
+        "source_catalog", "i2d", "cat", "assemble:catalogue",
+        unit=Unit.MOSAIC, folder="mosaics", parts=("source_catalog",), replaces=("image3",),
+        cost=costs.source_catalog, color="#c5a5dc",
+        advice="It holds the whole mosaic: leave it out with 'source_catalog: {skip: true}', or use a larger worker.",
+    ),
     Step(
         name="image3",
         version=1,
@@ -168,6 +198,7 @@ _ROWS = (
         per_mosaic=True,
         engine="stock",
         replaces=("assemble", "source_catalog", "outliers"),
+        cost=costs.image3,
         color="#6a3d8f",
     ),
     Step(
@@ -182,11 +213,14 @@ _ROWS = (
         engine="stock",
         commits=True,
         replaces=("assemble", "drizzle"),
+        cost=costs.zarr_copy,
         color="#9a66bd",
     ),
 )  # fmt: skip
 
 REGISTRY: dict[str, Step] = {step.name: step for step in _ROWS}
+# Rows that planners ask for by name.
+GIVEN, ASSOCIATION, IMAGE3 = (REGISTRY[name] for name in ("given", "association", "image3"))
 
 
 # Of a record that another version of this project wrote, or that was damaged.
@@ -196,6 +230,15 @@ _UNKNOWN = Step(name="", version=0, unit=Unit.EXPOSURE, accepts="", produces="",
 def row_of(record: TaskRecord) -> Step:
     """The row of a record's step. For a step that the registry does not have it is a row without any property."""
     return REGISTRY.get(record.step, _UNKNOWN)
+
+
+def mosaic_of(record: TaskRecord) -> str:
+    """Product of the mosaic that a record belongs to; '' for a record that belongs to none."""
+    unit = row_of(record).unit
+    if record.mosaic or unit is Unit.EXPOSURE:
+        return record.mosaic
+    # Records of version 0.1 do not name it: a subject was '<product>', '<product>_x003y012' or '<product>_g00012'.
+    return record.subject if unit is Unit.MOSAIC else record.subject.rpartition("_")[0]
 
 
 def mosaic_steps(engine: str) -> tuple[str, ...]:

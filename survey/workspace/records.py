@@ -19,7 +19,7 @@ from survey.workspace.files import write_file
 SEAL = "sha256"  # of a record's text without this field
 MAX_RECORD_BYTES = 16 * 1024 * 1024  # a record is some kB; a larger file is something else
 
-_TEXT = "key step subject filter status digest host job started error error_class context log".split()
+_TEXT = "key step subject filter status digest host job started error error_class context log mosaic".split()
 _NUMBERS = ("seconds", "cpu_seconds", "peak_memory_gb", "memory_gb", "estimate_gb")
 _TEXTS = ("inputs", "references", "sha1", "versions")  # name -> text
 _OBJECTS = ("inputs", "settings", "resolved", "references", "sha1", "versions", "measurements")

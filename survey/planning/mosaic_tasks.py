@@ -1,0 +1,76 @@
+"""What the planners of both engines share: the tasks of one association."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from survey.config.sections import MosaicConfig
+from survey.models import Association, Exposure, Task
+from survey.mosaics.grid import Tile
+from survey.steps.costs import Work
+from survey.steps.registry import ASSOCIATION, REGISTRY
+
+Finish = Callable[[Task, Sequence[Task], str], Task]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is particular to one task of a mosaic."""
+
+    step: str
+    subject: str
+    inputs: Sequence[Task]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    reads: Sequence[str] = ()  # see `Task.reads`
+    work: Work = field(default_factory=Work)
+    tile: Tile | None = None
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MosaicTasks:
+    """Makes the tasks of one association. ``finish`` adds references and digest to a task."""
+
+    association: Association
+    config: MosaicConfig
+    image3: Mapping[str, Any]  # parameters of Image3's steps
+    exposures: Mapping[str, Exposure]  # the members that are available, in the association's order
+    missing: tuple[str, ...]
+    group: str  # of mosaics.zarr
+    finish: Finish
+
+    @property
+    def product(self) -> str:
+        return self.association.product
+
+    def associate(self, cals: Sequence[Task]) -> Task:
+        """The task of the association; ``cals``: the tasks that made its members, in its order."""
+        settings = {
+            "filter": self.association.filter,
+            "field": self.association.field,
+            "program": self.association.program,
+            "members": list(self.exposures),
+        }
+        return self.task(Draft(ASSOCIATION.name, self.product, cals, settings, missing=self.missing))
+
+    def task(self, draft: Draft) -> Task:
+        """The task of a draft, with its cost by the formula of its step."""
+        cost = REGISTRY[draft.step].cost(draft.work)
+        task = Task(
+            key=f"{draft.step}/{draft.subject}",
+            step=draft.step,
+            subject=draft.subject,
+            filter=self.association.filter,
+            settings=draft.settings,
+            inputs=tuple(item.key for item in draft.inputs),
+            reads=tuple(draft.reads),
+            missing=draft.missing,
+            memory_gb=cost.memory_gb,
+            cpu_seconds=cost.cpu_seconds,
+            disk_gb=cost.disk_gb,
+            mosaic=self.product,
+            tile=draft.tile,
+        )
+        return self.finish(task, draft.inputs, next(iter(self.exposures), ""))

@@ -1,0 +1,89 @@
+"""Names of the files that the steps of a tiled mosaic exchange.
+
+The planner lists what a task reads, and the steps write and find it, by the names of this module alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from survey.errors import TaskError
+from survey.mosaics import layouts
+
+
+@dataclass(frozen=True)
+class File:
+    """A kind of file: one for each subject of a step."""
+
+    suffix: str
+    folder: str = "stage3"  # of the workspace
+
+    def name(self, subject: str) -> str:
+        return f"{subject}_{self.suffix}"
+
+    def path(self, subject: str) -> str:
+        """Its path below the workspace."""
+        return f"{self.folder}/{subject}_{self.suffix}"
+
+    def subject(self, path: str | Path) -> str | None:
+        """The subject of a file of this kind; None for a file of another kind."""
+        name = Path(path).name
+        return name.removesuffix(f"_{self.suffix}") if name.endswith(f"_{self.suffix}") else None
+
+    def find(self, paths: Sequence[str], subject: str) -> str:
+        """The file of a subject among paths, a job's inputs for instance.
+
+        Raises
+        ------
+        TaskError
+            It is not among them.
+        """
+        found = self.find_any(paths, subject)
+        if found is None:
+            raise TaskError(f"{self.name(subject)} is not among the {len(paths)} inputs of the task.")
+        return found
+
+    def find_any(self, paths: Iterable[str], subject: str) -> str | None:
+        """The same; None when it is not among them."""
+        name = self.name(subject)
+        return next((path for path in paths if Path(path).name == name), None)
+
+
+# Of an exposure, whichever mosaic it is in
+CAL = File("cal.fits", "stage2")
+CATALOG = File("cat.ecsv")  # its sources: x, y [0-based pixels], flux
+DESCRIPTION = File("member.asdf")  # header, WCS and shape, without pixels
+# Of a mosaic
+ASSOCIATION = File("asn.json", "asn")
+LAYOUT = File(layouts.SUFFIX, layouts.FOLDER)
+GRID = File("grid.asdf")  # the WCS of its grids
+SOURCES = File("sources.ecsv")  # aligned sources of all members: RA, DEC [deg], flux
+SKY = File("sky.json")  # sky level of each member
+I2D = File("i2d.fits", "mosaics")
+# Of an exposure in a mosaic: `member_subject`
+WCS = File("wcs.asdf")  # its description with the aligned WCS
+SKY_STATISTICS = File("skystat.json")
+PIXMAP = File("pixmap.npy")  # pixels of the mosaic on which its pixels fall
+OUTLIER_MAP = File("outliermap.npy")  # the same on the grid of outlier detection, when that is another
+LEFT_OUT = File("leftout.npy")  # its pixels that drizzle leaves out at the mosaic's border
+CRF = File("crf.fits")
+# Of a group and of a tile: `group_subject`, `tile_subject`
+GROUP_I2D = File("outlier_i2d.npy")
+MEDIAN = File("median.npy")
+
+
+def member_subject(exposure: str, acid: str) -> str:
+    """The subject of a task on one exposure of a mosaic; ``acid``: the association's id, 'a3001'."""
+    return f"{exposure}_{acid}"
+
+
+def group_subject(product: str, number: int) -> str:
+    """The subject of a task on one group of detectors; ``number``: of the group in the layout."""
+    return f"{product}_g{number:05d}"
+
+
+def tile_subject(product: str, tile: str) -> str:
+    """The subject of a task on one tile; ``tile``: its name, 'x003y012'."""
+    return f"{product}_{tile}"
