@@ -23,7 +23,8 @@ def document(name="egs", error="ValueError: bad", tiles=((0, 0), (1, 0))):
              "last_step": "image2", "totals": [["detector1", name, 2, 2.0], ["image2", name, 2, 2.0]],
              "products": []}  # fmt: skip
     state = RunState.begin(facts)
-    state.lay_out({"product": name, "filter": name, "totals": [], "shape": [200, 100], "side": 100, "tiles": tiles})
+    state.lay_out({"product": name, "filter": name, "totals": [], "shape": [200, 100], "side": 100,
+                   "step": "drizzle", "tiles": [[ix, iy, f"{ix}{iy}"] for ix, iy in tiles]})  # fmt: skip
     state.update([
         ["detector1", name, "", "done", 1.0, 1.0, 2.0, "", "", 1005.0],
         ["detector1", name, name, "failed", 1.0, 0.0, 2.0, error, error, 1006.0],

@@ -20,7 +20,6 @@ from survey.dashboard.state import (
     Pace,
     RunState,
     first_line,
-    place_of,
     update_of,
 )
 from survey.execution.task import blank_record
@@ -36,8 +35,8 @@ def begun(*totals, products=(), last_step="image2", exposures=4):
     return RunState.begin(facts)
 
 
-def done(step, now, seconds=10.0, name="F200W", subject="x", word="done", error="", peak=1.0, predicted=2.0):
-    return [step, name, subject, word, seconds, peak, predicted, error, "never" if error else "", now]
+def done(step, now, seconds=10.0, name="F200W", subject="x", word="done", error="", peak=1.0, tile=None):
+    return [step, name, subject, word, seconds, peak, 2.0, error, "never" if error else "", now, tile]
 
 
 def row(document, step, name="F200W"):
@@ -56,7 +55,7 @@ def record(tmp_path):
 
 def test_an_update_is_small_and_names_only_what_is_shown(record):
     complete = update_of(replace(record, status=COMPLETE), False, 5.0)
-    assert complete[:6] == ["detector1", "F200W", "", "done", 12.35, 1.5]
+    assert complete[:6] == ("detector1", "F200W", "", "done", 12.35, 1.5)
     assert update_of(replace(record, status=COMPLETE), True, 5.0)[3] == "reused"
     failed = update_of(replace(record, status=FAILED, error="no\ntraceback", error_class="never"), False, 5.0)
     assert (failed[2], failed[3], failed[7], failed[8]) == (record.subject, "failed", "no", "never")
@@ -110,20 +109,16 @@ def test_tiles_fill():
     state = begun(["drizzle", "F200W", 9, 90.0], products=[MOSAIC])
     assert state.document(1001.0, {})["not_laid_out"] == [MOSAIC]
     state.lay_out({"product": MOSAIC, "filter": "F200W", "totals": [["drizzle", "F200W", -6, -60.0]], "side": 100,
-                   "shape": [300, 100], "tiles": [[0, 0], [1, 0], [2, 0]]})  # fmt: skip
-    state.update([done("drizzle", 1010.0, subject=f"{MOSAIC}_x000y000"),
-                  done("drizzle", 1011.0, subject=f"{MOSAIC}_x001y000", word="failed", error="bad")])  # fmt: skip
-    document = state.document(1012.0, {("drizzle", "F200W"): [f"{MOSAIC}_x002y000"]})
+                   "shape": [300, 100], "step": "drizzle",
+                   "tiles": [[0, 0, "a"], [1, 0, "b"], [2, 0, "c"]]})  # fmt: skip
+    state.update([done("drizzle", 1010.0, subject="a", tile=[MOSAIC, 0, 0]),
+                  done("median", 1010.0, subject="c"), done("drizzle", 1010.0, subject="z", tile=["another", 2, 0]),
+                  done("drizzle", 1011.0, subject="b", word="failed", error="bad", tile=[MOSAIC, 1, 0])])  # fmt: skip
+    document = state.document(1012.0, {("drizzle", "F200W"): ["c", "of another mosaic"], ("median", "F200W"): ["a"]})
     mosaic = document["mosaics"][0]
     assert mosaic["tiles"] == [[0, 0, "done"], [1, 0, "failed"], [2, 0, "running"]]
     assert (mosaic["done"], mosaic["total"], document["not_laid_out"]) == (1, 3, [])
     assert row(document, "drizzle")["total"] == 3
-
-
-def test_places_of_tiles():
-    assert place_of(f"{MOSAIC}_x003y012") == (MOSAIC, (3, 12))
-    assert place_of("jw01345001001_02101_00001_nrcb1")[1] is None
-    assert place_of("x1y")[1] is None and place_of("")[1] is None
 
 
 def test_errors_are_cut_to_one_line():

@@ -20,6 +20,7 @@ from survey.errors import TaskError
 from survey.execution.publication import publish
 from survey.execution.task import blank_record
 from survey.models import COMPLETE, FAILED, Task
+from survey.mosaics.grid import Box, Tile
 from survey.steps.base import Outcome
 from survey.workspace.folders import Workspace
 from survey.workspace.products import reusable, stored_record
@@ -44,11 +45,11 @@ class Line:
         self.workspace = Workspace(self.root)
         self.workspace.create()
 
-    def task(self, step: str, subject: str, settings: int = 1, inputs: tuple[Task, ...] = ()) -> Task:
+    def task(self, step: str, subject: str, settings: int = 1, inputs: tuple[Task, ...] = (), at=None) -> Task:
         facts = {"group": "F200W", "n": settings} if step in ("drizzle", "mosaic", "assemble") else {"n": settings}
         digests = {item.key: item.digest for item in inputs}
         return Task(f"{step}/{subject}", step, subject, "F200W", facts, tuple(digests), digests=digests,
-                    digest=digest([step, subject, settings, digests]))  # fmt: skip
+                    digest=digest([step, subject, settings, digests]), mosaic=MOSAIC, tile=at)  # fmt: skip
 
     def publish(self, task: Task, *targets: str, links: tuple[str, ...] = (), run: str = ""):
         """Publish files (or, where the name ends with '/', folders) that hold the task's digest."""
@@ -94,7 +95,8 @@ def tile_files(ix: int) -> list[str]:
 
 
 def tile(line: Line, ix: int, settings: int = 1) -> Task:
-    return line.task("drizzle", f"{MOSAIC}_x{ix:03d}y000", settings)
+    at = Tile(ix, 0, Box(0, 0, 100, 100))
+    return line.task("drizzle", f"{MOSAIC}_{at.name}", settings, at=at)
 
 
 def assembled(line: Line, *tiles: Task, settings: int = 1) -> Task:

@@ -317,8 +317,9 @@ def test_publications_of_several_processes_exclude_each_other(workspace, task):
 
 def test_a_folder_is_a_product_and_replaces_its_predecessor(workspace, site, task):
     below = Task(
-        key="mosaic/m", step="mosaic", subject="m", filter="F200W", settings={"group": "F200W", "n": 1}, digest="1" * 64
-    )
+        key="mosaic/m", step="mosaic", subject="m", filter="F200W", settings={"group": "F200W", "n": 1},
+        digest="1" * 64, mosaic="jw01345-a3001_t001_nircam_clear-f200w",
+    )  # fmt: skip
     first = run_task(below, site)
     assert [item.path for item in first.products] == ["mosaics/mosaics.zarr/F200W"]
     second = run_task(replace(below, settings={"group": "F200W", "n": 2}, digest="2" * 64), site)

@@ -20,14 +20,12 @@ from survey.dashboard.journal import Journal
 from survey.dashboard.report import joined
 from survey.dashboard.state import update_of
 from survey.models import Plan, Task, TaskRecord
-from survey.planning.tiled import STEPS as TILED
 from survey.steps.registry import REGISTRY
 from survey.workspace.files import write_file
 
 FLUSH_SECONDS = 0.5
 ANSWER_SECONDS = 30  # a page that takes longer is not waited for
 REPORT_SECONDS = 300
-BEHIND = TILED[1:]  # steps whose tasks the alignment decides
 Totals = dict[tuple[str, str], list[float]]  # step and filter -> number of tasks, their CPU time [s]
 Watch = Callable[[TaskRecord, bool], None]
 Say = Callable[[str], None]
@@ -47,6 +45,7 @@ class Feed:
         self._run = uuid.uuid4().hex[:8]
         self._journal: Journal | None = None
         self._guesses: dict[str, Totals] = {}
+        self._tiles: dict[str, tuple[str, int, int]] = {}  # task key -> product, column and row of its tile
         self._lock = threading.Lock()
         self._updates: list[Any] = []
         self._due = False  # a flush is on its way
@@ -59,7 +58,7 @@ class Feed:
         tasks = [task for task in made if task.step in self._names]
         self._guesses = guesses(tasks)
         chain = [task.step for task in tasks if not task.mosaic]
-        calibrated = [step for step in chain if REGISTRY[step].produces == REGISTRY["association"].accepts]
+        calibrated = [step for step in chain if REGISTRY[step].makes_members]
         facts = {
             "run": self._run,
             "survey": config.survey,
@@ -69,7 +68,7 @@ class Feed:
             "exposures": len({task.subject for task in tasks if not task.mosaic}),
             "last_step": (calibrated or chain or [""])[-1],
             "totals": [[*place, *total] for place, total in totals(tasks).items()],
-            "products": [task.subject for task in tasks if task.step == "align"],
+            "products": [task.mosaic for task in tasks if REGISTRY[task.step].lays_out],
         }
         self._journal = Journal(self._root, facts)
         try:
@@ -93,9 +92,11 @@ class Feed:
                 self._journal.reuse(record)
             if not self._alive:
                 return
-            update = update_of(replace(record, error=self._hide(record.error)), reused, time.time())
+            update = update_of(
+                replace(record, error=self._hide(record.error)), reused, time.time(), self._tiles.get(record.key)
+            )
             with self._lock:
-                self._updates.append(update)
+                self._updates.append(list(update))
                 due, self._due = self._due, True
             if not due:
                 self._client.loop.add_callback(self._flush_soon)
@@ -105,8 +106,8 @@ class Feed:
     def laid_out(self, product: str, tasks: Sequence[Task]) -> None:
         """Tell of the tasks that a mosaic has behind its alignment, in place of those that were guessed."""
         guess = self._guesses.pop(product, {})
-        behind = [task for task in tasks if task.step in BEHIND and task.step in self._names]
-        found = totals(behind)
+        after = [task for task in tasks if REGISTRY[task.step].needs_layout and task.step in self._names]
+        found = totals(after)
         nothing = [0, 0.0]
         rows = [
             [
@@ -115,15 +116,19 @@ class Feed:
             ]
             for place in dict.fromkeys((*guess, *found))
         ]
-        tiles = [task for task in behind if task.step == "drizzle"]
+        tiles = [(task, task.tile) for task in after if task.tile is not None and REGISTRY[task.step].makes_tiles]
+        self._tiles |= {task.key: (product, tile.ix, tile.iy) for task, tile in tiles}
+        first = tiles[0][0] if tiles else None
         facts = {
             "product": product,
-            "filter": tiles[0].filter if tiles else "",
+            "filter": first.filter if first is not None else "",
+            "step": first.step if first is not None else "",
             "totals": rows,
-            "tiles": [[task.settings["ix"], task.settings["iy"]] for task in tiles],
-            "shape": [max((task.settings["box"][corner] for task in tiles), default=0) for corner in (2, 3)],
-            "side": tiles[0].settings["side"] if tiles else 0,
-        }
+            "tiles": [[tile.ix, tile.iy, task.subject] for task, tile in tiles],
+            "shape": [max((tile.box.x1 for _, tile in tiles), default=0),
+                      max((tile.box.y1 for _, tile in tiles), default=0)],
+            "side": first.settings["side"] if first is not None else 0,
+        }  # fmt: skip
         if self._journal is not None:
             self._journal.lay_out(facts)
         if self._alive:
@@ -231,12 +236,9 @@ def totals(tasks: Iterable[Task]) -> Totals:
 
 
 def guesses(tasks: Iterable[Task]) -> dict[str, Totals]:
-    """What a plan holds behind each alignment, by product: it stands between this alignment and the next."""
+    """What a plan holds after each alignment, by product."""
     parts: dict[str, list[Task]] = {}
-    product = ""
     for task in tasks:
-        if task.step == "align":
-            product = task.subject
-        elif task.step in BEHIND:
-            parts.setdefault(product, []).append(task)
+        if REGISTRY[task.step].needs_layout:
+            parts.setdefault(task.mosaic, []).append(task)
     return {product: totals(part) for product, part in parts.items()}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from survey.execution.failures import root_cause
 from survey.models import COMPLETE, FAILED, SKIPPED, TaskRecord
@@ -21,16 +21,33 @@ MAX_BINS = 48  # of the exposures' rate
 MAX_TILES = 20_000  # of all mosaics; beyond, only their number is kept
 ERROR_CHARACTERS = 300
 
-Update = Sequence[Any]  # of `update_of`
+Place = tuple[str, int, int]  # product of a mosaic, column and row of its tile
 
 
-def update_of(record: TaskRecord, reused: bool, now: float) -> list[Any]:
-    """What the page wants of a record: a few short values."""
+class Update(NamedTuple):
+    """What the page needs to know of a record: a few short values of JSON types."""
+
+    step: str
+    filter: str
+    subject: str  # '' but for failures: subjects are long
+    word: str  # one of `WORDS`
+    seconds: float
+    peak_gb: float
+    predicted_gb: float
+    error: str
+    error_class: str
+    now: float  # as time.time() tells [s]
+    tile: Place | None = None  # of the mosaic that the task filled
+
+
+def update_of(record: TaskRecord, reused: bool, now: float, tile: Place | None = None) -> Update:
+    """The update of a record; ``tile``: of the mosaic, when the task makes one."""
     word = (REUSED if reused else DONE) if record.status == COMPLETE else record.status
-    # Subjects are long, and wanted only of failures and of tiles.
-    subject = record.subject if word in (FAILED, SKIPPED) or record.step == "drizzle" else ""
-    return [record.step, record.filter, subject, word, round(record.seconds, 2), round(record.peak_memory_gb, 3),
-            round(record.memory_gb, 3), first_line(record.error), record.error_class, round(now, 2)]  # fmt: skip
+    return Update(
+        record.step, record.filter, record.subject if word in (FAILED, SKIPPED) else "", word,
+        round(record.seconds, 2), round(record.peak_memory_gb, 3), round(record.memory_gb, 3),
+        first_line(record.error), record.error_class, round(now, 2), tile,
+    )  # fmt: skip
 
 
 def first_line(error: str) -> str:
@@ -112,9 +129,11 @@ class Mosaic:
     """A mosaic and what became of its tiles."""
 
     filter: str
+    step: str  # that makes the tiles
     shape: tuple[int, int]  # (nx, ny) [pixels]
     side: int
     tiles: dict[tuple[int, int], str]  # (column, row) -> '' or one of WORDS; empty when there are too many to show
+    subjects: dict[str, tuple[int, int]]  # of these tiles' tasks
     total: int
     done: int = 0
 
@@ -170,32 +189,33 @@ class RunState:
         """A mosaic's tiles are known."""
         self.add_totals(facts["totals"])
         self.guessed.discard(str(facts["product"]))
-        tiles = [(int(ix), int(iy)) for ix, iy in facts["tiles"]]
+        tiles = {str(subject): (int(ix), int(iy)) for ix, iy, subject in facts["tiles"]}
         room = MAX_TILES - sum(len(mosaic.tiles) for mosaic in self.mosaics.values())
         if tiles:
+            shown = tiles if len(tiles) <= room else {}
             self.mosaics[str(facts["product"])] = Mosaic(
-                str(facts["filter"]), (int(facts["shape"][0]), int(facts["shape"][1])), int(facts["side"]),
-                dict.fromkeys(tiles, "") if len(tiles) <= room else {}, len(tiles),
+                str(facts["filter"]), str(facts["step"]), (int(facts["shape"][0]), int(facts["shape"][1])),
+                int(facts["side"]), dict.fromkeys(shown.values(), ""), shown, len(tiles),
             )  # fmt: skip
 
-    def update(self, updates: Iterable[Update]) -> None:
-        """Take records that were decided: see `update_of`."""
-        for step, name, subject, word, seconds, peak, predicted, error, error_class, now in updates:
-            cell = self.cells.setdefault((step, name), Cell())
-            cell.counts[word] += 1
-            if word == DONE:
-                self._ran(cell, seconds, now)
-                if peak > 0:
-                    self.memory.setdefault(step, Sample()).add(predicted, peak)
-            elif word == FAILED:
-                self._fail(step, name, subject, error, error_class)
-            elif word == SKIPPED:
-                self._skip(root_cause(error))
-            if step == self.last_step and word == DONE:
-                self.last_exposure = now
-                self.pace.add(now - self.began)
-            if step == "drizzle":
-                self._fill(subject, word)
+    def update(self, updates: Iterable[Sequence[Any]]) -> None:
+        """Take records that were decided: the values of an `Update` each."""
+        for new in (Update(*values) for values in updates):
+            cell = self.cells.setdefault((new.step, new.filter), Cell())
+            cell.counts[new.word] += 1
+            if new.word == DONE:
+                self._ran(cell, new.seconds, new.now)
+                if new.peak_gb > 0:
+                    self.memory.setdefault(new.step, Sample()).add(new.predicted_gb, new.peak_gb)
+            elif new.word == FAILED:
+                self._fail(new)
+            elif new.word == SKIPPED:
+                self._skip(root_cause(new.error))
+            if new.step == self.last_step and new.word == DONE:
+                self.last_exposure = new.now
+                self.pace.add(new.now - self.began)
+            if new.tile is not None:
+                self._fill(new.tile, new.word)
 
     def end(self, now: float, outcome: str) -> None:
         self.ended, self.outcome = now, outcome
@@ -207,27 +227,28 @@ class RunState:
         cell.stop = now if cell.stop is None else max(cell.stop, now)
         self.first = start if self.first is None else min(self.first, start)
 
-    def _fail(self, step: str, name: str, subject: str, error: str, error_class: str) -> None:
+    def _fail(self, new: Update) -> None:
         if len(self.failures) >= MAX_FAILURES:
             self.unlisted += 1
             return
-        key = f"{step}/{subject}"
+        key = f"{new.step}/{new.subject}"
+        error = new.error.removeprefix(f"{key}: ")
         self.failures.append(
-            {"key": key, "step": step, "filter": name, "error": error.removeprefix(f"{key}: "), "class": error_class}
+            {"key": key, "step": new.step, "filter": new.filter, "error": error, "class": new.error_class}
         )
 
     def _skip(self, cause: str) -> None:
         known = cause in self.causes or len(self.causes) < MAX_CAUSES
         self.causes[cause if known else "other causes"] = self.causes.get(cause if known else "other causes", 0) + 1
 
-    def _fill(self, subject: str, word: str) -> None:
-        product, place = place_of(subject)
+    def _fill(self, tile: Place, word: str) -> None:
+        product, ix, iy = tile
         mosaic = self.mosaics.get(product)
-        if mosaic is None or place is None:
+        if mosaic is None:
             return
         mosaic.done += word in (DONE, REUSED)
-        if place in mosaic.tiles:
-            mosaic.tiles[place] = word
+        if (ix, iy) in mosaic.tiles:
+            mosaic.tiles[ix, iy] = word
 
     # --- what it amounts to ---------------------------------------------------------------------------------------
 
@@ -339,7 +360,7 @@ class RunState:
         return bool(chain) and not any(cell.left for cell in chain)
 
     def _mosaic(self, product: str, mosaic: Mosaic, running: Mapping[tuple[str, str], Sequence[str]]) -> dict[str, Any]:
-        under_way = {place_of(subject) for subject in running.get(("drizzle", mosaic.filter), ())}
+        under_way = {mosaic.subjects.get(subject) for subject in running.get((mosaic.step, mosaic.filter), ())}
         return {
             "product": product,
             "filter": mosaic.filter,
@@ -348,16 +369,7 @@ class RunState:
             "total": mosaic.total,
             "done": mosaic.done,
             "tiles": [
-                [ix, iy, word or ("running" if (product, (ix, iy)) in under_way else "waiting")]
+                [ix, iy, word or ("running" if (ix, iy) in under_way else "waiting")]
                 for (ix, iy), word in mosaic.tiles.items()
             ],
         }
-
-
-def place_of(subject: str) -> tuple[str, tuple[int, int] | None]:
-    """Product, column and row of a tile's subject: '<product>_x003y012'."""
-    product, _, place = subject.rpartition("_")
-    column, _, row = place.removeprefix("x").partition("y")
-    if not (place.startswith("x") and column.isdecimal() and row.isdecimal()):
-        return product, None
-    return product, (int(column), int(row))

@@ -29,10 +29,9 @@ def verified_sources(task: Task, workspace: Workspace, inputs: Sequence[TaskReco
     """
     wanted = [(name, task.digests.get(name, ""), "") for name in task.files]
     wanted += _products_read(task, inputs)
-    if task.step == "assemble":  # reads the tiles' chunks where they lie
-        for record in inputs:
-            if record.step == "drizzle":
-                _check_chunks(record, workspace)
+    for record in inputs:
+        if REGISTRY[record.step].assembled_by == task.step:  # it reads the chunks of tiles where they are published
+            _check_chunks(record, workspace)
     found = []
     for name, sha256, maker in wanted:
         path = _place(workspace, name) if maker else workspace.root / name

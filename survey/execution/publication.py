@@ -18,21 +18,15 @@ from survey.digest import file_sha256, tree_sha256
 from survey.errors import TaskError
 from survey.models import COMPLETE, Product, Task, TaskRecord
 from survey.mosaics.tiles import uncommit
-from survey.steps.base import Outcome
+from survey.names import parse_mosaic
+from survey.steps.base import Outcome, Unit
+from survey.steps.registry import REGISTRY, mosaic_of
 from survey.workspace import paths
 from survey.workspace.files import replace_folder, sync_folder, sync_tree
 from survey.workspace.folders import Workspace
 from survey.workspace.products import reusable, stored_record
-from survey.workspace.records import record_path, write_record
+from survey.workspace.records import read_record, record_path, write_record
 
-# Records of the other engine that speak of the same files, of the same mosaic.
-RIVALS = {
-    "assemble": ("image3", "mosaic"),
-    "source_catalog": ("image3",),
-    "drizzle": ("mosaic",),
-    "image3": ("assemble", "source_catalog"),
-    "mosaic": ("assemble",),
-}
 _LOCKS = 64
 _LOCK_SECONDS = 600.0  # hashing and renaming a large mosaic
 
@@ -68,17 +62,20 @@ def publish(
         sync_tree(path)
     final = replace(record, products=products)
     places = [_place(task, workspace.root, target) for _, target in made]
-    mark = _place(task, workspace.root, f"mosaics/mosaics.zarr/{task.settings.get('group', 'none')}/zarr.json")
+    row = REGISTRY[task.step]
+    mark: Path | None = None  # of the mosaic's group in the store: its presence commits the mosaic
+    if row.makes_tiles:
+        mark = _place(task, workspace.root, f"mosaics/mosaics.zarr/{task.settings['group']}/zarr.json")
     with _publication(workspace, task.key):
         workspace.check_run(task.key, run)
         first = reusable(task, workspace.root, stored_record(workspace, task.key))
         if first is not None:
             return first
         old = stored_record(workspace, task.key)
-        _withdraw([task.key, *_rivals(task, products, workspace)], workspace)
-        if task.step == "drizzle" and not _mosaic_stands(task, workspace):
-            # Other pixels: the mosaic is none until it was assembled anew.
-            _withdraw([f"assemble/{_mosaic(task)}"], workspace)
+        _withdraw([record_path(workspace.records, task.key), *_replaced(task, products, workspace)], workspace)
+        if mark is not None and not _is_tile_of(task, f"{row.assembled_by}/{task.mosaic}", workspace):
+            # The tile's pixels change, so the mosaic is invalid until it is assembled again.
+            _withdraw([record_path(workspace.records, f"{row.assembled_by}/{task.mosaic}")], workspace)
             uncommit(mark.parent)
         _drop_others(old, products, workspace)
         changed: set[Path] = set()
@@ -98,9 +95,8 @@ def _place(task: Task, root: Path, target: str) -> Path:
         raise TaskError(f"{task.key}: {error}.") from error
 
 
-def _withdraw(keys: Iterable[str], workspace: Workspace) -> None:
-    """Remove records, and have that on the disk: no old record may outlive its product."""
-    files = [record_path(workspace.records, key) for key in keys]
+def _withdraw(files: Iterable[Path], workspace: Workspace) -> None:
+    """Remove records, and flush that to the disk: no old record may outlive its product."""
     there = [path for path in files if path.exists()]
     for path in there:
         path.unlink(missing_ok=True)
@@ -108,36 +104,29 @@ def _withdraw(keys: Iterable[str], workspace: Workspace) -> None:
         sync_folder(workspace.records)
 
 
-def _rivals(task: Task, products: Sequence[Product], workspace: Workspace) -> list[str]:
-    """Keys of the records of other tasks that speak of a task's files: those of the other engine."""
-    of = _mosaic(task) if task.step == "drizzle" else task.subject
-    keys = [f"{step}/{of}" for step in RIVALS.get(task.step, ())]
-    names = [Path(product.path).name for product in products]
-    if task.step == "image3":
-        keys += [f"outliers/{name.removesuffix('_crf.fits')}" for name in names if name.endswith("_crf.fits")]
-    if task.step == "mosaic":
-        keys += _keys(workspace, f"drizzle.{task.subject}_x*.json")
-    if task.step == "outliers":
-        ours = {product.path for product in products}
-        for key in _keys(workspace, f"image3.*-{task.subject.rpartition('_')[2]}_*.json"):
-            whole = stored_record(workspace, key)
-            if whole is not None and ours & {product.path for product in whole.products}:
-                keys.append(key)
-    return keys
+def _replaced(task: Task, products: Sequence[Product], workspace: Workspace) -> list[Path]:
+    """Files of the records of the other engine whose products are replaced by those of a task."""
+    mine, ours = REGISTRY[task.step], {product.path for product in products}
+    found: list[Path] = []
+    for name in mine.replaces:
+        unit = REGISTRY[name].unit
+        if unit is Unit.MOSAIC and mine.unit is not Unit.EXPOSURE:
+            found.append(record_path(workspace.records, f"{name}/{task.mosaic}"))
+            continue
+        # Mosaics of one id have different members: a file of an exposure tells which of them is meant.
+        by_file = Unit.EXPOSURE in (unit, mine.unit)
+        for path in workspace.records.glob(f"{name}.*{parse_mosaic(task.mosaic).acid}*.json"):
+            with contextlib.suppress(OSError, ValueError):  # a torn or foreign file is no record
+                other = read_record(path)
+                if ours & {item.path for item in other.products} if by_file else mosaic_of(other) == task.mosaic:
+                    found.append(path)
+    return found
 
 
-def _keys(workspace: Workspace, pattern: str) -> list[str]:
-    return [path.stem.replace(".", "/", 1) for path in workspace.records.glob(pattern)]
-
-
-def _mosaic(tile: Task) -> str:
-    return tile.subject.rpartition("_")[0]
-
-
-def _mosaic_stands(tile: Task, workspace: Workspace) -> bool:
-    """Whether the mosaic was assembled from this very tile, which was lost and is now made anew."""
-    whole = stored_record(workspace, f"assemble/{_mosaic(tile)}")
-    return whole is not None and whole.status == COMPLETE and whole.inputs.get(tile.key) == tile.digest
+def _is_tile_of(tile: Task, whole: str, workspace: Workspace) -> bool:
+    """Whether a mosaic was assembled from this very tile, which was lost and has been made again."""
+    record = stored_record(workspace, whole)
+    return record is not None and record.status == COMPLETE and record.inputs.get(tile.key) == tile.digest
 
 
 def _drop_others(old: TaskRecord | None, products: Sequence[Product], workspace: Workspace) -> None:

@@ -221,8 +221,10 @@ def _run_tasks(job: _Job, made: Plan, references: References) -> Run:
             for record in records:
                 decided(record, True)
             # What a run that was killed at its very end did not.
-            whole = {task.subject: tasks for task in tasks if task.step == "assemble"}
-            tidy(root, {task.key: stored[task.key] for task in tasks}, whole, stored, config.mosaic.keep_intermediate)
+            mosaics: dict[str, list[Task]] = {}
+            for task in tasks:
+                mosaics.setdefault(task.mosaic, []).append(task)
+            tidy(root, {task.key: stored[task.key] for task in tasks}, mosaics, stored, config.mosaic.keep_intermediate)
             if job.options.report:
                 before = " The last run's stays." if (root / "reports" / REPORT).exists() else ""
                 job.callbacks.say(f"{REPORT} is not written: every task was done before, so that nothing ran.{before}")

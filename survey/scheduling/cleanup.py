@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from survey.models import COMPLETE, Task, TaskRecord
-from survey.steps.registry import REGISTRY
+from survey.steps.base import Unit
+from survey.steps.registry import REGISTRY, mosaic_of, row_of
 from survey.workspace.paths import discard
 from survey.workspace.products import in_place, recorded
 from survey.workspace.records import record_path
@@ -33,11 +34,12 @@ def tidy(
     keep_intermediate : leave pixel maps, drizzled groups and medians
     """
     for record in list(decided.values()):
-        if record.step == "assemble" and record.status == COMPLETE:
+        if row_of(record).commits and record.status == COMPLETE:
             tasks = list(chains[record.subject])
-            if not keep_intermediate:
-                _drop_intermediate(root, tasks, decided)
-            _drop_strangers(root, record.subject, {task.key for task in tasks}, stored)
+            if any(task.tile is not None for task in tasks):
+                if not keep_intermediate:
+                    _drop_intermediate(root, tasks, decided)
+                _drop_strangers(root, record.subject, {task.key for task in tasks}, stored)
 
 
 def _drop_intermediate(root: Path, tasks: Iterable[Task], decided: Mapping[str, TaskRecord]) -> None:
@@ -52,8 +54,8 @@ def _drop_intermediate(root: Path, tasks: Iterable[Task], decided: Mapping[str, 
 def _drop_strangers(root: Path, product: str, known: set[str], stored: Mapping[str, TaskRecord]) -> None:
     """Remove records of tiles and groups that this mosaic no longer has: their files went with the old grid."""
     for key, record in stored.items():
-        of_tiles = record.step in ("outlier_i2d", "median", "drizzle") and record.subject.startswith(f"{product}_")
-        if of_tiles and key not in known:
+        of_grid = row_of(record).unit in (Unit.GROUP, Unit.TILE) and mosaic_of(record) == product
+        if of_grid and key not in known:
             record_path(root / "records", key).unlink(missing_ok=True)
             for item in record.products:
                 discard(root, item.path)
