@@ -28,8 +28,6 @@ MAX_LINES = 400
 MAX_PARAMETERS = 6
 # Still to be given an object in place of single values; shrink this list, and add nothing.
 CROWDED = {
-    "survey.planning.tiled:_drizzle",
-    "survey.planning.tiled:_flag",
     "survey.steps.image3.align:lay_out",
 }
 # They take seconds to import; a module that the command line loads must not have them at its top.
@@ -204,3 +202,82 @@ def defined(path):
     """Names that a module defines at its top; the module is not imported."""
     tree = ast.parse(Path(path).read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+
+
+# --- names of steps -----------------------------------------------------------------------------------------------
+
+KNOW_STEPS = ("survey/steps/", "survey/simulate/", "survey/planning/tiled.py", "survey/planning/stock.py")
+# The same word with another meaning: the public function `survey.mosaic`; the type of an association.
+NO_STEPS = {"survey/__init__.py": "mosaic", "survey/mosaics/association_files.py": "image3"}
+LOOKUPS = {"get", "index", "count", "startswith", "endswith", "removeprefix", "removesuffix", "partition", "rpartition"}
+
+
+def step_names(node, constants):
+    """Names of steps that an expression is made of: a text, a collection of texts, or a constant of its module."""
+    if isinstance(node, ast.Constant):
+        text = node.value if isinstance(node.value, str) else ""
+        return [text] if text.partition("/")[0] in REGISTRY else []
+    if isinstance(node, ast.Name):
+        return constants.get(node.id, [])
+    if isinstance(node, ast.Starred):
+        return step_names(node.value, constants)
+    if isinstance(node, ast.Dict):
+        return [name for key in node.keys if key is not None for name in step_names(key, constants)]
+    if isinstance(node, (ast.Tuple, ast.List, ast.Set, ast.JoinedStr)):
+        return [name for item in ast.iter_child_nodes(node) for name in step_names(item, constants)]
+    return []
+
+
+def comparisons_with_steps(source):
+    """(line, names) of each comparison, membership, subscript, look-up or case with the name of a step in it."""
+    tree = ast.parse(source)
+    constants = {}
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in targets:
+            if isinstance(target, ast.Name) and getattr(node, "value", None) is not None:
+                constants[target.id] = step_names(node.value, {})
+    for node in ast.walk(tree):
+        asked = []
+        if isinstance(node, ast.Compare):
+            asked = [node.left, *node.comparators]
+        elif isinstance(node, ast.Subscript):
+            asked = [node.slice]
+        elif isinstance(node, ast.MatchValue):
+            asked = [node.value]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LOOKUPS:
+            asked = [node.func.value, *node.args]
+        found = [name for item in asked for name in step_names(item, constants)]
+        if found:
+            yield node.lineno, found
+
+
+def test_no_step_is_known_by_its_name_outside_the_registry_and_its_planners():
+    """What the rest of the package needs to know of a step is a field of its row, see `survey.steps.base.Step`."""
+    faults = []
+    for path in sorted((ROOT / "survey").rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        if not name.startswith(KNOW_STEPS):
+            found = comparisons_with_steps(path.read_text(encoding="utf-8"))
+            faults += [f"{name}:{line}: {', '.join(names)}" for line, names in found if names != [NO_STEPS.get(name)]]
+    assert faults == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'task.step == "drizzle"', 'x = step in ("median", "pixmap")', 'REGISTRY["image3"]', 'records.get("align")',
+        'WHOLE = ("align", "sky")\nfound = step in WHOLE', 'RIVALS = {"assemble": 1}\nRIVALS[step]; step in RIVALS',
+        'key.startswith("drizzle/")', 'key == f"assemble/{product}"', 'records[f"assemble/{product}"]',
+        'match step:\n    case "sky":\n        pass', '"given" != step', 'RIVALS = {"assemble": 1}\nRIVALS.get(step)',
+    ],
+)  # fmt: skip
+def test_a_comparison_with_a_step_is_found(source):
+    assert [names for _, names in comparisons_with_steps(source)] != []
+
+
+@pytest.mark.parametrize(
+    "source", ['Task(step="given")', 'StepConfig(name="detector1")', 'kind == "rate"', 'f"{step}/x"', 'names["image"]']
+)
+def test_what_only_names_a_step_is_no_comparison(source):
+    assert list(comparisons_with_steps(source)) == []
