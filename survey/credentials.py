@@ -1,5 +1,5 @@
-"""The archive's token: an environment variable that the fetcher reads. Nobody is told it, no process inherits it, no
-address of a server holds one.
+"""The token of the MAST archive: read from the environment by the downloader, and kept out of logs, child processes and
+server addresses.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 
 TOKEN = "MAST_API_TOKEN"
 MASK = "***"
-_LEAST = 4  # characters; what is shorter is no secret, and would blot out half of every message
-_seen: set[str] = set()  # tokens of this process's life: also while `hidden` no message may hold one
+_LEAST = 4  # characters; masking a shorter one would make messages unreadable
+_seen: set[str] = set()  # tokens that this process has had; masked also while `hidden`
 
 
 def token() -> str | None:
-    """The token of this process, or None."""
+    """The token in the environment of this process, or None."""
     found = os.environ.get(TOKEN, "").strip()
     if len(found) >= _LEAST:
         _seen.add(found)
@@ -26,8 +26,11 @@ def token() -> str | None:
 
 
 def scrub(text: str, secret: str | None = None) -> str:
-    """A text without this process's token, and without another one if it is given; as it is, or as a web page or an
-    address would write it.
+    """Replace tokens in a text by `MASK`, also where they are escaped for HTML or a URL.
+
+    Parameters
+    ----------
+    secret : another token to replace, besides those of this process
     """
     token()
     secrets = _seen | {secret} if secret and len(secret) >= _LEAST else _seen
@@ -38,13 +41,13 @@ def scrub(text: str, secret: str | None = None) -> str:
 
 
 def without(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment for a process that has no business with the archive."""
+    """An environment without the token, for a process that does not need the archive."""
     return {name: value for name, value in environment.items() if name != TOKEN}
 
 
 @contextlib.contextmanager
 def hidden() -> Iterator[None]:
-    """Take the token out of this process's environment while others are started that would inherit it."""
+    """Remove the token from the environment of this process while it starts others, which inherit the environment."""
     token()
     kept = os.environ.pop(TOKEN, None)
     try:
@@ -55,12 +58,12 @@ def hidden() -> Iterator[None]:
 
 
 def server_address(value: str) -> str:
-    """An archive's or reference server's address without a slash at its end.
+    """The address of an archive or reference server, without a slash at its end.
 
     Raises
     ------
     ValueError
-        It is none, or holds a user name.
+        It is not an http(s) address, or holds a user name.
     """
     if not re.fullmatch(r"https?://[^\s/@]+(/[^\s@]*)?", value):
         raise ValueError(f"{value!r}: expected http(s)://host, without a user name or token.")
@@ -72,5 +75,5 @@ def server_address(value: str) -> str:
         if ":" not in host:
             host.encode("idna")
     except ValueError as error:
-        raise ValueError(f"{value!r}: no web server can have this address ({error}).") from error
+        raise ValueError(f"{value!r}: not a valid address of a web server ({error}).") from error
     return value.rstrip("/")

@@ -1,7 +1,7 @@
 """Content digests: one canonical JSON, one sha256.
 
-The same digest is the resume test, the suffix of the dask key, the identity of a record and the provenance attribute
-of a product.
+A task's digest decides whether it is done already. It is also the suffix of its dask key, the identity of its record,
+and stored in the header of its products.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _BLOCK_BYTES = 4 * 1024 * 1024
 
 
 def canonical_json(value: Any) -> str:
-    """Text of a JSON value that does not depend on key order, white space or platform.
+    """Text of a JSON value, independent of key order, white space and platform.
 
     Parameters
     ----------
     value : dict (string keys), list, tuple, str, int, float, bool or None, nested. A float that is a whole number is
-        written as an integer, so that ``4`` and ``4.0`` are one setting.
+        written as an integer, so that ``4`` and ``4.0`` are the same setting.
 
     Raises
     ------
@@ -36,32 +36,31 @@ def canonical_json(value: Any) -> str:
 
 
 def digest(value: Any) -> str:
-    """sha256 (64 hexadecimal digits) over the canonical JSON of a value; errors as in `canonical_json`."""
+    """sha256 (64 hexadecimal digits) of the canonical JSON of a value; errors as in `canonical_json`."""
     return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
 
 
 def file_sha256(path: Path | str) -> str:
-    """sha256 of a file's bytes, read in blocks."""
+    """sha256 of a file."""
     return _file_hash(path, "sha256")
 
 
 def file_sha1(path: Path | str) -> str:
-    """SHA-1 of a file's bytes: what CRDS lists for its files."""
+    """SHA-1 of a file, the checksum that CRDS lists."""
     return _file_hash(path, "sha1")
 
 
 def tree_sha256(path: Path | str) -> tuple[str, int]:
     """sha256 and size in bytes of a folder that is one product, such as a zarr group.
 
-    The hash runs over the sorted relative paths and the sha256 of each file; times, modes and empty folders do not
-    count.
+    The hash covers the sorted relative paths and the sha256 of each file, not times, modes or empty folders.
 
     Raises
     ------
     OSError
-        The folder cannot be read, or is none.
+        The path is not a folder, or cannot be read.
     ValueError
-        It holds something that is neither a file nor a folder, such as a symbolic link.
+        The folder holds something else than files and folders, such as a symbolic link.
     """
     root = Path(path)
     hasher = hashlib.sha256()
@@ -82,7 +81,7 @@ def _files_below(folder: Path, root: Path) -> Iterator[str]:
             elif entry.is_file(follow_symlinks=False):
                 yield item.relative_to(root).as_posix()
             else:
-                raise ValueError(f"{item}: expected a file or a folder; a product holds no links or devices.")
+                raise ValueError(f"{item}: expected a file or a folder; products must not hold links or devices.")
 
 
 def _file_hash(path: Path | str, algorithm: str) -> str:

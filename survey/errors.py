@@ -1,21 +1,21 @@
-"""Everything that survey raises on purpose.
+"""The exceptions that survey raises on purpose, and the exit codes of the command line.
 
 SurveyError                       exit code 1
-    ConfigError                   2    the config, the command line or an input file is wrong; every fault named
-        ProductNameError          2    a name that the archive's grammar does not know
-        WorkersError              2    workers that do not have what the client has
-    ServiceError                  3    an archive, a reference server or a cluster
-        ServiceUnreachableError   3    no answer, or nothing but 5xx
+    ConfigError                   2    the config, the command line or an input file is wrong; lists every fault
+        ProductNameError          2    a name that does not follow the archive's naming scheme
+        WorkersError              2    workers whose software or files differ from the client's
+    ServiceError                  3    an archive, a reference server or a cluster failed
+        ServiceUnreachableError   3    no answer, or only server errors (5xx)
         AccessRefusedError        3    401 or 403
-        ClusterError              3    a cluster that brings no worker, or is gone
-    DownloadError                 1    single files that could not be had; the others are kept
+        ClusterError              3    a cluster that starts no worker, or was lost
+    DownloadError                 1    some files could not be downloaded; the others are kept
     ReferencesError               1    reference files that are missing or damaged
-    WorkspaceBusyError            4    another run holds the workspace
-    DiskFullError                 5    no space left on the workspace's file system
-    TaskError                     1    one task failed; carries its class of failure
-    InterruptedRunError           130  stopped by the user; a rerun continues
+    WorkspaceBusyError            4    another run uses the workspace
+    DiskFullError                 5    no space left on the file system of the workspace
+    TaskError                     1    one task failed; holds its class of failure
+    InterruptedRunError           130  stopped by the user; another run continues
 
-A message names the thing, what was found, what was expected, and the next action.
+A message names the file or exposure, what was found, what was expected, and what to do next.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from collections.abc import Iterable
 
 
 class SurveyError(Exception):
-    """Root of the tree; ``exit_code`` is what the command line ends with."""
+    """Base class; ``exit_code`` is the exit code of the command line."""
 
     exit_code = 1
 
 
 class ConfigError(SurveyError):
-    """Wrong usage or config. ``faults`` holds every fault found, in order."""
+    """Wrong usage or config; ``faults`` lists every fault in the order found."""
 
     exit_code = 2
 
@@ -40,11 +40,11 @@ class ConfigError(SurveyError):
 
 
 class ProductNameError(ConfigError):
-    """A file or product name that does not follow the archive's grammar."""
+    """A file or product name that does not follow the archive's naming scheme."""
 
 
 class WorkersError(ConfigError):
-    """Workers whose versions, file systems or memory are not what the run needs."""
+    """Workers whose package versions, file systems or memory do not fit the run."""
 
 
 class ServiceError(SurveyError):
@@ -54,7 +54,7 @@ class ServiceError(SurveyError):
 
 
 class ServiceUnreachableError(ServiceError):
-    """No answer within the limit, or nothing but server errors."""
+    """No answer within the time limit, or only server errors."""
 
 
 class AccessRefusedError(ServiceError):
@@ -62,11 +62,11 @@ class AccessRefusedError(ServiceError):
 
 
 class ClusterError(ServiceError):
-    """A cluster brings no worker: jobs that never start, end at once, or cannot be submitted; or it is gone."""
+    """A cluster starts no worker (jobs cannot be submitted, never start, or end at once), or was lost."""
 
 
 class DownloadError(SurveyError):
-    """Some files could not be had. ``missing`` maps each name to its cause."""
+    """Some files could not be downloaded; ``missing`` maps each name to its cause."""
 
     def __init__(self, missing: dict[str, str]):
         self.missing = dict(missing)
@@ -78,11 +78,11 @@ class DownloadError(SurveyError):
 
 
 class ReferencesError(SurveyError):
-    """Reference files or mappings are missing, damaged or not to be had."""
+    """Reference files or mappings are missing, damaged or not available."""
 
 
 class WorkspaceBusyError(SurveyError):
-    """Another run holds the workspace."""
+    """Another run uses the workspace."""
 
     exit_code = 4
 
@@ -96,8 +96,11 @@ class DiskFullError(SurveyError):
 class TaskError(SurveyError):
     """A task failed.
 
-    ``retry`` is the class of failure: 'again' (as it is: I/O, lost worker), 'memory' (once, with more memory) or
-    'never' (the data or the settings are wrong). ``used_gb`` is the memory that its process was seen to hold.
+    Attributes
+    ----------
+    retry : class of failure: 'again' (unchanged, after an I/O error or a lost worker), 'memory' (once, with more
+        memory) or 'never' (the data or the settings are wrong)
+    used_gb : largest memory that its process was seen to use [GB]; 0 if unknown
     """
 
     def __init__(self, message: str, retry: str = "never", used_gb: float = 0.0):
@@ -110,6 +113,6 @@ class TaskError(SurveyError):
 
 
 class InterruptedRunError(SurveyError):
-    """The user stopped the run; what is committed stays, and a rerun continues."""
+    """The user stopped the run; finished products are kept, and another run continues."""
 
     exit_code = 130

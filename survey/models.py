@@ -1,6 +1,6 @@
-"""The frozen records that walk through the house: exposures, associations, tasks, plans, task records.
+"""Frozen records that the packages exchange: exposures, associations, tasks, plans, task records.
 
-Plain data of JSON types: no arrays, no datamodels, nothing that opens a file.
+They hold JSON types only: no arrays, no datamodels, no open files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ FAILED = "failed"
 
 
 def _state(record: Any) -> list[Any]:
-    """What a record is pickled as. dataclasses' own looks its fields up each time: a fifth of what scheduling costs."""
+    """Values of the fields, for pickle. The method of dataclasses looks the fields up each time, which took a fifth of
+    the time of scheduling.
+    """
     return [getattr(record, name) for name in record.__slots__]
 
 
@@ -29,9 +31,9 @@ def _restore(record: Any, state: list[Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """One detector's file, known from an archive row or a header, never from pixels.
+    """One detector's raw file, as described by an archive row or by its header.
 
-    What a row does not tell is None until the file is there: rows of level-3 products carry neither time nor footprint.
+    What a row does not state is None until the file is there; rows of level-3 products have neither time nor footprint.
     """
 
     name: str  # without suffix: jw01345001001_02201_00001_nrcblong
@@ -46,37 +48,37 @@ class Exposure:
     groups: int | None = None
     integrations: int | None = None
     uri: str = ""  # mast:JWST/product/..., or a path
-    size: int | None = None  # bytes, as the archive says
+    size: int | None = None  # bytes, according to the archive
     footprint: tuple[tuple[float, float], ...] | None = None  # ICRS corners (ra, dec) [deg]
-    sha256: str | None = None  # of the verified raw file, once it is there
-    fault: str = ""  # why it cannot be used: its file, or references that it lacks; its filter may not be known then
+    sha256: str | None = None  # of the verified raw file, once downloaded
+    fault: str = ""  # why it cannot be used (damaged file, missing references); its filter may be unknown then
 
     @property
     def file(self) -> str:
-        """The raw file's name."""
+        """Name of the raw file."""
         return f"{self.name}_uncal.fits"
 
 
 @dataclass(frozen=True, slots=True)
 class Association:
-    """A level-3 association: which calibrated exposures make which mosaic."""
+    """A level-3 association: the calibrated exposures that make one mosaic."""
 
     product: str  # level-3 product name without suffix
     filter: str
     field: str  # 'all', or the observation: 'o001'
-    members: tuple[str, ...]  # exposure names, in the order in which the pipeline will see them
+    members: tuple[str, ...]  # exposure names, in the order of the association file
     program: int = 0
-    group: str = ""  # in mosaics.zarr; '': by the product's name
-    lost: tuple[str, ...] = ()  # exposures whose files cannot be read, and that would be members by their names
+    group: str = ""  # in mosaics.zarr; '': named after the product
+    lost: tuple[str, ...] = ()  # exposures that belong to the mosaic, but whose files cannot be read
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """One unit of work: a step applied to a subject (an exposure, a group, a tile or a mosaic).
 
-    ``mosaic`` and ``tile`` say where the products belong. They are not part of the digest, and no settings.
-    ``digest`` is '' as long as something that it stands on is not known yet (a raw file that is not there, references
-    that were not looked up); ``unknown`` then says what.
+    ``mosaic`` and ``tile`` name what the products are part of; they are neither settings nor part of the digest.
+    ``digest`` is '' while something that it depends on is unknown (a raw file that is not downloaded, references that
+    were not looked up); ``unknown`` then names it.
     """
 
     __getstate__ = _state
@@ -88,32 +90,30 @@ class Task:
     filter: str
     settings: Mapping[str, Any]
     inputs: tuple[str, ...] = ()  # keys of other tasks
-    files: tuple[str, ...] = ()  # inputs that no task makes, relative to the workspace
-    references: Mapping[str, str] = field(default_factory=dict)  # reference type -> file name; 'N/A' left out
+    files: tuple[str, ...] = ()  # inputs that are not products of tasks, relative to the workspace
+    references: Mapping[str, str] = field(default_factory=dict)  # reference type -> file name; without 'N/A'
     sha1: Mapping[str, str] = field(default_factory=dict)  # reference file name -> sha1
-    digests: Mapping[str, str] = field(
-        default_factory=dict
-    )  # what the digest stands on: key or file -> digest or sha256
+    digests: Mapping[str, str] = field(default_factory=dict)  # of the inputs: key or file -> digest or sha256
     versions: Mapping[str, str] = field(default_factory=dict)
-    # Paths below the workspace of the products that it reads, in its order; (): of each input the one that bears its
-    # step's suffix
+    # Products that it reads, in this order, relative to the workspace. Empty: the product of each input with the suffix
+    # that its step produces.
     reads: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()  # members that the mosaic has to do without
+    missing: tuple[str, ...] = ()  # members without which the mosaic is made
     context: str = ""
     digest: str = ""
     unknown: str = ""
-    memory_gb: float = 1.0  # to ask the scheduler for
-    estimate_gb: float = 0.0  # the step's own, before what was measured corrected it
+    memory_gb: float = 1.0  # that the scheduler reserves
+    estimate_gb: float = 0.0  # by the step, before past runs correct it
     cpu_seconds: float = 0.0  # estimate
     disk_gb: float = 0.0  # of its products, estimate
     retries: int = 2
-    mosaic: str = ""  # the level-3 product that it belongs to; '' for a task that serves all mosaics of its exposure
+    mosaic: str = ""  # the level-3 product that it is part of; '' for tasks of an exposure that serve every mosaic
     tile: Tile | None = None  # of that mosaic, or of its grid for outlier detection
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Tasks in an order in which each stands behind its inputs, and what they were made from."""
+    """Tasks, each after those that it depends on, with the exposures and associations that they were made from."""
 
     tasks: tuple[Task, ...]
     exposures: tuple[Exposure, ...]
@@ -160,22 +160,22 @@ class TaskRecord:
     status: str
     products: tuple[Product, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)  # key or file -> digest or sha256
-    settings: Mapping[str, Any] = field(default_factory=dict)  # as asked for
-    resolved: Mapping[str, Any] = field(default_factory=dict)  # as the pipeline ran them
+    settings: Mapping[str, Any] = field(default_factory=dict)  # as given
+    resolved: Mapping[str, Any] = field(default_factory=dict)  # as used by the pipeline
     references: Mapping[str, str] = field(default_factory=dict)  # reference type -> file name
     sha1: Mapping[str, str] = field(default_factory=dict)  # reference file name -> sha1
-    missing: tuple[str, ...] = ()  # members that a mosaic was made without
+    missing: tuple[str, ...] = ()  # members without which the mosaic was made
     context: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_memory_gb: float = 0.0
     memory_gb: float = 0.0  # as predicted
-    estimate_gb: float = 0.0  # as the step estimates it, without past runs
+    estimate_gb: float = 0.0  # by the step, without past runs
     host: str = ""
-    job: str = ""  # of a batch system, whose worker ran it
+    job: str = ""  # batch job of the worker that ran it
     started: str = ""  # ISO 8601, UTC
-    attempts: int = 1  # tries of this digest until it ended so
+    attempts: int = 1  # number of tries of this digest
     measurements: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
     error_class: str = ""  # 'again', 'memory', 'never'
@@ -191,7 +191,7 @@ def to_json(record: Any) -> dict[str, Any]:
 
 
 def record_from_json(data: Mapping[str, Any]) -> TaskRecord:
-    """A TaskRecord from its JSON; unknown keys are ignored, so that older software reads newer records.
+    """A TaskRecord from its JSON; unknown keys are ignored, so that older versions can read newer records.
 
     Raises
     ------

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from survey.errors import ProductNameError
 from survey.messages import shown
 
-# re.ASCII: a Unicode digit is not a digit here. fullmatch everywhere: no trailing newline slips through.
+# re.ASCII: only ASCII digits count. Always used with fullmatch, since `$` accepts a trailing newline.
 _EXPOSURE = re.compile(
     r"jw(?P<program>\d{5})(?P<observation>\d{3})(?P<visit>\d{3})"
     r"_(?P<group>\d{2})(?P<sequence>\d)(?P<activity>[0-9a-z]{2})"
@@ -29,14 +29,14 @@ _MOSAIC = re.compile(
     r"_(?P<elements>[a-z0-9]{1,16}-[a-z0-9]{1,16})(?:-(?P<subarray>[a-z0-9]{1,24}))?",
     re.ASCII,
 )
-# ASCII, so that no two spellings of one name, no look-alike and no invisible character makes a second file.
+# ASCII only: no look-alikes, no invisible characters, and one spelling of each name.
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}", re.ASCII)
 _SUFFIX = re.compile(r"(?=.{1,32}$)[a-z][a-z0-9]*(?:-[a-z0-9]+)*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class ExposureName:
-    """One detector's exposure, without suffix. ``str()`` gives the name back."""
+    """An exposure of one detector, without suffix; ``str()`` is the name."""
 
     program: int
     observation: int
@@ -62,7 +62,7 @@ class ExposureName:
 
 @dataclass(frozen=True, slots=True)
 class MosaicName:
-    """A level-3 product, without suffix. ``str()`` gives the name back."""
+    """A level-3 product, without suffix; ``str()`` is the name."""
 
     program: int
     acid: str
@@ -85,7 +85,7 @@ def parse_exposure(name: str) -> ExposureName:
     Raises
     ------
     ProductNameError
-        The name does not follow the grammar.
+        The name does not follow the naming scheme.
     """
     match = _EXPOSURE.fullmatch(name)
     if match is None:
@@ -127,12 +127,12 @@ def parse_mosaic(name: str) -> MosaicName:
 
 
 def split_file(filename: str) -> tuple[ExposureName | MosaicName, str]:
-    """Name and suffix of a product's file name: ``..._nrca3_uncal.fits`` -> (name, 'uncal').
+    """Split the file name of a product: ``..._nrca3_uncal.fits`` -> (name, 'uncal').
 
     Raises
     ------
     ProductNameError
-        Anything but a plain file name of the grammar: folders, absolute paths, control characters included.
+        Anything that is not a plain file name of the naming scheme, such as a path or a name with control characters.
     """
     stem, _, extension = filename.rpartition(".")
     root, _, suffix = stem.rpartition("_")
@@ -144,10 +144,10 @@ def split_file(filename: str) -> tuple[ExposureName | MosaicName, str]:
 
 
 def optical_elements(filter_name: str, pupil: str) -> str:
-    """The archive's name for a filter and pupil pair, in alphabetical order: ('F200W', 'CLEAR') -> 'clear-f200w'."""
+    """Filter and pupil as in level-3 product names, in alphabetical order: ('F200W', 'CLEAR') -> 'clear-f200w'."""
     return "-".join(sorted((filter_name.lower(), pupil.lower())))
 
 
 def plain_name(name: str) -> bool:
-    """Whether a name is that of a file and nothing else: no folder, no leading dot or dash, nothing beyond ASCII."""
+    """Whether a name is a plain ASCII file name: no folder, no leading dot or dash, no special characters."""
     return _PLAIN.fullmatch(name) is not None

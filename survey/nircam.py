@@ -1,6 +1,6 @@
 """Facts of NIRCam: detectors, channels, filters, pupils and pixel scales.
 
-The only place that holds them. Another instrument is a second module of this shape.
+No other module states them. Another instrument needs a second module like this one.
 
 Sources: JWST user documentation, "NIRCam Detector Overview" and "NIRCam Filters"; pixel scales from SIAF, rounded.
 """
@@ -11,17 +11,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 INSTRUMENT = "NIRCAM"  # as in the header keyword INSTRUME
-IMAGING = ("NRC_IMAGE",)  # values of EXP_TYPE whose exposures make mosaics
+IMAGING = ("NRC_IMAGE",)  # values of EXP_TYPE of exposures that can be part of a mosaic
 
 
 @dataclass(frozen=True)
 class Channel:
-    """One of the two arms behind the dichroic: its detectors see its filters and no others."""
+    """One of the two channels after the dichroic, with its detectors and filters."""
 
     name: str  # as in the header keyword CHANNEL
     detectors: tuple[str, ...]
     filters: tuple[str, ...]
-    pixel_scale_arcsec: float  # side of a pixel on the sky, to a per cent
+    pixel_scale_arcsec: float  # side of a pixel on the sky, to 1 %
 
 
 SHORT = Channel(
@@ -40,7 +40,7 @@ LONG = Channel(
 )
 DETECTORS = tuple(f"NRC{module}{chip}" for module in "AB" for chip in ("1", "2", "3", "4", "LONG"))
 FILTERS = (*SHORT.filters, *LONG.filters)
-# Filters in the pupil wheel. Each is used with a wide one in the filter wheel, and defines the passband of the pair.
+# Filters in the pupil wheel. Each is used together with a wide filter in the filter wheel, and defines the passband.
 PUPIL_FILTERS = ("F162M", "F164N", "F323N", "F405N", "F466N", "F470N")
 # Detectors that see scattered light ("wisps") in short-wave filters.
 WISP_DETECTORS = ("NRCA3", "NRCA4", "NRCB3", "NRCB4")
@@ -56,17 +56,17 @@ def channel_of(detector: str) -> Channel:
 
 
 def sees(detector: str, filter_name: str) -> bool:
-    """Whether light through a filter falls on a detector."""
+    """Whether a detector belongs to the channel of a filter."""
     return filter_name in channel_of(detector).filters
 
 
 def native_scale_arcsec(detector: str) -> float:
-    """Side of a detector's pixels on the sky, to a per cent [arcsec]."""
+    """Side of a detector's pixels on the sky, to 1 % [arcsec]."""
     return channel_of(detector).pixel_scale_arcsec
 
 
 def passband(elements: Iterable[str]) -> tuple[str, str] | None:
-    """Filter and other element of an imaging pair in any order; None when it is no NIRCam imaging.
+    """Filter that defines the passband of an imaging pair, and the other element; None if it is not NIRCam imaging.
 
     ('clear', 'f200w') -> ('F200W', 'CLEAR');  ('F150W2', 'F162M') -> ('F162M', 'F150W2')
     """

@@ -7,10 +7,10 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 
-# Part of every digest: another version makes a product again.
+# Part of every digest: products are made again with another version.
 DIGESTED = ("jwst", "stcal", "crds")
-# Their arithmetic ends in pixels as well, but their releases rarely change any: recorded with each task and compared by
-# `survey plan`, which reports products that were made with other versions. They are not part of a digest.
+# They compute pixels as well, but their releases rarely change any. Not part of a digest: they are recorded with each
+# task, and `survey plan` reports products that were made with other versions.
 RECORDED = (
     *("numpy", "scipy", "astropy", "stpipe", "stdatamodels", "asdf", "gwcs", "tweakwcs", "drizzle", "photutils"),
     *("spherical-geometry", "scikit-image"),

@@ -80,7 +80,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_with_a_line_in_the_log(tmp_p
     with Workspace(tmp_path).lock():
         assert read_holder(tmp_path).pid == os.getpid()
     (line,) = caplog.messages
-    assert f"took over the lock of process {holder.pid} on {socket.gethostname()}" in line and "dead" in line
+    assert f"took over the lock of process {holder.pid} on {socket.gethostname()}" in line and "has ended" in line
 
 
 def test_a_killed_process_that_nobody_has_waited_for_holds_nothing(tmp_path):
@@ -138,7 +138,7 @@ def test_another_hosts_note_counts_until_it_is_removed(tmp_path, caplog):
     note = write_note(tmp_path, host="node7", pid=12)
     os.utime(note, (time.time() - 500, time.time() - 500))
     assert current_holder(tmp_path)
-    with pytest.raises(WorkspaceBusyError, match=r"process 12 on node7.*last sign of life (499|50\d) s ago") as raised:
+    with pytest.raises(WorkspaceBusyError, match=r"process 12 on node7.*last active (499|50\d) s ago") as raised:
         Workspace(tmp_path).lock().__enter__()
     assert raised.value.exit_code == 4
     assert f"remove {note}" in str(raised.value)
@@ -172,7 +172,7 @@ def test_a_note_that_cannot_be_read_is_nobodys(tmp_path, content, caplog):
     write_note(tmp_path).write_text(content)
     with Workspace(tmp_path).lock():
         assert read_holder(tmp_path).pid == os.getpid()
-    assert "no readable note" in caplog.text
+    assert "no readable file" in caplog.text
 
 
 def test_a_run_leaves_anothers_note_alone(tmp_path):

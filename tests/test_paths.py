@@ -194,14 +194,14 @@ def test_a_link_in_a_products_place_is_removed_and_not_what_it_leads_to(workspac
     "product", ["nothing", "../../x", "/etc/passwd", "a\u202eb", "x" * 10_000, "\udcff"], ids=ascii
 )
 def test_explain_of_odd_words_is_a_wrong_usage(config, product):
-    with pytest.raises(ConfigError, match="none of the 0 records"):
+    with pytest.raises(ConfigError, match="not a product of any of the 0 records"):
         inspection.explain(config, product)
 
 
 @pytest.mark.timeout(30)
 def test_a_record_that_is_a_pipe_is_a_fault(workspace):
     os.mkfifo(workspace.records / "detector1.x.json")
-    assert "not a file" in read_records(workspace.records).faults["detector1.x.json"]
+    assert "not a regular file" in read_records(workspace.records).faults["detector1.x.json"]
 
 
 # --- links in the place of products ------------------------------------------------------------------------------

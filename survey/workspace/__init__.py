@@ -1,4 +1,4 @@
-"""The folder of a survey: where products lie, who may write there, the records of what was made."""
+"""The folder of a survey: paths of products, atomic writes, the lock of a run, records and provenance."""
 
 # Modules that other packages may import.
 __all__ = ["files", "folders", "paths", "products", "provenance", "records"]

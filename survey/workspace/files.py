@@ -1,4 +1,4 @@
-"""Write files so that a crash leaves the old content or the new one, never a part of it.
+"""Atomic writes of files, folders and links: after a crash there is the old content or the new one.
 
 New content is written under a temporary name in the same folder (``.<name>.<8 hexadecimal digits>.part``), flushed to
 the disk and renamed. All modules that publish a file, a folder or a link do it here, and recognise a full disk by

@@ -1,4 +1,4 @@
-"""The workspace: where every product lies, and who may write there."""
+"""Folders of a workspace, and the run that may write to them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOLDERS = ("raw", "stage1", "stage2", "stage3", "asn", "mosaics", "records", "re
 
 @dataclass(frozen=True)
 class Workspace:
-    """Paths of a workspace; nothing is made until `create`."""
+    """Paths of a workspace; `create` makes the folders."""
 
     root: Path
 
@@ -30,18 +30,24 @@ class Workspace:
         object.__setattr__(self, "root", Path(os.path.abspath(self.root)))
 
     def create(self) -> None:
-        """Make the folders; ConfigError when they cannot be made."""
+        """Create the folders.
+
+        Raises
+        ------
+        ConfigError, DiskFullError
+            They cannot be created.
+        """
         with self._refused():
             for name in FOLDERS:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
 
     def sweep(self, older_than_seconds: float, run: str = "") -> int:
-        """Remove what tasks that were killed left beside the products; only the holder of the lock may.
+        """Remove folders of killed tasks; call it only while holding the lock.
 
         Parameters
         ----------
-        older_than_seconds : age of the folders that go in any case
-        run : name of a run whose tasks have all ended: its folders go whatever their age
+        older_than_seconds : remove folders of at least this age
+        run : name of a run whose tasks have all ended; its folders are removed whatever their age
 
         Returns
         -------
@@ -57,7 +63,7 @@ class Workspace:
         return removed
 
     def leftovers(self) -> list[Path]:
-        """Folders of tasks that are under way or were killed: '.<step>.<subject>.<8 hexadecimal digits>'."""
+        """Folders of running and killed tasks: '.<step>.<subject>.<8 hexadecimal digits>'."""
         places = [self.root / name for name in ("stage1", "stage2", "stage3", "asn", "mosaics", "mosaics/mosaics.zarr")]
         return [
             path
@@ -69,27 +75,27 @@ class Workspace:
 
     @property
     def holder(self) -> str:
-        """Who runs in the workspace now, '' when nobody does. Looks, and takes no lock: a run may begin meanwhile."""
+        """The run that uses the workspace now, '' if there is none. Takes no lock: a run may begin right afterwards."""
         return str(current_holder(self.root) or "")
 
     def is_held_by(self, run: str) -> bool:
-        """Whether the run of this name holds the workspace: tasks of a killed one must not write into the next one's.
+        """Whether the run of this name holds the workspace; tasks of an earlier, killed run must not write any more.
 
-        '' stands for tasks of no run.
+        True for '', the run of tasks that are executed without one.
         """
         holder = read_holder(self.root) if run else None
         return not run or (holder is not None and holder.run == run)
 
     def check_run(self, key: str, run: str) -> None:
-        """Refuse a task of a run that was killed and left its worker behind.
+        """Stop a task whose run no longer holds the workspace, such as a killed run whose worker goes on.
 
         Raises
         ------
         TaskError
-            Class 'again': where a network file system shows the note late, another try may see it.
+            Of class 'again': a network file system may show the note of the lock late.
         """
         if not self.is_held_by(run):
-            raise TaskError(f"{key}: its run no longer holds {self.root}; nothing is written there.", retry="again")
+            raise TaskError(f"{key}: its run no longer holds {self.root}; nothing is written.", retry="again")
 
     @contextlib.contextmanager
     def _refused(self) -> Iterator[None]:
@@ -98,8 +104,8 @@ class Workspace:
                 yield
         except OSError as error:
             raise ConfigError(
-                f"workspace {self.root}: {error.strerror or error}. It must be a folder that can be written: see to "
-                "that, or take another --workspace."
+                f"workspace {self.root}: {error.strerror or error}. Expected a folder that can be written: "
+                "correct that, or use another --workspace."
             ) from error
 
     def folder(self, name: str) -> Path:
@@ -115,17 +121,17 @@ class Workspace:
 
     @property
     def references(self) -> Path:
-        """Which reference file each exposure takes, as the last sync found it."""
+        """The reference files of each exposure, as found by the last sync."""
         return self.root / "references.json"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[str]:
-        """Hold the workspace for one run; gives the run's own name. See `survey.workspace.lock`.
+        """Hold the workspace for one run; yields the name of the run. See `survey.workspace.lock`.
 
         Raises
         ------
         WorkspaceBusyError
-            Another run holds it; the message says which host and process, and since when.
+            Another run holds it; the message names its host and process, and when it started.
         """
         with self._refused():
             self.root.mkdir(parents=True, exist_ok=True)
@@ -135,7 +141,7 @@ class Workspace:
 
 
 def _run_of(leftover: Path) -> str:
-    """Name of the run whose task made a folder; '' when that cannot be told."""
+    """Name of the run whose task made a folder; '' if unknown."""
     try:
         return str(json.loads((leftover / "job.json").read_text())["run"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,8 +1,9 @@
-"""One run at a time: who holds a workspace, and how the hold of a dead process is taken over.
+"""The lock of a workspace: one run at a time, also on network file systems.
 
-Two files do it. ``.lock`` is locked by the operating system, which drops it with its holder. ``.lock.json`` says who
-holds it, and counts by itself where hosts do not share such locks, as on many network file systems: it is made by a
-creation that only one can do, and its holder touches it as a sign of life.
+Two files make it. ``.lock`` is locked through the operating system, which releases it when its process ends.
+``.lock.json`` names the holder. On file systems whose locks are not shared between hosts it is the lock itself: only
+one process can create it, and its holder updates its time regularly. A run takes over the file of a process of the same
+host that has ended.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ log = logging.getLogger(__name__)
 LOCK = ".lock"
 NOTE = ".lock.json"
 BEAT_SECONDS = 30.0
-WAIT_SECONDS = 0.5  # a run that ends lets go of it in a moment
-_SAME_START_SECONDS = 2.0  # two readings of when a process started
+WAIT_SECONDS = 0.5  # for a run that is just ending
+_SAME_START_SECONDS = 2.0  # largest difference between two readings of the start of one process
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a workspace."""
+    """The process that holds a workspace."""
 
     host: str
     pid: int
     start: str  # of the run, ISO 8601, UTC
-    run: str = ""  # its own name, by which its tasks know whether it still holds the workspace
-    born: float = 0.0  # start of the process [Unix time]: numbers of processes come again
+    run: str = ""  # its name; its tasks carry it too, to check that it still holds the workspace
+    born: float = 0.0  # start of the process [Unix time], since process numbers are used again
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.start}"
@@ -53,24 +54,24 @@ class Holder:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process, of this host, still runs."""
+        """Whether the process is still running; for a process of this host."""
         import psutil
 
         try:
             process = psutil.Process(self.pid)
             born = process.create_time()
-            # A killed process stays in the table until its parent asks; with other threads it may still work.
+            # A killed process is a zombie until its parent collects it; with other threads it may still work.
             if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) and process.num_threads() <= 1:
                 return False
         except psutil.AccessDenied:
             return self.pid != os.getpid()
-        except (psutil.Error, ValueError, OverflowError):  # the last two: no process can have such a number
+        except (psutil.Error, ValueError, OverflowError):  # the last two: not a possible process number
             return False
         return self.pid != os.getpid() and (not self.born or abs(born - self.born) < _SAME_START_SECONDS)
 
 
 def read_holder(root: Path) -> Holder | None:
-    """Who holds a workspace, as the note says; None when there is none, or none that can be read."""
+    """The holder that ``.lock.json`` names; None if there is no such file, or it cannot be read."""
     try:
         if not stat.S_ISREG((root / NOTE).lstat().st_mode):
             return None
@@ -82,7 +83,7 @@ def read_holder(root: Path) -> Holder | None:
 
 
 def current_holder(root: Path) -> Holder | None:
-    """Who holds a workspace now. Looks, and takes no lock: a run may begin meanwhile."""
+    """The holder of a workspace, unless it has ended. Takes no lock: a run may begin right afterwards."""
     found = read_holder(root)
     if found is None or (found.is_here and found.pid != os.getpid() and not found.is_alive):
         return None
@@ -91,12 +92,12 @@ def current_holder(root: Path) -> Holder | None:
 
 @contextlib.contextmanager
 def hold(root: Path) -> Iterator[str]:
-    """Hold a workspace; gives the run's own name.
+    """Hold a workspace; yields the name of the run.
 
     Raises
     ------
     WorkspaceBusyError
-        Another run holds it; the message says which host and process, since when, and what to do.
+        Another run holds it; the message names its host and process, when it started, and what to do.
     """
     lock = FileLock(root / LOCK)
     try:
@@ -107,7 +108,7 @@ def hold(root: Path) -> Iterator[str]:
     except (OSError, NotImplementedError) as error:
         if not (root / LOCK).exists():
             raise
-        log.warning("%s: the file system has no locks (%s); %s alone keeps other runs out", root, error, NOTE)
+        log.warning("%s: the file system does not support locks (%s); using only %s", root, error, NOTE)
     try:
         run = _write_note(root)
         stop = threading.Event()
@@ -122,7 +123,7 @@ def hold(root: Path) -> Iterator[str]:
 
 
 def _write_note(root: Path) -> str:
-    """Say who holds the workspace; takes over from a process of this host that is dead."""
+    """Write ``.lock.json``, and take over that of a process of this host that has ended; returns the run's name."""
     import psutil
 
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -132,13 +133,13 @@ def _write_note(root: Path) -> str:
         found = read_holder(root)
         if found is not None and not found.is_here:
             raise WorkspaceBusyError(
-                f"{root}: in use by {found}; last sign of life {_silent_seconds(root):.0f} s ago (one comes every "
-                f"{BEAT_SECONDS:.0f} s). Wait for it, or stop it. If that process is dead, which cannot be seen from "
-                f"{socket.gethostname()}, remove {root / NOTE} and run again."
+                f"{root}: in use by {found}, last active {_silent_seconds(root):.0f} s ago (updated every "
+                f"{BEAT_SECONDS:.0f} s). Wait for it, or stop it. If that process has ended, which cannot be checked "
+                f"from {socket.gethostname()}, remove {root / NOTE} and run again."
             )
         if found is not None and found.is_alive:
             raise WorkspaceBusyError(f"{root}: in use by {found}. Wait for it, or stop it, and run again.")
-        who = f"{found}, which is dead" if found else "a run that left no readable note"
+        who = f"{found}, which has ended" if found else "a run that left no readable file"
         log.warning("%s: took over the lock of %s", root, who)
         (root / NOTE).unlink(missing_ok=True)
     return run
@@ -151,7 +152,7 @@ def _remove_note(root: Path, run: str) -> None:
 
 
 def _beat(root: Path, run: str, stop: threading.Event) -> None:
-    """Touch the note as long as it is this run's."""
+    """Update the time of ``.lock.json`` as long as it is this run's."""
     while not stop.wait(BEAT_SECONDS):
         holder = read_holder(root)
         if holder is not None and holder.run == run:
@@ -160,7 +161,7 @@ def _beat(root: Path, run: str, stop: threading.Event) -> None:
 
 
 def _silent_seconds(root: Path) -> float:
-    """Time since the holder's last sign of life, by the clock of the file system alone."""
+    """Time since the holder last updated ``.lock.json``, by the clock of the file system."""
     with contextlib.suppress(OSError):
         (root / LOCK).touch()
         return max(0.0, (root / LOCK).stat().st_mtime - (root / NOTE).stat().st_mtime)

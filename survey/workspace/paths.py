@@ -1,7 +1,7 @@
-"""Paths of products: what one may look like, and that it leads nowhere but into the workspace.
+"""Checks of product paths: plain names below the workspace's folders, reached through no link.
 
-The workspace's own folders (``stage2``) may be links, to a larger disk. What lies in them may not be reached through
-links: a link that somebody else, or another program, left there would let a product be written or removed elsewhere.
+The folders of the workspace themselves (``stage2``) may be links, to a larger disk. Links in them are not followed:
+they could make a product be written or removed outside of the workspace.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_PARTS = 12
 
 
 def product_fault(path: str) -> str:
-    """Why a path is not that of a product in a workspace; '' when it is."""
+    """Why a path is not the path of a product, for a message; '' if it is."""
     folder, *rest = parts = path.split("/")
     if folder not in PRODUCT_FOLDERS or not rest or len(parts) > MAX_PARTS or not all(map(plain_name, parts)):
         known = ", ".join(PRODUCT_FOLDERS)
@@ -27,12 +27,12 @@ def product_fault(path: str) -> str:
 
 
 def inside(root: Path, path: str) -> Path:
-    """Where a product lies. It may itself be a link, or nothing at all; see `is_file` and `is_folder`.
+    """The path of a product in a workspace. It need not exist, and may be a link; see `is_file` and `is_folder`.
 
     Raises
     ------
     ValueError
-        The path leads, or a link on its way may lead, out of the workspace.
+        The path is not that of a product, or one of its folders is a link.
     """
     fault = product_fault(path)
     if fault:
@@ -47,17 +47,17 @@ def inside(root: Path, path: str) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a path is a regular file itself: no link to one, no pipe, no device."""
+    """Whether a path is a regular file: not a link to one, a pipe or a device."""
     return stat.S_ISREG(_mode(path))
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path is a folder itself, and no link to one."""
+    """Whether a path is a folder: not a link to one."""
     return stat.S_ISDIR(_mode(path))
 
 
 def discard(root: Path, path: str) -> None:
-    """Remove a product's file, or the link in its place; whatever lies elsewhere, and folders, stay."""
+    """Remove the file of a product, or a link in its place; folders, and files outside of the workspace, are kept."""
     try:
         place = inside(root, path)
     except ValueError:

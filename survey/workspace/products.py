@@ -1,4 +1,4 @@
-"""Whether the products that a record names are still in the workspace."""
+"""Check whether the products of a record are still in the workspace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from survey.workspace.records import read_record, record_path
 
 
 def stored_record(workspace: Workspace, key: str) -> TaskRecord | None:
-    """The record of a key, or None: a torn or foreign file is no record."""
+    """The record of a task; None if there is none, or it cannot be read."""
     try:
         return read_record(record_path(workspace.records, key))
     except (OSError, ValueError):
@@ -21,39 +21,39 @@ def stored_record(workspace: Workspace, key: str) -> TaskRecord | None:
 
 
 def reusable(task: Task, root: Path, record: TaskRecord | None) -> TaskRecord | None:
-    """The given record, when it is complete, of the task's digest, and its products are there in their size.
+    """The record, if it is complete, has the task's digest, and its products exist with their recorded size.
 
-    Bytes are compared by `survey verify` and by the task that reads them; here the record, written last, is the proof.
+    Contents are not compared: `survey verify` and the tasks that read a product do that.
     """
     done = recorded(task, record)
     return done if done is not None and in_place(root, done) else None
 
 
 def recorded(task: Task, record: TaskRecord | None) -> TaskRecord | None:
-    """The given record, when it is complete and of the task's digest, wherever its products are."""
+    """The record, if it is complete and has the task's digest, whether or not its products exist."""
     if record is None or record.status != COMPLETE or not task.digest or record.digest != task.digest:
         return None
     return record
 
 
 def in_place(root: Path, record: TaskRecord) -> bool:
-    """Whether all products of a record are there in their size."""
+    """Whether all products of a record exist with their recorded size."""
     return all(product_in_place(root, product, record.digest) for product in record.products)
 
 
 def product_in_place(root: Path, product: Product, digest: str) -> bool:
-    """Whether a product is there, as a file of its size or as a mosaic of its task."""
+    """Whether a product exists: as a file of its size, or as a zarr group with the digest of its task."""
     try:
         path = paths.inside(root, product.path)
         found = path.lstat()
     except (OSError, ValueError):
         return False
-    if stat.S_ISDIR(found.st_mode):  # a mosaic for xarray says whose it is
-        return _said_digest(path / "zarr.json") in ("", digest)
+    if stat.S_ISDIR(found.st_mode):  # a zarr group
+        return _stored_digest(path / "zarr.json") in ("", digest)
     return stat.S_ISREG(found.st_mode) and found.st_size == product.bytes
 
 
-def _said_digest(metadata: Path) -> str:
+def _stored_digest(metadata: Path) -> str:
     try:
         return str(json.loads(metadata.read_text())["attributes"]["digest"])
     except (OSError, ValueError, KeyError, TypeError):

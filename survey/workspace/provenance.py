@@ -1,4 +1,4 @@
-"""Provenance: all records as one xarray Dataset in provenance.zarr, and the way from a product back to its raw files.
+"""Provenance: all records as one xarray Dataset in provenance.zarr, and the lineage of a product.
 
 The JSON files in ``records/`` are the source; the Dataset is made from them.
 """
@@ -28,8 +28,8 @@ STORE = "provenance.zarr"
 SNAPSHOTS = ".provenance"
 NAMED_DIGITS = 32  # of its sha256, in the name of a snapshot
 IDENTITY = "records_digest"  # attribute of a snapshot
-# The same chunks whatever the number of tasks: who reads a snapshot while the next one takes its place still gets the
-# rows that were asked for, since rows keep their place.
+# The same for any number of tasks, so that rows keep their place: a reader whose snapshot is replaced still gets the
+# rows that it asked for.
 CHUNK_ROWS = 16384
 
 _TEXT = tuple("key step subject filter status digest host job started error error_class context".split())
@@ -44,10 +44,10 @@ _JSON = tuple(
 
 
 def to_dataset(records: Iterable[TaskRecord], attrs: Mapping[str, Any] | None = None) -> xr.Dataset:
-    """Records as one Dataset along ``task``, in the order given.
+    """Records as one Dataset along the dimension ``task``, in the given order.
 
-    Text is str objects, numbers are float64 with the unit in ``attrs['units']``, ``attempts`` is int64, and what is
-    nested (inputs, settings, resolved, references, products, measurements) is JSON text.
+    Text is stored as str objects, numbers as float64 with the unit in ``attrs['units']``, ``attempts`` as int64, and
+    nested fields (inputs, settings, resolved, references, products, measurements) as JSON text.
     """
     import numpy as np
     import xarray as xr
@@ -66,13 +66,13 @@ def to_dataset(records: Iterable[TaskRecord], attrs: Mapping[str, Any] | None = 
 
 
 def publish(workspace: Path, dataset: xr.Dataset) -> Path:
-    """Make ``provenance.zarr`` hold this dataset, at once: readers and crashes see the old one or the new one, whole.
+    """Replace ``provenance.zarr`` atomically: a reader, or a crash, sees the old dataset or the new one.
 
-    A complete snapshot is written under ``.provenance/``; then the name ``provenance.zarr``, a relative symbolic link,
-    is switched to it by an atomic rename. The snapshots before it are removed.
+    A complete snapshot is written below ``.provenance/``. Then ``provenance.zarr``, a relative symbolic link, is
+    switched to it, and older snapshots are removed.
     """
     folder = workspace / SNAPSHOTS
-    if folder.is_symlink():  # what it leads to is not ours to write to, let alone to clear
+    if folder.is_symlink():  # never write to, or clear, what it leads to
         folder.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     link = workspace / STORE
@@ -86,9 +86,9 @@ def publish(workspace: Path, dataset: xr.Dataset) -> Path:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    if link.is_dir() and not link.is_symlink():  # a copy that lost its link: make room
+    if link.is_dir() and not link.is_symlink():  # a copied workspace whose link became a folder
         shutil.rmtree(link)
-    for stale in workspace.glob(f".{STORE}.*.part"):  # a link of a process that was killed
+    for stale in workspace.glob(f".{STORE}.*.part"):  # link of a killed process
         stale.unlink(missing_ok=True)
     write_link(link, os.path.join(SNAPSHOTS, snapshot.name))
     sync_folder(workspace)
@@ -99,38 +99,38 @@ def publish(workspace: Path, dataset: xr.Dataset) -> Path:
 
 
 def fault(workspace: Path) -> str:
-    """Why ``provenance.zarr`` is not, byte by byte, as it was written; '' when it is, or none was written yet.
+    """How ``provenance.zarr`` differs from what was written; '' if it does not, or was not written yet.
 
-    A snapshot bears the start of its sha256 in its name. One that is there without the name shows that the name was
-    removed: a run that is killed before its first snapshot leaves neither.
+    The name of a snapshot holds the start of its sha256. A snapshot without ``provenance.zarr`` means that the link was
+    removed.
     """
     link = workspace / STORE
     try:
         if not os.path.lexists(link):
             written = any(map(_is_whole, (workspace / SNAPSHOTS).glob("*.zarr")))
-            return f"is not there, and {SNAPSHOTS} holds what it led to; run again to write it anew" if written else ""
+            return f"is missing, and {SNAPSHOTS} holds its content; run again to write it anew" if written else ""
         if link.exists() and not (link / "zarr.json").is_file():
             return "holds no Dataset; run again to write it anew"
         snapshot = link.resolve(strict=True)
-        said, found = snapshot.stem.rpartition("-")[2], tree_sha256(snapshot)[0]
+        named, found = snapshot.stem.rpartition("-")[2], tree_sha256(snapshot)[0]
     except (OSError, ValueError) as error:
         return f"cannot be read: {getattr(error, 'strerror', None) or error}; run again to write it anew"
-    if len(said) < NAMED_DIGITS or found.startswith(said):  # short: of an earlier version, or a copy under its own name
+    if len(named) < NAMED_DIGITS or found.startswith(named):  # shorter: an earlier version, or a copied workspace
         return ""
     return "was changed since it was written; run again to write it anew"
 
 
 class ProvenanceWriter:
-    """The one writer of a run's Dataset, while the run goes on.
+    """Writes provenance.zarr while a run goes on.
 
     Parameters
     ----------
     workspace : folder of ``provenance.zarr``
     survey : name of the survey
-    config : the resolved config, as JSON types; kept in the Dataset's attributes
-    records : records to start from, such as those of tasks that were done before
-    interval_seconds : shortest time between snapshots; a snapshot that costs time makes it longer, so that writing
-        them takes no more than about a twentieth of the run
+    config : the resolved config, as JSON types; stored in the attributes of the Dataset
+    records : records of tasks that were done before
+    interval_seconds : shortest time between snapshots; longer if a snapshot takes so long that all of them would take
+        more than about a twentieth of the run
     """
 
     def __init__(
@@ -154,14 +154,14 @@ class ProvenanceWriter:
         self._changed = True
 
     def add(self, record: TaskRecord) -> None:
-        """Take a record in; writes a snapshot when enough time has passed since the one before."""
+        """Add a record; writes a snapshot if enough time has passed since the last one."""
         self._records[record.key] = record
         self._changed = True
         if time.monotonic() - self._last >= self._wait:
             self.snapshot()
 
     def snapshot(self) -> None:
-        """Publish what is known now."""
+        """Publish the records so far."""
         began = time.monotonic()
         attrs = {**self._attrs, IDENTITY: self._identity()}
         publish(self._workspace, to_dataset(self._records.values(), attrs))
@@ -170,12 +170,12 @@ class ProvenanceWriter:
         self._changed = False
 
     def close(self) -> None:
-        """Publish what the last snapshot, of this run or an earlier one, does not hold, or no longer."""
+        """Publish a last snapshot, unless the published one holds the same records."""
         if self._changed and (_stored_identity(self._workspace) != self._identity() or fault(self._workspace)):
             self.snapshot()
 
     def _identity(self) -> str:
-        """Digest of the records and the config: a snapshot that bears it says all that there is to say."""
+        """Digest of the records and the config, stored with the snapshot that holds them."""
         rows = sorted((row.key, row.digest, row.status, row.started, row.error) for row in self._records.values())
         return digest([rows, self._attrs["survey"], self._attrs["config"]])
 
@@ -187,7 +187,7 @@ class ProvenanceWriter:
 
 
 def _stored_identity(workspace: Path) -> str | None:
-    """The identity of the published snapshot, read without xarray, which takes a second to import."""
+    """The identity of the published snapshot; read without xarray, whose import takes a second."""
     try:
         metadata = json.loads((workspace / STORE / "zarr.json").read_bytes())
         return str(metadata["attributes"][IDENTITY])
@@ -200,15 +200,15 @@ def _stored_identity(workspace: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Lineage:
-    """How a product came to be: its record (None for a file that no task made), and what it was made from."""
+    """How a product was made: its record (None for a raw file), and the lineages of its inputs."""
 
     name: str  # key of the record, or the file's name
     record: TaskRecord | None
-    digest: str  # as the product that was made from it recorded it; '' at the root
+    digest: str  # as recorded by the product made from it; '' for the product itself
     parents: tuple[Lineage, ...] = ()
 
     def walk(self) -> Iterator[tuple[int, Lineage]]:
-        """(depth, node), each node once, parents behind their child: tasks share what they stand on."""
+        """Yield (depth, node) for every node once, inputs after the product; tasks share inputs."""
         seen: set[str] = set()
         waiting: list[tuple[int, Lineage]] = [(0, self)]
         while waiting:
@@ -220,12 +220,12 @@ class Lineage:
             waiting += [(depth + 1, parent) for parent in reversed(node.parents)]
 
     def raw_files(self) -> tuple[str, ...]:
-        """The files at the ends of the tree, sorted."""
+        """The raw files at the ends of the tree, sorted."""
         return tuple(sorted({node.name for _, node in self.walk() if node.record is None}))
 
 
 def lineage(records: Mapping[str, TaskRecord], product: str) -> Lineage:
-    """Walk from a product to the raw files that it was made from.
+    """Trace a product back to its raw files.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ def lineage(records: Mapping[str, TaskRecord], product: str) -> Lineage:
     Raises
     ------
     KeyError
-        No record made such a product; the message names products that are close.
+        No record has such a product; the message suggests similar names.
     """
     return _node(records, _maker(records, product.rstrip("/")), "", {})
 
@@ -256,11 +256,11 @@ def _maker(records: Mapping[str, TaskRecord], product: str) -> str:
 
     close = difflib.get_close_matches(product, made, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    raise KeyError(f"{product}: none of the {len(records)} records made it.{hint}")
+    raise KeyError(f"{product}: not a product of any of the {len(records)} records.{hint}")
 
 
 def _node(records: Mapping[str, TaskRecord], name: str, digest: str, made: dict[str, Lineage | None]) -> Lineage:
-    """``made`` holds the nodes so far; None marks one that is being made: a cycle on disk must not hang us."""
+    """``made`` holds the nodes so far; None marks one in progress, so that a cycle in the records ends."""
     record = records.get(name)
     known = made.get(name)
     if known is not None:
@@ -279,7 +279,7 @@ def _node(records: Mapping[str, TaskRecord], name: str, digest: str, made: dict[
 def _text(values: Iterable[str]) -> Any:
     import numpy as np
 
-    # Objects become zarr's variable-length strings; fixed-width Unicode has no zarr 3 specification yet.
+    # Objects become variable-length strings of zarr; zarr 3 does not specify fixed-width Unicode yet.
     return np.array(list(values), dtype=object)
 
 
@@ -288,14 +288,12 @@ def _encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a snapshot was written to its end: it bears its sha256 then."""
+    """Whether a snapshot is complete: its name then holds its sha256."""
     return _is_snapshot(path) and len(path.stem.partition("-")[2]) == NAMED_DIGITS
 
 
 def _is_snapshot(path: Path) -> bool:
-    digits = (
-        rf"[0-9a-f]{{8}}|[0-9a-f]{{{NAMED_DIGITS}}}"  # while it is written, and those of its sha256 once it is whole
-    )
+    digits = rf"[0-9a-f]{{8}}|[0-9a-f]{{{NAMED_DIGITS}}}"  # random while it is written, then of its sha256
     return re.fullmatch(rf"\d{{6,}}-({digits})\.zarr", path.name, re.ASCII) is not None
 
 

@@ -1,4 +1,4 @@
-"""Records of what was done: one JSON file per task in ``records/``. These files are the truth of a workspace."""
+"""Records of tasks: one JSON file per task in ``records/``. A product without a record does not count."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from survey.models import COMPLETE, TaskRecord, record_from_json, to_json
 from survey.workspace import paths
 from survey.workspace.files import write_file
 
-SEAL = "sha256"  # of a record's text without this field
-MAX_RECORD_BYTES = 16 * 1024 * 1024  # a record is some kB; a larger file is something else
+SEAL = "sha256"  # field with the checksum of the record's text without this field
+MAX_RECORD_BYTES = 16 * 1024 * 1024  # a record has some kB; a larger file is not one
 
 _TEXT = "key step subject filter status digest host job started error error_class context log mosaic".split()
 _NUMBERS = ("seconds", "cpu_seconds", "peak_memory_gb", "memory_gb", "estimate_gb")
@@ -31,20 +31,20 @@ def record_path(folder: Path, key: str) -> Path:
 
 
 def failure_path(folder: Path, key: str) -> Path:
-    """The file of a task's failure while a complete record of other settings or inputs stands in its own place."""
+    """The file of a task's failure, if its own file holds a complete record of other settings or inputs."""
     return folder / f"{key.replace('/', '.')}.failed.json"
 
 
 def write_record(folder: Path, record: TaskRecord) -> Path:
-    """Publish a record atomically: a reader, or a crash, sees the old file or the new one, never a part.
+    """Write a record atomically.
 
-    A failed or skipped task never takes the place of a complete record, whose product is there and must be able to say
-    how it was made: it is kept beside it. A complete record removes what was kept beside it.
+    A failed or skipped task does not replace a complete record, whose products still exist: it is written to
+    `failure_path`. A complete record removes that file.
 
     Raises
     ------
     OSError
-        The folder cannot be written; no temporary file is left.
+        The record cannot be written; no temporary file is left.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, beside = record_path(folder, record.key), failure_path(folder, record.key)
@@ -68,7 +68,7 @@ def _write(path: Path, record: TaskRecord) -> Path:
 
 
 def _sealed(content: Mapping[str, Any]) -> str:
-    """The text of a record: its fields, and the sha256 of the text without it."""
+    """The text of a record with the sha256 of its text."""
     return _text_of({**content, SEAL: hashlib.sha256(_text_of(content).encode()).hexdigest()})
 
 
@@ -77,24 +77,24 @@ def _text_of(content: Mapping[str, Any]) -> str:
 
 
 def seal_fault(path: Path) -> str:
-    """Why a record is not, byte by byte, as it was written; '' when it is.
+    """How a record differs from what was written, by its checksum; '' if it does not.
 
-    Records of versions before the seal are held to their form alone. What a run asks of a record is not this, but its
-    digest and products.
+    Of records from versions without a checksum, only the layout is compared. `survey verify` uses this; a run looks at
+    a record's digest and products.
 
     Raises
     ------
     OSError, ValueError
-        It cannot be read, or is not JSON.
+        The record cannot be read, or is not JSON.
     """
     text = path.read_text(encoding="utf-8")
     content = json.loads(text)
     bare = {name: value for name, value in content.items() if name != SEAL}
     strange = sorted(set(bare) - {item.name for item in fields(TaskRecord)})
     if strange:
-        return f"holds {strange[0]!r}, which no record does: it was changed since it was written"
+        return f"holds the unknown field {strange[0]!r}: it was changed since it was written"
     whole = _sealed(bare) if SEAL in content else _text_of(bare)
-    return "" if text == whole else "was changed since it was written: its sha256 is another"
+    return "" if text == whole else "was changed since it was written: its sha256 differs"
 
 
 def read_record(path: Path) -> TaskRecord:
@@ -103,13 +103,13 @@ def read_record(path: Path) -> TaskRecord:
     Raises
     ------
     ValueError
-        The file is no record of the key that its name says; the message says what it is.
+        The file is not a record, or not of the key in its name; the message says why.
     OSError
         The file cannot be read.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{path.name}: not a file.")
+        raise ValueError(f"{path.name}: not a regular file.")
     if found.st_size > MAX_RECORD_BYTES:
         raise ValueError(f"{path.name}: larger than {MAX_RECORD_BYTES} bytes, not a task record.")
     try:
@@ -130,21 +130,21 @@ def read_record(path: Path) -> TaskRecord:
 
 @dataclass(frozen=True)
 class Records:
-    """What a records folder holds."""
+    """The records of a workspace."""
 
     by_key: dict[str, TaskRecord]
     faults: dict[str, str]  # file name -> why it could not be read
-    # Failures and skips of tasks that have a complete record of other settings or inputs in by_key.
+    # Failed and skipped tasks that have a complete record of other settings or inputs in by_key.
     failures: dict[str, TaskRecord] = field(default_factory=dict)
 
     @property
     def latest(self) -> dict[str, TaskRecord]:
-        """What was last decided of each task."""
+        """The last record of each task."""
         return {**self.by_key, **self.failures}
 
 
 def read_records(folder: Path) -> Records:
-    """Read every record of a folder; torn and foreign files become named faults; no folder is no records."""
+    """Read every record of a folder. Files that are not records are listed as faults; a missing folder has none."""
     records: dict[str, TaskRecord] = {}
     faults: dict[str, str] = {}
     failures: dict[str, TaskRecord] = {}
@@ -154,7 +154,7 @@ def read_records(folder: Path) -> Records:
         try:
             record = read_record(path)
         except FileNotFoundError:
-            continue  # replaced while the folder was read
+            continue  # replaced in the meantime
         except (ValueError, OSError) as error:
             faults[path.name] = str(error)
         else:
@@ -189,4 +189,4 @@ def _check_types(record: TaskRecord) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
             raise ValueError(f"not a task record: measurement {shown(key)} is {shown(value)}, expected a number")
     if not all(isinstance(name, str) for name in record.missing):
-        raise ValueError("not a task record: 'missing' holds something else than names")
+        raise ValueError("not a task record: 'missing' is not a list of names")
