@@ -27,7 +27,7 @@ def write(app: Sphinx) -> None:
     for name in packages:
         package = importlib.import_module(f"survey.{name}")
         pages[name] = _package(package, list(getattr(package, "__all__", ())))
-    pages["ground"] = _modules("Modules of their own", [f"survey.{name}" for name in GROUND])
+    pages["modules"] = _modules("Modules beside the packages", [f"survey.{name}" for name in GROUND])
     for path in set(folder.glob("*.rst")) - {folder / f"{name}.rst" for name in pages}:
         path.unlink()
     for name, text in pages.items():

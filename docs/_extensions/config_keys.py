@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import importlib
 import inspect
 import re
@@ -29,7 +30,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 _UNIT = re.compile(r"\s*\[(?P<unit>[^\]]+)\]")
-_TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
+_TYPES = {Any: "object", str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,9 @@ def _words(annotation: Any) -> str:
         return f"list of {_words(arguments[0])}"
     if origin is tuple:
         return f"list of {len(arguments)} {_words(arguments[0])}s"
-    if origin is dict:
-        return f"mapping of name to {_words(arguments[1])}" if arguments[1] is not Any else "mapping"
+    if origin in (dict, collections.abc.Mapping):
+        below = _words(arguments[1])
+        return "mapping" if below == "object" else f"mapping of name to {below}"
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return "mapping"
     return _TYPES.get(annotation, getattr(annotation, "__name__", str(annotation)))
@@ -151,6 +153,22 @@ class ConfigKeys(SphinxDirective):
         return found.children
 
 
+class StepsTable(SphinxDirective):
+    """The steps that a config may list, from the registry."""
+
+    def run(self) -> list[nodes.Node]:
+        from survey.steps.registry import REGISTRY
+
+        lines = ["| step | from | to | what runs |", "|---|---|---|---|"]
+        for step in REGISTRY.values():
+            if step.chained:
+                name = step.step_class.rpartition(":")[2]
+                lines.append(f"| `{step.name}` | {step.accepts} | {step.produces} | `{name}` |")
+        found = nodes.container()
+        self.state.nested_parse(StringList(lines, source=str(self.get_source_info()[0])), self.content_offset, found)
+        return found.children
+
+
 def _shown(key: Key) -> list[str]:
     """Markdown of one key: what it is in one line, what it means, and how it is written."""
     facts = [_as_markdown(key.kind)]
@@ -170,7 +188,9 @@ def _as_markdown(text: str) -> str:
 def _sentence(text: str) -> str:
     """A description as a sentence, with what looks like code kept as it is."""
     text = (
-        re.sub(r"(?<!`)(\$\{[A-Z_]+\}|\*_?[a-z_.]+|'[^']+')(?!`)", r"`\1`", text).replace("`'", "`").replace("'`", "`")
+        re.sub(r"(?<![`\w])(\$\{[A-Z_]+\}|\*_?[a-z_.]+|'[^']+')(?![`\w])", r"`\1`", text)
+        .replace("`'", "`")
+        .replace("'`", "`")
     )
     text = text[:1].upper() + text[1:]
     return text if text.endswith((".", ":")) or not text else f"{text}."
@@ -178,4 +198,5 @@ def _sentence(text: str) -> str:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("config-keys", ConfigKeys)
+    app.add_directive("steps-table", StepsTable)
     return {"version": "1", "parallel_read_safe": True}
