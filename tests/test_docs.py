@@ -280,6 +280,9 @@ def test_change_fragments_have_a_type_that_releases_know():
         path.name for path in fragments if not re.fullmatch(rf"\+[a-z0-9-]+\.({'|'.join(types)})\.md", path.name)
     ] == []
     assert [path.name for path in fragments if not path.read_text().strip()] == []
+    # A release puts '- ' before the first line.
+    long = [path.name for path in fragments for line in path.read_text().splitlines() if len(line) > MAX_LINE - 2]
+    assert long == []
 
 
 def test_figures_are_drawn_by_drizzle_itself(tmp_path, monkeypatch):
