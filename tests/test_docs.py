@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import click
@@ -186,6 +187,16 @@ def test_links_lead_somewhere(page):
         generated = (page.parent / target).resolve().parent == ROOT / "docs" / "reference" / "api"
         if "://" not in target and not generated:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_row_in_contributing_is_a_step():
+    """The example of a registry row has the fields that a Step has, and each is accepted."""
+    from survey.steps import costs
+    from survey.steps.base import Step, Unit
+
+    (block,) = re.findall(r"^ +Step\(\n.*?^ +\)\n", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)
+    step = eval(textwrap.dedent(block), {"Step": Step, "Unit": Unit, "costs": costs})  # our own page
+    assert step.chained and step.corrects and step.unit is Unit.EXPOSURE
 
 
 def test_targets_of_make_exist():
