@@ -12,8 +12,8 @@ from email.utils import format_datetime
 import pytest
 from observatory import CORNERS, make_observatory
 
-from survey.archive.query import find_exposures
-from survey.archive.rows import footprint, read_parent, read_product, whole
+from survey.archive.query import find_exposures, find_program
+from survey.archive.rows import footprint, footprints, read_parent, read_product, whole
 from survey.errors import AccessRefusedError, ServiceUnreachableError, SurveyError
 from survey.models import Exposure
 from survey.nircam import passband
@@ -272,6 +272,26 @@ def test_passbands():
     assert passband(["f405n", "f444w"]) == ("F405N", "F444W")
     for pair in (["f444w", "grismr"], ["clear"], [], ["f200w", "f150w"], ["maskrnd", "f335m"], ["x"]):
         assert passband(pair) is None
+
+
+def test_rows_of_mosaics_bring_outlines_but_no_footprints(observatory):
+    with serve(observatory) as server:
+        found = find_program(1345, server=server.url, filters=["F444W"])
+    assert {item.footprint for item in found.exposures} == {None}
+    assert {(item.filter, item.observation) for item in found.outlines} == {("F444W", 1), ("F444W", 2), ("F444W", 3)}
+    for item in found.outlines:
+        assert len(item.corners) == 4
+        for corner in CORNERS:
+            assert min(abs(ra - corner[0]) + abs(dec - corner[1]) for ra, dec in item.corners) < 1e-8
+
+
+def test_a_region_of_several_polygons():
+    triangle, other = "POLYGON ICRS 1 2 3 4 5 6", "polygon 7 8 9 10 11 12"
+    assert footprints(f"{triangle} {other}") == (((1, 2), (3, 4), (5, 6)), ((7, 8), (9, 10), (11, 12)))
+    assert footprints(triangle) == (footprint(triangle),)
+    assert footprint(f"{triangle} {other}") is None
+    for region in (None, "", "CIRCLE 1 2 3", "POLYGON 1 2 x"):
+        assert footprints(region) == ()
 
 
 def test_footprints():

@@ -7,6 +7,7 @@ filter of its observation. Rows per exposure are accepted as well, and add time 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from survey.archive.attempts import Watch
@@ -49,6 +50,39 @@ def find_exposures(
     SurveyError
         No exposure matches; the message lists what the archive has.
     """
+    return find_program(
+        program, server=server, observations=observations, filters=filters, timeout_seconds=timeout_seconds,
+        retries=retries,
+    ).exposures  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A polygon that the archive gives for an observation row: an exposure's, or that of a whole mosaic."""
+
+    filter: str
+    observation: int | None  # None for a row over several observations
+    corners: tuple[tuple[float, float], ...]  # right ascension and declination [deg]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What an archive lists of a program's imaging."""
+
+    exposures: tuple[Exposure, ...]
+    outlines: tuple[Outline, ...]  # of the observation rows that list these exposures
+
+
+def find_program(
+    program: int,
+    *,
+    server: str,
+    observations: Collection[int] | None = None,
+    filters: Collection[str] | None = None,
+    timeout_seconds: float = 60.0,
+    retries: int = 3,
+) -> Program:
+    """As `find_exposures`, with the outlines on the sky of the rows that list them."""
     import astroquery.mast  # noqa: F401 - takes seconds, which must not count as the server's
 
     server = server.rstrip("/")
@@ -64,7 +98,8 @@ def find_exposures(
     )
     if not exposures:
         raise SurveyError(_nothing(program, server, parents, observations, wanted))
-    return exposures
+    outlines = (Outline(row.filter, row.observation, corners) for row in chosen for corners in row.regions)
+    return Program(exposures, tuple(outlines))
 
 
 class _Query:

@@ -40,7 +40,8 @@ class Parent:
     pupil: str
     subarray: str
     start_mjd: float | None = None  # of rows per exposure alone
-    footprint: tuple[tuple[float, float], ...] | None = None
+    footprint: tuple[tuple[float, float], ...] | None = None  # of rows per exposure alone
+    regions: tuple[tuple[tuple[float, float], ...], ...] = ()  # polygons of the row: of the exposure, or of the mosaic
 
     @property
     def is_exposure(self) -> bool:
@@ -96,6 +97,12 @@ def footprint(region: Any) -> tuple[tuple[float, float], ...] | None:
     return corners if all(-90 <= dec <= 90 and -360 <= ra <= 720 for ra, dec in corners) else None
 
 
+def footprints(region: Any) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """The polygons of an ``s_region``, as `footprint` reads each; mosaics with gaps have several."""
+    parts = re.split(r"(?=\bPOLYGON\b)", text(region), flags=re.IGNORECASE)
+    return tuple(corners for part in parts if (corners := footprint(part)) is not None)
+
+
 def read_parent(row: Row, program: int) -> Parent | None:
     """An observation row that may list NIRCam imaging exposures of the program; None for every other row."""
     level, said_program = whole(row.get("calib_level")), whole(row.get("proposal_id"))
@@ -114,12 +121,13 @@ def read_parent(row: Row, program: int) -> Parent | None:
             return None
     if name.program != program:
         return None
+    regions = footprints(row.get("s_region"))
     if isinstance(name, MosaicName):
         pair = passband(name.elements.split("-")) if name.instrument == "nircam" else None
-        return pair and Parent(obsid, name, *pair, (name.subarray or "FULL").upper())
+        return pair and Parent(obsid, name, *pair, (name.subarray or "FULL").upper(), regions=regions)
     pair = passband(text(row.get("filters")).split(";"))
     corners, start = footprint(row.get("s_region")), real(row.get("t_min"))
-    return pair and Parent(obsid, name, *pair, "", start if start and start > 0 else None, corners)
+    return pair and Parent(obsid, name, *pair, "", start if start and start > 0 else None, corners, regions)
 
 
 def needed(

@@ -1,4 +1,4 @@
 """Mosaics as data: output grids and tiles, zarr groups for xarray, FITS files, level-3 association files."""
 
 # Modules that other packages may import.
-__all__ = ["arrays", "association_files", "grid", "groups", "layouts", "sky_plane", "tiles"]
+__all__ = ["arrays", "association_files", "enclosing", "grid", "groups", "layouts", "sky_plane", "tiles"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from survey.errors import ConfigError
+from survey.mosaics.enclosing import sky_hull
 from survey.names import optical_elements
 
 Row = dict[str, Any]
@@ -117,7 +118,7 @@ def _add_mosaic(archive: Archive, stem: str, members: list[Row], identity: dict[
     elements = optical_elements(first["filter"], first.get("pupil", "CLEAR"))
     subarray = "" if first.get("subarray", "FULL") == "FULL" else f"-{first['subarray'].lower()}"
     name = f"{stem}_t001_nircam_{elements}{subarray}"
-    observation = _observation(first, name, obsid, calib_level=3, s_region=_region(first), t_min=None)
+    observation = _observation(first, name, obsid, calib_level=3, s_region=_region(members), t_min=None)
     archive.observations.append(observation)
     rows = [_product(observation, obsid, _File(name, f"{name}_{suffix}", kind, group), obsid)
             for suffix, kind, group in (("i2d.fits", "SCIENCE", "I2D"), ("i2d.jpg", "PREVIEW", "I2D"),
@@ -133,7 +134,7 @@ def _add_mosaic(archive: Archive, stem: str, members: list[Row], identity: dict[
 def _add_exposure(archive: Archive, row: Row, identity: dict[str, str]) -> None:
     obsid = identity[row["name"]]
     start = row.get("start_mjd")
-    observation = _observation(row, row["name"], obsid, calib_level=2, s_region=_region(row), t_min=start)
+    observation = _observation(row, row["name"], obsid, calib_level=2, s_region=_region([row]), t_min=start)
     archive.observations.append(observation)
     archive.products[obsid] = _exposure_products(observation, row, obsid, obsid, with_size=True)
 
@@ -245,8 +246,10 @@ def _planned_products(observation: Row, like: Row, parent: str) -> list[Row]:
     return [row | {"calib_level": -1}]
 
 
-def _region(row: Row) -> str | None:
-    corners = row.get("footprint")
+def _region(rows: Iterable[Row]) -> str | None:
+    """The outline of exposures: the footprint of one, a polygon around several."""
+    footprints = [[(float(ra), float(dec)) for ra, dec in row["footprint"]] for row in rows if row.get("footprint")]
+    corners = footprints[0] if len(footprints) == 1 else sky_hull([point for item in footprints for point in item])
     return "POLYGON ICRS " + " ".join(f"{ra:.9f} {dec:.9f}" for ra, dec in corners) if corners else None
 
 
