@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from survey import __version__
-from survey.cli import cluster_commands, observatory_commands
+from survey.cli import cluster_commands, init_command, observatory_commands
 from survey.cli.console import emit, say, shown
 from survey.cli.options import OFFLINE, cluster_options, config_options
 from survey.errors import DiskFullError, InterruptedRunError, SurveyError
@@ -48,6 +48,7 @@ class _Scrubbed(logging.Formatter):
         return shown(super().format(record))
 
 
+main.add_command(init_command.init)
 main.add_command(observatory_commands.simulate)
 main.add_command(observatory_commands.serve)
 main.add_command(cluster_commands.cluster)

@@ -6,13 +6,14 @@ verified here (`cache`, `downloads`). Workers get a read-only cache, an explicit
 
 from survey.references.child import worker_environment
 from survey.references.record import References, changed
-from survey.references.sync import PIPELINES, best_references, pin, recall, reference_types, sync
+from survey.references.sync import PIPELINES, best_references, operational_context, pin, recall, reference_types, sync
 
 __all__ = [
     "PIPELINES",
     "References",
     "best_references",
     "changed",
+    "operational_context",
     "pin",
     "recall",
     "reference_types",

@@ -49,14 +49,28 @@ def pin(context: str | None, server: str | None = None, timeout_seconds: float =
     advice = "a name such as jwst_1584.pmap"
     if server is not None:
         try:
-            advice = (
-                run_crds({"do": "catalog", "context": None}, None, server, timeout_seconds)["operational"] or advice
-            )
+            advice = operational_context(server, timeout_seconds)
         except (ServiceError, ReferencesError) as error:
             log.debug("no context to suggest: %s", error)
     raise ConfigError(
         f"references.context: {context!r} is not a pinned context: it means other rules tomorrow. Write {advice}"
     )
+
+
+def operational_context(server: str, timeout_seconds: float = ADVICE_SECONDS) -> str:
+    """Name of the context that a CRDS server recommends now, such as jwst_1584.pmap.
+
+    Raises
+    ------
+    ServiceError
+        The server does not answer within ``timeout_seconds``, or refuses.
+    ReferencesError
+        Its answer names no context.
+    """
+    name = run_crds({"do": "catalog", "context": None}, None, server, timeout_seconds)["operational"]
+    if not isinstance(name, str) or not _CONTEXT.fullmatch(name):
+        raise ReferencesError(f"{server}: its operational context is {ascii(name)[:80]}; expected jwst_NNNN.pmap.")
+    return name
 
 
 def reference_types(pipelines: Iterable[str] = PIPELINES) -> tuple[str, ...]:
