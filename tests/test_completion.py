@@ -1,4 +1,4 @@
-"""Shell completion, as docs/completion.md describes it."""
+"""Shell completion, as docs/guide/completion.md describes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "completion.md").read_text()
+PAGE = (ROOT / "docs" / "guide" / "completion.md").read_text()
 
 
 @pytest.fixture
