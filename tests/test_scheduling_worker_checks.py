@@ -19,7 +19,7 @@ from whole_run import survey
 
 import survey as package
 from survey.cluster.deploy import RESOURCE
-from survey.errors import WorkersError
+from survey.errors import ClusterError, WorkersError
 from survey.scheduling.waiting import refuse_small_workers
 from survey.scheduling.worker_checks import CHECK, check_workers, probe_files, requirements
 from survey.versions import installed_versions
@@ -337,6 +337,18 @@ def test_a_run_that_is_killed_leaves_no_check_behind(place, client, folders):
     wait_for(lambda: not place.checks())
     with place.worker("good"), check(client, folders):
         assert client.submit(sum, [1, 2], pure=False).result(30) == 3
+
+
+def test_a_scheduler_that_is_gone_hides_no_error(place, folders, monkeypatch):
+    """dask's client has no scheduler to ask between the loss of its connection and a new one."""
+    with (
+        Client(place.address, set_as_default=False) as client,
+        pytest.raises(ClusterError, match="is gone"),
+        monkeypatch.context() as lost,
+        check(client, folders),
+    ):
+        lost.setattr(client, "scheduler", None)
+        raise ClusterError("the scheduler is gone.")
 
 
 def test_runs_that_share_workers_each_have_a_check_of_their_own(place, client, folders, old_jwst):

@@ -165,10 +165,16 @@ def check_workers(client: Client, needs: Requirements, closes: bool = False) -> 
     try:
         yield reports
     finally:
-        with contextlib.suppress(OSError, RuntimeError, ValueError, TimeoutError):  # the scheduler may be gone
-            client.unsubscribe_topic(name)
-            client.unregister_worker_plugin(name)
-            client.unregister_scheduler_plugin(name)
+        _unregister(client, name)
+
+
+def _unregister(client: Client, name: str) -> None:
+    """Remove the checks from the scheduler, if it is still there."""
+    # AttributeError: a client whose scheduler is gone has none to ask.
+    with contextlib.suppress(OSError, RuntimeError, ValueError, TimeoutError, AttributeError):
+        client.unsubscribe_topic(name)
+        client.unregister_worker_plugin(name)
+        client.unregister_scheduler_plugin(name)
 
 
 @contextlib.contextmanager
