@@ -494,22 +494,50 @@ def test_encrypted_jobs_name_the_workers_certificate_alone(tmp_path):
     assert "scheduler-key" not in done.output
 
 
-def test_manifests_are_those_of_the_base(tmp_path):
-    """What a deploy file renders and what deploy/kubernetes/base holds differ in sizes and image alone."""
-    path = site(
-        tmp_path,
-        "kind: kubernetes\nimage: jwst-survey\ngroups:\n"
-        "  ordinary: {memory_gb: 4, maximum: 32}\n  large: {memory_gb: 24}\n",
-    )
-    rendered = manifests(load_site(path))
-    for item in rendered:
-        assert item["metadata"].pop("namespace") == "survey"
-    base = [yaml.safe_load(path.read_text()) for path in (ROOT / "deploy" / "kubernetes" / "base").glob("*.yaml")]
-    wanted = {document["kind"]: document for document in base if document["kind"] != "Kustomization"}
-    resources = wanted["DaskWorkerGroup"]["spec"]["worker"]["spec"]["containers"][0]["resources"]
-    for limits in resources.values():
-        limits["memory"] = "24Gi"  # the base is more generous
-    assert {document["kind"]: document for document in rendered} == wanted
+@pytest.mark.parametrize(("name", "folder"), [("kubernetes", "base"), ("kubernetes-plain", "plain")])
+def test_manifests_of_the_repository_are_those_of_the_deploy_files(name, folder, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    done = CliRunner().invoke(main, ["cluster", f"deploy/{name}.yaml", "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert Path(f"deploy/kubernetes/{folder}/cluster.yaml").read_text() == done.output
+
+
+def deployments(path: Path) -> dict[str, dict]:
+    found = manifests(load_site(path))
+    assert [item["metadata"]["name"] for item in found if item["kind"] == "Service"] == ["survey-scheduler"]
+    return {item["metadata"]["name"]: item["spec"] for item in found if item["kind"] == "Deployment"}
+
+
+def test_deployments_are_what_the_operator_would_make(tmp_path):
+    """Of the same groups: names, labels and pods."""
+    from dask_kubernetes.operator.controller import controller
+
+    plain = deployments(site(tmp_path, PODS + "operator: false\n"))
+    cluster, large, _ = manifests(load_site(site(tmp_path, PODS)))
+    scheduler = cluster["spec"]["scheduler"]["spec"]
+    made = {"survey-scheduler": controller.build_scheduler_deployment_spec("survey", scheduler, {}, {})}
+    for name, group, item in (("survey-worker", "survey-default", cluster), ("survey-b", "survey-b", large)):
+        pod = item["spec"]["worker"]["spec"]
+        made[name] = controller.build_worker_deployment_spec(group, "survey", "survey", "0", pod, {}, {})
+    assert plain.keys() == made.keys()
+    for name, spec in plain.items():
+        ours, theirs = copy.deepcopy(spec["template"]), copy.deepcopy(made[name]["spec"]["template"])
+        assert ours["metadata"]["labels"].items() <= theirs["metadata"]["labels"].items()
+        assert spec["selector"]["matchLabels"] == ours["metadata"]["labels"]
+        for pod in (ours, theirs):  # both name the worker after its pod, in their own way
+            box = pod["spec"]["containers"][0]
+            env = {one["name"]: one for one in box.get("env", [])}
+            assert (env.pop("DASK_WORKER_NAME", None) is not None) == (name != "survey-scheduler")
+            box["env"] = list(env.values())
+        assert ours["spec"] == theirs["spec"]
+
+
+def test_without_the_operator_workers_are_fixed_and_may_have_one_size(tmp_path):
+    plain = deployments(site(tmp_path, PODS.replace("8}", "4, maximum: 3}") + "operator: false\n"))
+    replicas = {name: spec["replicas"] for name, spec in plain.items()}
+    assert replicas == {"survey-scheduler": 1, "survey-worker": 1, "survey-b": 3}
+    (fault,) = faults(tmp_path, PODS.replace("4}", "4, minimum: 2, maximum: 3}") + "operator: false\n")
+    assert fault.startswith("4: groups.a.minimum: there is no autoscaler, so this group always has 3 workers")
 
 
 def test_a_container_holds_a_gibibyte_above_the_task_and_only_reads_references(tmp_path):
@@ -531,7 +559,7 @@ def test_the_environment_of_a_pod_names_each_variable_once(tmp_path):
         assert [values[name] for name in THREADS] == ["2", "1", "1", "1"]
 
 
-def test_a_dry_run_is_what_kubectl_reads(tmp_path):
+def test_a_dry_run_is_what_kubectl_reads():
     done = CliRunner().invoke(main, ["cluster", str(ROOT / "deploy" / "kubernetes.yaml"), "--dry-run"])
     documents = list(yaml.safe_load_all(done.output))
     assert [item["kind"] for item in documents] == ["DaskCluster", "DaskWorkerGroup", "DaskAutoscaler"]

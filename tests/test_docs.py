@@ -38,7 +38,7 @@ def commands(text: str) -> list[str]:
     lines += [line.strip().removeprefix("$ ") for item in _FENCE.finditer(text) for line in item["body"].splitlines()]
     prose = "\n".join(line for line in _FENCE.sub("", text).splitlines() if not line.startswith("    "))
     lines += [" ".join(item.split()) for item in re.findall(r"`(survey [^`]+)`", prose)]
-    return [line.partition("  #")[0].strip() for line in lines if line.startswith("survey ")]
+    return [re.split("  #| > ", line)[0].strip() for line in lines if line.startswith("survey ")]
 
 
 FOUND = [(page, line) for page in PAGES for line in commands(page.read_text())]

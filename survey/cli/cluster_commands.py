@@ -61,12 +61,12 @@ def cluster(file: Path, dry_run: bool, workspace: Path | None, tls: Path | None,
     if dry_run:
         documents = preview(file, str(workspace or "WORKSPACE"), tls)
         shown = [{"name": name, "text": text} for name, text in documents.items()]
-        text = "---\n".join(f"# {name}\n{text}" for name, text in documents.items()) if kind == "kubernetes" else ""
-        emit(
-            {"file": str(file), "kind": kind, "documents": shown},
-            as_json,
-            lambda: (text or "\n".join(f"# --- {name}\n{text}" for name, text in documents.items())).rstrip(),
-        )
+        if kind == "kubernetes":
+            made = f"# Made by `survey cluster {file} --dry-run`: change that file, not this one.\n"
+            text = made + "---\n".join(f"# {name}\n{text}" for name, text in documents.items())
+        else:
+            text = "\n".join(f"# --- {name}\n{text}" for name, text in documents.items())
+        emit({"file": str(file), "kind": kind, "documents": shown}, as_json, text.rstrip)
         return
     if kind in ("kubernetes", "address"):
         raise ConfigError(f"{file}: kind {kind} starts nothing from here; with --dry-run, it shows what to apply.")

@@ -71,12 +71,12 @@ class SiteConfig(Section):
     kind: str = Field(description="kind of cluster", examples=["slurm"])
 
     @classmethod
-    def group_faults(cls, groups: Any) -> Iterator[tuple[Place, str]]:
-        """Faults of groups that show only beside other groups: place and message.
+    def group_faults(cls, data: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+        """Faults of groups that show only beside other keys and groups: place and message.
 
         Parameters
         ----------
-        groups : value of the file's key as YAML has it, of any type
+        data : the file as YAML has it; values may be of any type
         """
         yield from ()
 
@@ -188,6 +188,12 @@ class KubernetesSite(WorkersSite):
         description="pods by size: ordinary ones first, then larger ones for tasks that need more memory",
         examples=[{"ordinary": {"memory_gb": 4, "maximum": 32}, "large": {"memory_gb": 24}}],
     )
+    operator: bool = Field(
+        True,
+        description="true: resources of the dask operator, which scales the first group; false: Deployments, for "
+        "Kubernetes without the operator, where each group always has `maximum` workers",
+        examples=[False],
+    )
     image: ImageName = Field(
         description="container image, with its tag or digest",
         examples=["registry.example.org/jwst-survey:0.1.0"],
@@ -246,23 +252,27 @@ class KubernetesSite(WorkersSite):
         return value.model_copy(update={"read_only": only_read})
 
     @classmethod
-    def group_faults(cls, groups: Any) -> Iterator[tuple[Place, str]]:
-        """The autoscaler changes the first group alone; the others are told apart by their names and memory."""
-        first, *others = groups.items() if isinstance(groups, dict) and groups else [("", {})]
-        least = _number_of(first[1], "memory_gb")
-        for name, group in others:
+    def group_faults(cls, data: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+        """The autoscaler changes the first group alone, and recognises its workers by their memory."""
+        groups = data.get("groups")
+        scaled = data.get("operator") is not False
+        if not isinstance(groups, dict) or not groups:
+            return
+        first, *_ = groups
+        least = _number_of(groups[first], "memory_gb")
+        for name, group in groups.items():
             place = ("groups", str(name))
-            if name in ("default", "worker", "scheduler"):
-                yield place, "the cluster's own objects have this name; choose another."
             size, maximum = _number_of(group, "memory_gb"), _number_of(group, "maximum") or 1
-            if size is not None and least is not None and size <= least:
-                message = (
-                    f"{size:g} must be above the {least:g} of {first[0]!r}: otherwise the autoscaler would end its "
-                )
+            if name in ("default", "worker", "scheduler") and name != first:
+                yield place, "the cluster's own objects have this name; choose another."
+            if scaled and name != first and size is not None and least is not None and size <= least:
+                message = f"{size:g} must be above the {least:g} of {first!r}: otherwise the autoscaler would end its "
                 yield (*place, "memory_gb"), message + "workers, and it starts none of them again."
-            if isinstance(group, dict) and "minimum" in group and group["minimum"] != maximum:
-                message = f"the autoscaler changes the first group alone; this one always has {maximum:g} workers, its "
-                yield (*place, "minimum"), message + "maximum. Remove this key."
+            is_fixed = not scaled or name != first
+            if is_fixed and _number_of(group, "minimum") not in (None, maximum):
+                reason = "the autoscaler changes the first group alone" if scaled else "there is no autoscaler"
+                message = f"{reason}, so this group always has {maximum:g} workers, its maximum. Remove this key."
+                yield (*place, "minimum"), message
 
 
 class AddressSite(SiteConfig):

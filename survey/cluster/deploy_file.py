@@ -69,7 +69,7 @@ def _read(document: Document, kind: str) -> tuple[SiteConfig | None, dict[Place,
         for item in error.errors(include_url=False):
             place = tuple(part for part in item["loc"] if part != "[key]")  # pydantic's own mark of a mapping's key
             faults[place] = _message(document, {**item, "loc": place}, kind)
-    for place, message in model.group_faults(document.data.get("groups")):
+    for place, message in model.group_faults(document.data):
         faults.setdefault(place, f"{document.locate(place)}: {'.'.join(map(unquoted, place))}: {message}")
     return site, faults
 

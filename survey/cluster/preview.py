@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -31,8 +32,20 @@ def preview(path: Path, workspace: str, tls: Path | None = None) -> dict[str, st
         from survey.cluster.pods import manifests
 
         named = {f"{item['kind']} {item['metadata']['name']}": item for item in manifests(site)}
-        return {name: yaml.safe_dump(item, sort_keys=False) for name, item in named.items()}
+        return {name: _as_yaml(item) for name, item in named.items()}
     if isinstance(site, LocalSite):
         sizes = [f"{group.maximum} x {group.memory_gb:g} GB" for group in site.groups.values()]
         return {"workers": f"processes on this machine: {', '.join(sizes) or 'as many as cores and memory allow'}\n"}
     return {"address": f"nothing is submitted; the scheduler is at {scheduler_address(path, site)}\n"}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes an object that occurs twice in full, not as an alias."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _as_yaml(manifest: dict[str, Any]) -> str:
+    text = yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120)
+    return str(text)
