@@ -1,4 +1,4 @@
-"""Classes of failure, and what a dead child died of."""
+"""Classes of failure, why a child process ended, and why a task was skipped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from survey.errors import TaskError
 from survey.execution import failures
 from survey.execution.children import Usage
-from survey.execution.failures import cause_of_death, failure_class, root_cause, skip_reason
+from survey.execution.failures import cause_of_exit, failure_class, root_cause, skip_reason
 from survey.execution.task import blank_record, skipped_record
 from survey.models import SKIPPED, Task
 from survey.workspace.files import is_disk_full
@@ -55,18 +55,18 @@ def test_a_full_disk_is_found_behind_other_errors():
         (70, "ValueError: x", "never"),
     ],
 )
-def test_causes_of_death(tmp_path, status, text, expected):
+def test_causes_of_exit(tmp_path, status, text, expected):
     log = tmp_path / "a.log"
     log.write_text(f"first\n{text}\n")
-    cause, retry = cause_of_death(Usage(status, 1.0, 1.0, 0.1), log)
+    cause, retry = cause_of_exit(Usage(status, 1.0, 1.0, 0.1), log)
     assert retry == expected
     assert "a.log" in cause and text in cause
 
 
-def test_a_child_that_could_not_even_say_so_died_of_the_disk(tmp_path, monkeypatch):
+def test_a_child_without_result_or_log_on_a_full_disk_ended_because_of_it(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")(10, 10, 0)
     monkeypatch.setattr(failures.shutil, "disk_usage", lambda _path: usage)
-    assert cause_of_death(Usage(70, 1.0, 1.0, 0.1), tmp_path / "none.log")[1] == "disk"
+    assert cause_of_exit(Usage(70, 1.0, 1.0, 0.1), tmp_path / "none.log")[1] == "disk"
 
 
 def test_a_skipped_task_names_the_first_cause():

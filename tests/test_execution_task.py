@@ -110,7 +110,7 @@ def test_the_same_digest_is_reused_and_another_runs_again(workspace, site, task)
 
 def test_a_task_waits_for_a_record_that_another_process_is_about_to_write(workspace, site, task):
     first = run_task(task, site)
-    with ThreadPoolExecutor(1) as other, publication._publication(workspace, task.key):
+    with ThreadPoolExecutor(1) as other, publication._locked(workspace, task.key):
         record_path(workspace.records, task.key).unlink()
         second = other.submit(run_task, task, site)
         with pytest.raises(TimeoutError):
@@ -148,7 +148,7 @@ def test_an_input_with_other_bytes_is_refused(workspace, site, task):
     assert task.files[0] in record.error
     assert "has changed" in record.error
     assert not (workspace.root / task.files[0]).exists()  # worth nothing: the next run fetches it again
-    with pytest.raises(TaskError, match="is not there") as raised:
+    with pytest.raises(TaskError, match="is missing") as raised:
         run_task(task, site)
     assert raised.value.retry == "again"  # a network file system may show it late
     assert attempts(workspace, task.key) == 0

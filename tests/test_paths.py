@@ -171,13 +171,13 @@ def test_a_record_that_names_a_file_outside_is_none(workspace, victim, config, p
 
 def test_what_an_earlier_record_names_outside_is_not_removed(workspace, victim):
     """Also when a record comes into memory another way than by being read."""
-    from survey.execution.publication import _drop_others
+    from survey.execution.publication import _remove_former
 
     link = workspace.folder("stage1") / "more"
     link.symlink_to(victim)
     for path in ("../outside/thesis.tex", str(victim / "thesis.tex"), "stage1/more/thesis.tex"):
         product = Product(path, "0" * 64, 13)
-        _drop_others(replace(run(workspace), products=(product,)), (), workspace)
+        _remove_former(replace(run(workspace), products=(product,)), (), workspace)
         paths.discard(workspace.root, path)
     assert link.is_symlink()
 

@@ -40,7 +40,7 @@ def failure_class(error: BaseException) -> str:
     return "again" if isinstance(error, OSError) and error.errno in _TEMPORARY else "never"
 
 
-def cause_of_death(usage: Usage, log: Path) -> tuple[str, str]:
+def cause_of_exit(usage: Usage, log: Path) -> tuple[str, str]:
     """Why a child ended without a result: a message, and the class of the failure.
 
     Parameters

@@ -1,4 +1,4 @@
-"""The files that a task reads, each checked against what its digest stands on."""
+"""Find the files that a task reads, and check each against the sha256 that the task's digest depends on."""
 
 from __future__ import annotations
 
@@ -16,16 +16,25 @@ from survey.workspace.records import record_path
 
 
 def verified_sources(task: Task, workspace: Workspace, inputs: Sequence[TaskRecord]) -> list[str]:
-    """Absolute paths of a task's inputs; each file is checked against the sha256 that the digest stands on.
+    """Find a task's inputs, and check their sha256.
 
-    A product that holds other bytes than its record says is worth nothing: its record goes, so that the next run makes
-    it again. A raw file goes itself, so that the next run fetches it again.
+    When a product differs from its record, the record is removed, so that the next run makes the product again. A raw
+    file that differs is removed itself, so that the next run fetches it again.
+
+    Parameters
+    ----------
+    task : its ``files`` and ``reads`` name the inputs
+    inputs : records of the tasks that it depends on
+
+    Returns
+    -------
+    paths : absolute, in the task's order
 
     Raises
     ------
     TaskError
-        Class 'again': an input is not there (on a network file system another host's rename is seen late). Class
-        'never': it holds other bytes.
+        Class 'again': an input is missing (a network file system may show another host's rename late). Class 'never':
+        an input has changed.
     """
     wanted = [(name, task.digests.get(name, ""), "") for name in task.files]
     wanted += _products_read(task, inputs)
@@ -36,7 +45,7 @@ def verified_sources(task: Task, workspace: Workspace, inputs: Sequence[TaskReco
     for name, sha256, maker in wanted:
         path = _place(workspace, name) if maker else workspace.root / name
         if not path or not (paths.is_file(path) if maker else path.is_file()):
-            raise TaskError(f"{task.key}: input {name} is not there; run again to make it.", retry="again")
+            raise TaskError(f"{task.key}: input {name} is missing; run again to make it.", retry="again")
         if sha256 and _known_sha256(path) != sha256:
             if maker:
                 record_path(workspace.records, maker).unlink(missing_ok=True)
@@ -48,7 +57,7 @@ def verified_sources(task: Task, workspace: Workspace, inputs: Sequence[TaskReco
 
 
 def _place(workspace: Workspace, product: str) -> Path | None:
-    """Where a product lies; None when its path leads out of the workspace."""
+    """Absolute path of a product; None when it leads out of the workspace."""
     try:
         return paths.inside(workspace.root, product)
     except ValueError:
@@ -56,24 +65,24 @@ def _place(workspace: Workspace, product: str) -> Path | None:
 
 
 def _check_chunks(record: TaskRecord, workspace: Workspace) -> None:
-    """Refuse a tile whose chunks are not those of its record; the record goes, so that the tile is made again.
+    """Check the chunks of a tile against its record; when one differs, remove the record: the next run makes the tile.
 
     Raises
     ------
     TaskError
-        Class 'never'; the chunk is named.
+        Class 'never': a chunk is missing or has changed; it is named.
     """
     for product in record.products:
         path = _place(workspace, product.path)
         if not path or not paths.is_file(path) or _known_sha256(path) != product.sha256:
             record_path(workspace.records, record.key).unlink(missing_ok=True)
-            raise TaskError(f"{record.key}: {product.path} is not what was recorded; run again to make it anew.")
+            raise TaskError(f"{record.key}: {product.path} has changed since it was recorded; run again to replace it.")
 
 
 def _products_read(task: Task, inputs: Sequence[TaskRecord]) -> list[tuple[str, str, str]]:
-    """Path, sha256 and maker of each product that a task reads, in its order."""
+    """Path, sha256 and key of the making task of each product that a task reads, in its order."""
     if not task.reads:
-        # Of a task with several products the one that bears its step's suffix is the input of the next.
+        # Of a task with several products, the next one reads that with the suffix of its step.
         return [
             (product.path, product.sha256, record.key)
             for record in inputs
@@ -83,7 +92,7 @@ def _products_read(task: Task, inputs: Sequence[TaskRecord]) -> list[tuple[str, 
     made = {product.path: (product.sha256, record.key) for record in inputs for product in record.products}
     unknown = next((path for path in task.reads if path not in made), None)
     if unknown is not None:
-        raise TaskError(f"{task.key}: none of its inputs made {unknown}; remove their records and run again.")
+        raise TaskError(f"{task.key}: no task that it depends on made {unknown}; remove their records and run again.")
     return [(path, *made[path]) for path in task.reads]
 
 
@@ -93,6 +102,6 @@ def _sha256_of(path: str, _identity: tuple[int, int, int]) -> str:
 
 
 def _known_sha256(path: Path) -> str:
-    """sha256 of a file, read once in a process as long as the file stays the one it was."""
+    """sha256 of a file; a process computes it once, as long as inode, size and time of the file stay the same."""
     found = path.stat()
     return _sha256_of(str(path), (found.st_ino, found.st_size, found.st_mtime_ns))

@@ -1,7 +1,8 @@
-"""Publish a task's products and its record, and tell whether what was published still stands.
+"""Publish a task's products and its record, so that a crash at any moment leaves no wrong product.
 
-A product without its record does not exist. So the records go first, each that speaks of what will be replaced; then
-the products are renamed into place; the new record comes last. Each of the three is on the disk before the next begins.
+A product counts as made only when there is a record of it. A publication therefore removes the records of all products
+that it replaces, then renames the new products into place, and then writes the new record. Each of the three steps is
+on the disk before the next begins.
 """
 
 from __future__ import annotations
@@ -28,33 +29,38 @@ from survey.workspace.products import reusable, stored_record
 from survey.workspace.records import read_record, record_path, write_record
 
 _LOCKS = 64
-_LOCK_SECONDS = 600.0  # hashing and renaming a large mosaic
+_LOCK_SECONDS = 600.0  # another process may be renaming a large mosaic
 
 
 def published(task: Task, workspace: Workspace) -> TaskRecord | None:
-    """The record that serves for a task, once no process is about to write it: of a run that was killed, say."""
-    with _publication(workspace, task.key):
+    """The record of a task that need not run, or None.
+
+    Waits for a process that is publishing the task, such as a worker that outlived a killed run.
+    """
+    with _locked(workspace, task.key):
         return reusable(task, workspace.root, stored_record(workspace, task.key))
 
 
 def publish(
     record: TaskRecord, task: Task, outcome: Outcome, folder: Path, workspace: Workspace, run: str = ""
 ) -> TaskRecord:
-    """Move a task's products into place and write its record last.
+    """Rename a task's products into place, and write its record.
 
     Parameters
     ----------
+    record : of the task, without products
+    outcome : names the products
     folder : where the products were made
     run : name of the run that the task belongs to; see `Workspace.check_run`
 
     Returns
     -------
-    record : with its products; or that of another run of the same task that came first
+    record : with its products; or that of another execution of the same task that was published first
 
     Raises
     ------
     TaskError
-        The run no longer holds the workspace; nothing is touched.
+        The run no longer holds the workspace, or a link would lead a product out of it. Nothing is changed.
     """
     made = [(folder / source, target) for source, target in outcome.products]
     products = tuple(_product(path, target) for path, target in made if not path.is_symlink())
@@ -66,37 +72,37 @@ def publish(
     mark: Path | None = None  # of the mosaic's group in the store: its presence commits the mosaic
     if row.makes_tiles:
         mark = _place(task, workspace.root, f"mosaics/mosaics.zarr/{task.settings['group']}/zarr.json")
-    with _publication(workspace, task.key):
+    with _locked(workspace, task.key):
         workspace.check_run(task.key, run)
         first = reusable(task, workspace.root, stored_record(workspace, task.key))
         if first is not None:
             return first
         old = stored_record(workspace, task.key)
-        _withdraw([record_path(workspace.records, task.key), *_replaced(task, products, workspace)], workspace)
+        _remove_records([record_path(workspace.records, task.key), *_replaced(task, products, workspace)], workspace)
         if mark is not None and not _is_tile_of(task, f"{row.assembled_by}/{task.mosaic}", workspace):
             # The tile's pixels change, so the mosaic is invalid until it is assembled again.
-            _withdraw([record_path(workspace.records, f"{row.assembled_by}/{task.mosaic}")], workspace)
+            _remove_records([record_path(workspace.records, f"{row.assembled_by}/{task.mosaic}")], workspace)
             uncommit(mark.parent)
-        _drop_others(old, products, workspace)
+        _remove_former(old, products, workspace)
         changed: set[Path] = set()
         for (source, _), place in zip(made, places, strict=True):
             changed |= _replace(source, place)
-        for below in changed:
-            sync_folder(below)
+        for parent in changed:
+            sync_folder(parent)
         write_record(workspace.records, final)
     return final
 
 
 def _place(task: Task, root: Path, target: str) -> Path:
-    """Where a product goes; TaskError when a link on the way would lead out of the workspace."""
+    """Absolute path of a product; TaskError when a link would lead it out of the workspace."""
     try:
         return paths.inside(root, target)
     except ValueError as error:
         raise TaskError(f"{task.key}: {error}.") from error
 
 
-def _withdraw(files: Iterable[Path], workspace: Workspace) -> None:
-    """Remove records, and flush that to the disk: no old record may outlive its product."""
+def _remove_records(files: Iterable[Path], workspace: Workspace) -> None:
+    """Remove records, and flush that to the disk: a record must not outlive its product."""
     there = [path for path in files if path.exists()]
     for path in there:
         path.unlink(missing_ok=True)
@@ -129,8 +135,8 @@ def _is_tile_of(tile: Task, whole: str, workspace: Workspace) -> bool:
     return record is not None and record.status == COMPLETE and record.inputs.get(tile.key) == tile.digest
 
 
-def _drop_others(old: TaskRecord | None, products: Sequence[Product], workspace: Workspace) -> None:
-    """Remove files that an earlier run of the task made and this one does not: nobody would know them any more."""
+def _remove_former(old: TaskRecord | None, products: Sequence[Product], workspace: Workspace) -> None:
+    """Remove products of the task's old record that the new one does not have; no record would name them."""
     kept = {product.path for product in products}
     for product in old.products if old is not None and old.status == COMPLETE else ():
         if product.path not in kept:
@@ -138,8 +144,8 @@ def _drop_others(old: TaskRecord | None, products: Sequence[Product], workspace:
 
 
 @contextlib.contextmanager
-def _publication(workspace: Workspace, key: str) -> Iterator[None]:
-    """One publication of a key at a time, over all processes. A few locks serve all keys."""
+def _locked(workspace: Workspace, key: str) -> Iterator[None]:
+    """Lock the publication of a task against other processes. All tasks share a small number of locks."""
     folder = workspace.records / ".locks"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{zlib.crc32(key.encode()) % _LOCKS}.lock", timeout=_LOCK_SECONDS):
@@ -154,9 +160,14 @@ def _product(path: Path, target: str) -> Product:
 
 
 def _replace(source: Path, target: Path) -> set[Path]:
-    """Rename into place; returns the folders that this changed."""
+    """Rename a product into place.
+
+    Returns
+    -------
+    changed : folders in which a name changed
+    """
     changed = {target.parent}
-    for parent in target.parents:  # folders that are made now must be on the disk as well
+    for parent in target.parents:  # also those in which the next line creates a folder
         if parent.exists():
             changed.add(parent)
             break

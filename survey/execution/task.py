@@ -1,6 +1,7 @@
-"""Run one task: reuse it, or run it in a child process, publish its products atomically, and record it last.
+"""Run one task on a worker: in a child process, with its products published atomically and its record written last.
 
-Two runs of one task at once are harmless: the publication is locked, and the second finds the first's record.
+`run_task` is what dask workers execute, `run_job` what the child process does. One task may be executed twice at the
+same time, after a worker was taken for lost: publications are locked, and the second one uses the first one's record.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from survey import __version__
 from survey.errors import TaskError
 from survey.execution.children import RESULT, Usage, child_server
 from survey.execution.environment import KEEP_MEMORY, ONE_THREAD, Site
-from survey.execution.failures import cause_of_death, failure_class, skip_reason
+from survey.execution.failures import cause_of_exit, failure_class, skip_reason
 from survey.execution.inputs import verified_sources
 from survey.execution.publication import publish, published
 from survey.isolation import in_effect, machine
@@ -40,25 +41,26 @@ BATCH_JOBS = ("SLURM_JOB_ID", "PBS_JOBID")
 
 
 def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb: float | None = None) -> TaskRecord:
-    """Run a task, or hand back the record of the same digest.
+    """Run a task, unless there is a record of the same digest.
 
     Parameters
     ----------
     task : with its digest
-    site : where it runs
-    inputs : records of the tasks that it stands on, in the task's order
-    limit_gb : memory that its process may hold before it is ended; default: what the site allows for its prediction
+    site : the workspace, and what the child process needs
+    inputs : records of the tasks that it depends on, in the task's order
+    limit_gb : memory that its child process may hold before it is killed [GB]; default: by the site's limits and the
+        task's prediction
 
     Returns
     -------
-    record : complete; skipped, when an input is not complete; failed, with its cause and class: 'never', 'memory'
-    (worth
-        one more try with more memory) or 'disk' (the workspace is full; nothing that was committed is touched)
+    record : complete; or skipped, when an input is not complete; or failed, with its cause and one of these classes:
+        'never', 'memory' (one more try with more memory may succeed), 'disk' (the workspace's disk is full; published
+        products stay)
 
     Raises
     ------
     TaskError
-        Class 'again': the same task may succeed when it is run once more.
+        Class 'again': another try may succeed. dask makes it.
     """
     workspace = site.folders
     base = blank_record(task)
@@ -88,12 +90,12 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb
 
 
 def _check_versions(task: Task) -> None:
-    """Refuse to run with other packages than those that the digest stands on.
+    """Check that this worker has the versions of packages that the task's digest depends on.
 
     Raises
     ------
     TaskError
-        Class 'never': this worker's packages differ from the client's; each is named.
+        Class 'never': it has others; each is named.
     """
     here = installed_versions()
     pairs = [(name, here.get(name), wanted) for name, wanted in task.versions.items()]
@@ -104,7 +106,7 @@ def _check_versions(task: Task) -> None:
 
 
 def _attempts(workspace: Workspace, task: Task) -> int:
-    """How often the task, as it is now, was tried and might have been tried again."""
+    """Number of failed tries of the task with its present digest, if another one could succeed."""
     for path in (failure_path(workspace.records, task.key), record_path(workspace.records, task.key)):
         with contextlib.suppress(OSError, ValueError):
             tried = read_record(path)
@@ -114,7 +116,10 @@ def _attempts(workspace: Workspace, task: Task) -> int:
 
 
 def _failed(workspace: Workspace, base: TaskRecord, error: str, error_class: str, run: str) -> TaskRecord:
-    """The record of a failure, in place of that of an earlier attempt. A full disk must not hide the cause."""
+    """The record of a failure, which replaces that of an earlier try.
+
+    When it cannot be written, as on a full disk, the error of the task is reported all the same.
+    """
     log = f"logs/{base.step}.{base.subject}.log"
     record = replace(base, status=FAILED, error=error.removeprefix(f"{base.key}: "), error_class=error_class, log=log)
     with contextlib.suppress(OSError):
@@ -124,7 +129,7 @@ def _failed(workspace: Workspace, base: TaskRecord, error: str, error_class: str
 
 
 def blank_record(task: Task) -> TaskRecord:
-    """What a record says before the task has run."""
+    """The record of a task that has not run: status 'failed', and what the task itself tells."""
     return TaskRecord(
         key=task.key,
         step=task.step,
@@ -149,7 +154,7 @@ def blank_record(task: Task) -> TaskRecord:
 
 
 def _batch_job() -> str:
-    """Id of the batch job that this process is part of, if it is of one."""
+    """Id of the batch job that this process belongs to; '' outside of one."""
     return next((os.environ[name] for name in BATCH_JOBS if os.environ.get(name)), "")
 
 
@@ -207,12 +212,17 @@ def _run(
 
 
 def run_job(folder: str) -> None:
-    """In the child: run the job that lies in a folder and leave its outcome, or the class of its failure, there."""
+    """Run a job in the child process.
+
+    Parameters
+    ----------
+    folder : holds ``job.json``; gets the products, and ``result.json`` with the outcome, or the error and its class
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True)
     facts = json.loads((Path(folder) / "job.json").read_text())
     job = Job(**{**facts, "inputs": tuple(facts["inputs"]), "missing": tuple(facts["missing"])})
     step = REGISTRY[job.step]
-    os.environ["TMPDIR"] = tempfile.tempdir = folder  # the server may have asked for the temporary folder already
+    os.environ["TMPDIR"] = tempfile.tempdir = folder  # tempfile keeps the folder that the server found
     module_name, _, function_name = step.run.partition(":")
     result: dict[str, Any]
     try:
@@ -227,11 +237,11 @@ def run_job(folder: str) -> None:
 
 
 def _outcome(task: Task, folder: Path, log: Path, usage: Usage) -> Outcome:
-    """What the child left behind, or why it left nothing."""
+    """The outcome that a child wrote; TaskError when it failed or wrote none."""
     try:
         result = json.loads((folder / RESULT).read_text())
     except (OSError, ValueError):
-        cause, retry = cause_of_death(usage, log)
+        cause, retry = cause_of_exit(usage, log)
         raise TaskError(f"{task.key}: {cause}", retry, max(usage.over_gb, usage.peak_gb)) from None
     if "error" in result:
         raise TaskError(f"{task.key}: {result['error']}", result["retry"], usage.peak_gb)

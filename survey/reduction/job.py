@@ -38,7 +38,7 @@ from survey.reduction.load import check_config
 from survey.reduction.options import Callbacks, RunOptions, Watch, combined
 from survey.reduction.outcome import Run
 from survey.references import References
-from survey.scheduling.cleanup import tidy
+from survey.scheduling.cleanup import clean_up
 from survey.steps.registry import REGISTRY, row_of
 from survey.workspace.provenance import ProvenanceWriter
 from survey.workspace.records import failure_path, read_records, write_record
@@ -224,7 +224,8 @@ def _run_tasks(job: _Job, made: Plan, references: References) -> Run:
             mosaics: dict[str, list[Task]] = {}
             for task in tasks:
                 mosaics.setdefault(task.mosaic, []).append(task)
-            tidy(root, {task.key: stored[task.key] for task in tasks}, mosaics, stored, config.mosaic.keep_intermediate)
+            decided_now = {task.key: stored[task.key] for task in tasks}
+            clean_up(root, decided_now, mosaics, stored, config.mosaic.keep_intermediate)
             if job.options.report:
                 before = " The last run's stays." if (root / "reports" / REPORT).exists() else ""
                 job.callbacks.say(f"{REPORT} is not written: every task was done before, so that nothing ran.{before}")

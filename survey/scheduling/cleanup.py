@@ -1,6 +1,7 @@
-"""Whole mosaics keep no intermediate products, and no records of tiles that they do not have; what of these comes back.
+"""Delete intermediate products and stale tile records of complete mosaics; find the tasks that need not run again.
 
-They go behind a run, not sooner: beside a mosaic that stands, a lost crf file or tile may be made anew, and reads them.
+Products are deleted after a run, not when their mosaic is complete: a lost crf file or tile of a complete mosaic may be
+made again during the run, and reads them.
 """
 
 from __future__ import annotations
@@ -16,34 +17,34 @@ from survey.workspace.products import in_place, recorded
 from survey.workspace.records import record_path
 
 
-def tidy(
+def clean_up(
     root: Path,
     decided: Mapping[str, TaskRecord],
-    chains: Mapping[str, Iterable[Task]],
+    mosaics: Mapping[str, Iterable[Task]],
     stored: Mapping[str, TaskRecord],
     keep_intermediate: bool,
 ) -> None:
-    """Tidy up behind every mosaic that is whole.
+    """Delete what complete mosaics no longer need, after a run.
 
     Parameters
     ----------
     root : of the workspace
-    decided : records of this run, by key
-    chains : product -> the tasks of its mosaic
-    stored : records of earlier runs, by key
-    keep_intermediate : leave pixel maps, drizzled groups and medians
+    decided : records of this run, by task key
+    mosaics : product -> the tasks of its mosaic
+    stored : records of earlier runs, by task key
+    keep_intermediate : keep pixel maps, drizzled groups and medians
     """
     for record in list(decided.values()):
         if row_of(record).commits and record.status == COMPLETE:
-            tasks = list(chains[record.subject])
+            tasks = list(mosaics[record.subject])
             if any(task.tile is not None for task in tasks):
                 if not keep_intermediate:
-                    _drop_intermediate(root, tasks, decided)
-                _drop_strangers(root, record.subject, {task.key for task in tasks}, stored)
+                    _delete_intermediate(root, tasks, decided)
+                _delete_stale_tiles(root, record.subject, {task.key for task in tasks}, stored)
 
 
-def _drop_intermediate(root: Path, tasks: Iterable[Task], decided: Mapping[str, TaskRecord]) -> None:
-    """Remove what only the mosaic's tasks read; they are made again should one of these run again."""
+def _delete_intermediate(root: Path, tasks: Iterable[Task], decided: Mapping[str, TaskRecord]) -> None:
+    """Delete products that only tasks of the mosaic read. They are made again when one of these tasks runs again."""
     for task in tasks:
         record = decided.get(task.key)
         if record is not None and REGISTRY[task.step].intermediate:
@@ -51,8 +52,8 @@ def _drop_intermediate(root: Path, tasks: Iterable[Task], decided: Mapping[str, 
                 discard(root, item.path)
 
 
-def _drop_strangers(root: Path, product: str, known: set[str], stored: Mapping[str, TaskRecord]) -> None:
-    """Remove records of tiles and groups that this mosaic no longer has: their files went with the old grid."""
+def _delete_stale_tiles(root: Path, product: str, known: set[str], stored: Mapping[str, TaskRecord]) -> None:
+    """Delete tiles and groups of an earlier grid, which the mosaic no longer has, and their records."""
     for key, record in stored.items():
         of_grid = row_of(record).unit in (Unit.GROUP, Unit.TILE) and mosaic_of(record) == product
         if of_grid and key not in known:
@@ -62,7 +63,7 @@ def _drop_strangers(root: Path, product: str, known: set[str], stored: Mapping[s
 
 
 def reusable_records(root: Path, tasks: Sequence[Task], stored: Mapping[str, TaskRecord]) -> dict[str, TaskRecord]:
-    """Records of an earlier run that serve for tasks, by key: these tasks need not run.
+    """Records of earlier runs by task key, of the tasks that need not run again.
 
     A product must still be in the workspace. That of an intermediate step may be gone, unless a task that has to run
     reads it: then the intermediate task has to run as well.

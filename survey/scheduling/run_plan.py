@@ -16,7 +16,7 @@ from survey.errors import InterruptedRunError, SurveyError
 from survey.execution.environment import Site
 from survey.models import Plan, Task, TaskRecord
 from survey.planning.planner import Planner, steps_until
-from survey.scheduling.cleanup import tidy
+from survey.scheduling.cleanup import clean_up
 from survey.scheduling.mosaic_gate import MosaicGate, Ready
 from survey.scheduling.task_queue import TaskQueue, scheduler_gone
 from survey.scheduling.waiting import wait_for_first_worker
@@ -81,7 +81,7 @@ def run_plan(plan: Plan, planner: Planner, site: Site, client: Client, settings:
         if isinstance(error, OSError) and error.errno is None:  # dask's own, of broken connections
             raise scheduler_gone(client) from error
         raise
-    tidy(root, queue.records, gate.submitted, settings.stored, planner.config.mosaic.keep_intermediate)
+    clean_up(root, queue.records, gate.submitted, settings.stored, planner.config.mosaic.keep_intermediate)
     return list(queue.records.values())
 
 
