@@ -50,6 +50,15 @@ def test_a_small_config_and_its_defaults(tmp_path):
     assert config.mosaic.max_missing == 0
 
 
+def test_the_folders_are_those_of_the_workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = read_config(write(tmp_path, SMALL))
+    assert config.folders.root == tmp_path / "ws" and config.folders.raw == tmp_path / "ws" / "raw"
+    moved = config.model_copy(update={"workspace": tmp_path / "elsewhere"})
+    assert moved.folders.root == tmp_path / "elsewhere"
+    assert "folders" not in config.model_dump() and not config.folders.root.exists()
+
+
 def test_resolved_is_json_and_reads_back(tmp_path):
     config = read_config(write(tmp_path, SMALL + "mosaic: {crval_deg: [214.8, 52.8], shape: [10, 20]}\n"))
     facts = resolved(config)
@@ -139,10 +148,10 @@ mosaic:
         ("mosaic: {per: [filter, filter]}", "a mosaic holds one filter"),
         ("instrument: MIRI", "NIRCAM"),
         ("archive: {server: 'http://user:secret@host'}", "without a user name"),
-        ("archive: {server: 'http://[::1'}", "no web server can have this address"),
-        ("archive: {server: 'http://\u2100.com'}", "no web server can have this address"),
-        ("archive: {server: 'http://host:99999999'}", "no web server can have this address"),
-        ("archive: {server: 'http://:'}", "no web server can have this address"),
+        ("archive: {server: 'http://[::1'}", "not a valid address of a web server"),
+        ("archive: {server: 'http://\u2100.com'}", "not a valid address of a web server"),
+        ("archive: {server: 'http://host:99999999'}", "not a valid address of a web server"),
+        ("archive: {server: 'http://:'}", "not a valid address of a web server"),
         ("observations: [true]", "expected whole numbers"),
         ("observations: [1, 052]", "observations.1: 052: YAML takes a leading zero for octal; write 52."),
         ("mosaic: {pixel_scale_arcsec: 0.0000083}", "pixel_scale_arcsec"),

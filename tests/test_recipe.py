@@ -16,6 +16,7 @@ from survey.cli.main import main
 from survey.config.model import SurveyConfig, read_config
 from survey.digest import file_sha256
 from survey.errors import ConfigError
+from survey.models import Association
 from survey.planning import recipe
 from survey.planning.recipe import recipe_of
 from survey.reduction import inputs, job, offline
@@ -89,6 +90,21 @@ def test_one_run_checks_the_config_once(tmp_path, monkeypatch, checks, until):
     options = [] if until is None else ["--until", until]
     done = CliRunner().invoke(main, ["run", str(written(tmp_path)), *options], catch_exceptions=False)
     assert done.exit_code == 0 and len(planned[0].exposures) == len(EXPOSURES)
+    assert len(checks) == 1
+
+
+def test_one_mosaic_checks_the_config_once(tmp_path, monkeypatch, checks):
+    exposures, planned = with_raw_files(tmp_path), []
+    members = tuple(item for item in exposures if item.filter == "F200W")
+    names = tuple(item.name for item in members)
+    product = "jw01345-a3001_t001_nircam_clear-f200w"
+    monkeypatch.setattr(job, "read_association", lambda _path: Association(product, "F200W", "all", names, 1345))
+    monkeypatch.setattr(job, "members_of", lambda *_: (members, ()))
+    monkeypatch.setattr(job, "sync_references", lambda *_: FakeReferences())
+    monkeypatch.setattr(job, "_on_cluster", lambda _job, made, *_: planned.append(made) or [])
+    command = ["mosaic", str(written(tmp_path)), "--asn", "asn.json"]
+    done = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert done.exit_code == 0 and planned[0].associations[0].members == names
     assert len(checks) == 1
 
 
