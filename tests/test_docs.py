@@ -303,3 +303,39 @@ def test_figures_are_drawn_by_drizzle_itself(tmp_path, monkeypatch):
 
     for made in (draw.draw_corners(tmp_path), draw.draw_outlines(tmp_path)):
         assert made.stat().st_size > 20_000
+
+
+# --- the references that are made from the code ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def config_keys(monkeypatch):
+    pytest.importorskip("sphinx")  # of the extra 'docs'
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_extensions"))
+    import config_keys
+
+    return config_keys
+
+
+def test_a_key_is_shown_with_its_type_limits_unit_default_and_example(config_keys):
+    from survey.config.model import SurveyConfig
+
+    mosaic = config_keys.find_model(SurveyConfig, "mosaic")
+    keys = {key.name: key for key in config_keys.keys(mosaic, "mosaic.")}
+    tile = keys["mosaic.tile"]
+    assert (tile.kind, tile.unit, tile.default) == ("whole number, 64 or more", "pixels", "2048")
+    assert tile.examples == ("4096",) and "[" not in tile.description
+    assert keys["mosaic.crval_deg"].kind == "list of 2 numbers or null"
+    assert keys["mosaic.image3"].examples == ("{tweakreg: {expand_refcat: true}}",)
+
+
+def test_every_section_of_the_config_and_kind_of_deploy_file_has_its_place(config_keys):
+    from survey.cluster import deploy
+    from survey.config.model import SurveyConfig
+
+    page = (ROOT / "docs" / "reference" / "config.md").read_text()
+    sections = {name for name, field in SurveyConfig.model_fields.items() if config_keys.is_section(field)}
+    assert sections == {"archive", "references", "mosaic", "limits"}
+    assert set(re.findall(r"^:section: (\w+)$", page, re.MULTILINE)) == sections
+    page = (ROOT / "docs" / "reference" / "deploy-file.md").read_text()
+    assert {model.__name__ for model in deploy.KINDS.values()} <= set(re.findall(r"deploy:(\w+)", page))

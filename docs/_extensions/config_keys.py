@@ -60,6 +60,11 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[Key]:
         )
 
 
+def is_section(field: FieldInfo) -> bool:
+    """Whether a key holds one mapping with keys of its own."""
+    return inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel)
+
+
 def find_model(model: type[BaseModel], section: str) -> type[BaseModel]:
     """The model of a mapping by its dotted place, through lists, mappings by name and optional values."""
     for part in filter(None, section.split(".")):
