@@ -98,7 +98,7 @@ def _words(annotation: Any) -> str:
         words = [_words(item) for item in arguments if item is not type(None)]
         return " or ".join(words) + (" or null" if type(None) in arguments else "")
     if origin is tuple and arguments[-1] is Ellipsis:
-        return f"list of {_words(arguments[0])}"
+        return f"list of {_words(arguments[0])}s" if arguments[0] in (int, float) else f"list of {_words(arguments[0])}"
     if origin is tuple:
         return f"list of {len(arguments)} {_words(arguments[0])}s"
     if origin in (dict, collections.abc.Mapping):
