@@ -249,15 +249,9 @@ def test_messages_of_the_troubleshooting_page_are_real():
     assert [name for name in headings if not any(example.get(name, name) in text for text in texts)] == []
 
 
-# Pages that another change wraps.
-LONG_LINES = {"docs/dashboard.md"}
-
-
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_lines_are_short(page):
     """100 characters, but for rows of tables, and for links and names that cannot be wrapped."""
-    if str(page.relative_to(ROOT)) in LONG_LINES:
-        return
     long = [
         f"{page.name}:{number}"
         for number, line in enumerate(page.read_text().splitlines(), 1)
