@@ -59,7 +59,7 @@ ShortName = Annotated[
     str,
     matching(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?", "lower-case letters, digits and '-', 30 characters at most"),
 ]
-ImageName = Annotated[str, matching(r"[a-z0-9][A-Za-z0-9._:/@-]*", "the name of an image, such as jwst-survey:0.1.0")]
+ImageName = Annotated[str, matching(r"[a-z0-9][A-Za-z0-9._:/@-]*", "the name of an image, such as jwst-survey:0.2.0")]
 InterfaceName = Annotated[ExpandedText, matching(r"[A-Za-z0-9_.:-]{1,40}", "a network interface, such as ib0")]
 VariableName = Annotated[str, AfterValidator(_variable_name)]
 VariableValue = Annotated[str, BeforeValidator(_variable_value)]
@@ -196,7 +196,7 @@ class KubernetesSite(WorkersSite):
     )
     image: ImageName = Field(
         description="container image, with its tag or digest",
-        examples=["registry.example.org/jwst-survey:0.1.0"],
+        examples=["registry.example.org/jwst-survey:0.2.0"],
     )
     namespace: ShortName = Field("survey", description="namespace of all objects", examples=["egs"])
     name: ShortName = Field("survey", description="name of the cluster", examples=["egs"])
