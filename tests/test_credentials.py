@@ -263,11 +263,12 @@ if __name__ == "__main__":
     tcp.TCP.read, tcp.TCP.write = noted(tcp.TCP.read, "received"), noted(tcp.TCP.write, "sent")
     reduction.sync_references = lambda config, exposures: References()
     run = reduction._run_tasks
-    def watched(config, made, references, where):
+    def watched(job, made, references):
         def watch(plan):
-            told = where.watch(plan)
-            return lambda *decided: (told(*decided), look(*decided))
-        return run(config, made, references, reduction.replace(where, watch=watch))
+            progress = job.callbacks.watch(plan)
+            return lambda *decided: (progress(*decided), look(*decided))
+        callbacks = reduction.replace(job.callbacks, watch=watch)
+        return run(reduction.replace(job, callbacks=callbacks), made, references)
     reduction._run_tasks = watched
     sys.argv = ["survey", *sys.argv[1:]]
     console()
