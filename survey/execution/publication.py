@@ -119,7 +119,7 @@ def _replaced(task: Task, products: Sequence[Product], workspace: Workspace) -> 
         if unit is Unit.MOSAIC and mine.unit is not Unit.EXPOSURE:
             found.append(record_path(workspace.records, f"{name}/{task.mosaic}"))
             continue
-        # Mosaics of one id have different members: a file of an exposure tells which of them is meant.
+        # Mosaics of one id have different members: the file of an exposure shows which of them is meant.
         by_file = Unit.EXPOSURE in (unit, mine.unit)
         for path in workspace.records.glob(f"{name}.*{parse_mosaic(task.mosaic).acid}*.json"):
             with contextlib.suppress(OSError, ValueError):  # a torn or foreign file is no record
@@ -129,9 +129,9 @@ def _replaced(task: Task, products: Sequence[Product], workspace: Workspace) -> 
     return found
 
 
-def _is_tile_of(tile: Task, whole: str, workspace: Workspace) -> bool:
+def _is_tile_of(tile: Task, mosaic_key: str, workspace: Workspace) -> bool:
     """Whether a mosaic was assembled from this very tile, which was lost and has been made again."""
-    record = stored_record(workspace, whole)
+    record = stored_record(workspace, mosaic_key)
     return record is not None and record.status == COMPLETE and record.inputs.get(tile.key) == tile.digest
 
 

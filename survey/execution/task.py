@@ -129,7 +129,7 @@ def _failed(workspace: Workspace, base: TaskRecord, error: str, error_class: str
 
 
 def blank_record(task: Task) -> TaskRecord:
-    """The record of a task that has not run: status 'failed', and what the task itself tells."""
+    """The record of a task that has not run: status 'failed', and all that the task itself knows."""
     return TaskRecord(
         key=task.key,
         step=task.step,

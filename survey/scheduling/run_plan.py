@@ -1,6 +1,7 @@
 """Run a plan on dask: the loop that joins the task queue and the gate of the mosaics.
 
-Exposures are submitted at once; a mosaic's tasks follow when `MosaicGate` says that they can.
+`TaskQueue` runs tasks, and `MosaicGate` decides when those of a mosaic can be submitted. The tasks of all exposures are
+submitted at the start.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ def run_plan(plan: Plan, planner: Planner, site: Site, client: Client, settings:
     InterruptedRunError
         The user stopped the run.
     ClusterError
-        The scheduler is gone, or no worker came.
+        The scheduler is gone.
     SurveyError
-        What ``settings.trouble`` returned.
+        No worker came, or what ``settings.trouble`` returned.
     """
     expected = expected_workers(client)
     limit_seconds = max(60.0 * site.limits.workers_minutes, expected.start_seconds)

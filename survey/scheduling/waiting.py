@@ -73,7 +73,7 @@ class WorkerTimeout:
     def expired(self, tasks: Iterable[tuple[Task, float]], workers: Mapping[str, float]) -> dict[str, str]:
         """Tasks that have waited for the time limit without a worker that can hold them.
 
-        The wait of a task begins anew when such a worker was there in between.
+        The wait of a task starts again when such a worker was there in between.
 
         Parameters
         ----------

@@ -32,7 +32,7 @@ class Requirements:
     appear_seconds: float  # how long a file may take to appear on a network file system
     resource: str  # name of the resource in which workers declare memory [GB]
     tasks_gb: tuple[float, ...] = ()  # memory that the tasks need
-    # Whether tasks request that resource. None: no worker was there to tell; they do if this one declares it.
+    # Whether tasks request that resource. None: unknown, as no worker was there; they do if this worker declares it.
     requested: bool | None = None
 
     def faults_of(self, dask_worker: Any) -> list[str]:
@@ -114,7 +114,7 @@ def memory_faults(needs: Requirements, worker: Any) -> list[str]:
     if not requested:
         why = f"tasks ask for no memory here, so that it may get any task; {count}"
         advice = (
-            "Give workers more memory or fewer threads, or have all say what they hold, by "
+            "Give workers more memory or fewer threads, or have all of them declare what they hold, by "
             f"--resources {needs.resource}=..."
         )
     return [f"its memory limit is {limit_gb:.1f} GB, and its tasks may take {at_once:.1f} GB at once ({why}). {advice}"]

@@ -199,7 +199,7 @@ def _ask_present(client: Client, needs: Requirements) -> dict[str, list[str]]:
     try:
         answers = client.sync(run, needs.faults_of, on_error="return", callback_timeout=CHECK_SECONDS)
     except TimeoutError:
-        return {"workers": [f"did not say within {CHECK_SECONDS:.0f} s which versions they have."]}
+        return {"workers": [f"did not report within {CHECK_SECONDS:.0f} s which versions they have."]}
     rejected = {}
     for address, faults in answers.items():
         if isinstance(faults, BaseException):
