@@ -13,7 +13,8 @@ from pathlib import Path
 import stub_steps
 
 import survey.steps.registry
-from survey.mosaics.grid import Box, Layout, Member, Tile
+from survey.mosaics.grid import Box, Tile
+from survey.mosaics.layouts import Layout, Member
 from survey.mosaics.tiles import chunk_files
 from survey.steps.base import Job, Outcome, Step
 

@@ -11,7 +11,8 @@ from survey.config.model import SurveyConfig
 from survey.errors import DiskFullError
 from survey.execution.task import blank_record
 from survey.models import COMPLETE, Product
-from survey.mosaics.grid import Box, Layout, Member
+from survey.mosaics.grid import Box
+from survey.mosaics.layouts import Layout, Member
 from survey.planning.disk import Room, check_room, room
 from survey.planning.planner import plan
 

@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stub_steps import exposure
 
-from survey.mosaics.grid import Box, Layout, Member, Tile, places, predict, tiles, touched
+from survey.mosaics.grid import Box, Tile, places, tiles, touched
+from survey.mosaics.layouts import Aligned, Layout, Member, Scale
+from survey.mosaics.predictions import predict
+from survey.mosaics.sky_plane import LinearWcs
 from survey.planning.tiled import group_numbers
 
 SHAPES = st.tuples(st.integers(1, 300), st.integers(1, 300))
@@ -63,14 +66,45 @@ LAYOUT = Layout(
     (100, 200), (50, 60), False,
     (Member("a", 0, Box(0, 0, 50, 50), Box(0, 0, 10, 10)), Member("b", 1, Box(90, 0, 120, 40), None),
      Member("c", 0, Box(60, 60, 99, 99), Box(40, 40, 60, 50))),
-    "digest", {"group_ids": ["x", "y", "x"]},
+    "digest",
 )  # fmt: skip
+FOUND = Aligned(
+    "x", (64, 32), Box(1, 2, 30, 60), [[1.0, 2.0], [3.0, 4.0]], "a_cal.fits", 10.0, 59000.0, 59001.0, 12.0, None, 1e-13
+)
+ALIGNED = replace(
+    LAYOUT,
+    members=tuple(
+        replace(member, found=replace(FOUND, group_id=name)) for member, name in zip(LAYOUT.members, "xyx", strict=True)
+    ),
+    scales={"final": Scale([0.03, "float"], [1.0, "float64"]), "outlier": Scale([0.031, "float"], None)},
+    final_wcs=LinearWcs((10.0, 0.0), (600.0, 500.0), 0.03, 20.0, (60, 50)),
+    corrected=2,
+)
 
 
 def test_a_layout_comes_back_from_json():
-    assert Layout.from_json(json.loads(json.dumps(LAYOUT.to_json()))) == LAYOUT
+    for layout in (LAYOUT, ALIGNED):
+        assert Layout.from_json(json.loads(json.dumps(layout.to_json()))) == layout
     with pytest.raises((KeyError, TypeError)):
         Layout.from_json({"members": []})
+
+
+def test_a_layout_of_version_0_1_is_read():
+    data = json.loads(json.dumps(ALIGNED.to_json()))
+    assert set(data["facts"]) == {"members", "pixel_scale_ratio", "pixel_scale", "wcs", "group_ids", "corrected"}
+    assert data["facts"]["members"][0] == {
+        "exposure_time": 10.0, "start_time": 59000.0, "end_time": 59001.0, "duration": 12.0, "measurement_time": None,
+        "filename": "a_cal.fits", "pixelarea_steradians": 1e-13, "shape": [64, 32], "range": [1, 2, 30, 60],
+        "sky_border": [[1.0, 2.0], [3.0, 4.0]],
+    }  # fmt: skip
+    del data["facts"]["wcs"]  # which that version did not write
+    assert Layout.from_json(data) == replace(ALIGNED, final_wcs=None)
+
+
+def test_a_predicted_member_says_that_it_is_not_aligned():
+    assert ALIGNED.members[1].aligned.used == Box(1, 2, 30, 60)
+    with pytest.raises(ValueError, match="b: is not aligned"):
+        LAYOUT.members[1].aligned  # noqa: B018
 
 
 def test_groups_share_a_box():

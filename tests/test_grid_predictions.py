@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from stub_steps import exposure
 
-from survey.mosaics.grid import PREDICTION_PAD_PX, predict
+from survey.mosaics.predictions import PREDICTION_PAD_PX, predict
 from survey.planning.tiled import group_numbers
 
 SCALE = 0.031

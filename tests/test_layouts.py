@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from survey.mosaics.grid import Box, Layout, Member
-from survey.mosaics.layouts import read_layout, read_layouts
+from survey.mosaics.grid import Box
+from survey.mosaics.layouts import Layout, Member, read_layout, read_layouts
 
-LAYOUT = Layout((9, 8), (9, 8), True, (Member("a", 0, Box(0, 0, 8, 9), None),), "d", {"group_ids": ["x"]})
+LAYOUT = Layout((9, 8), (9, 8), True, (Member("a", 0, Box(0, 0, 8, 9), None),), "d")
 
 
 def write(root, product, text):

@@ -8,7 +8,8 @@ import pytest
 from stub_steps import FakeReferences, exposure
 
 from survey.config.model import SurveyConfig
-from survey.mosaics.grid import Layout, Member, predict
+from survey.mosaics.layouts import Layout, Member
+from survey.mosaics.predictions import predict
 from survey.mosaics.sky_plane import LinearWcs
 from survey.planning.grids import grids
 from survey.planning.planner import plan
@@ -44,7 +45,7 @@ def aligned(made, **changes):
     """A layout as the alignment of a plan writes it."""
     (task,) = [task for task in made if task.step == "align"]
     members = tuple(Member(item.name, 0, None, None) for item in made.exposures)
-    layout = Layout((650, 640), (650, 640), True, members, task.digest, {"wcs": ALIGNED.to_json()})
+    layout = Layout((650, 640), (650, 640), True, members, task.digest, final_wcs=ALIGNED)
     return {made.associations[0].product: replace(layout, **changes)}
 
 
@@ -61,7 +62,7 @@ def test_the_grid_of_the_alignment_is_taken_while_it_holds(tmp_path):
     _, made = planned(tmp_path, exposures)
     found = grid_of(tmp_path, exposures, aligned(made))
     assert (found.source, found.wcs) == ("alignment", ALIGNED)
-    for other in (aligned(made, digest="0" * 64), aligned(made, facts={}), {}):
+    for other in (aligned(made, digest="0" * 64), aligned(made, final_wcs=None), {}):
         assert grid_of(tmp_path, exposures, other).source == "footprints"
     assert grid_of(tmp_path, exposures, aligned(made), **GIVEN).source == "config"
 

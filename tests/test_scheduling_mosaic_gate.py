@@ -14,7 +14,8 @@ from stub_steps import FakeReferences, exposure
 from survey.config.model import SurveyConfig
 from survey.execution.task import blank_record, skipped_record
 from survey.models import COMPLETE, FAILED, SKIPPED, Plan, Task, TaskRecord
-from survey.mosaics.grid import Box, Layout, Member
+from survey.mosaics.grid import Box
+from survey.mosaics.layouts import Layout, Member
 from survey.planning.planner import Planner, plan, steps_until
 from survey.scheduling.mosaic_gate import MosaicGate, Ready
 from survey.scheduling.run_plan import exposure_chains

@@ -12,7 +12,8 @@ from survey.config.model import SurveyConfig
 from survey.digest import file_sha256
 from survey.execution.task import blank_record
 from survey.models import COMPLETE, FAILED, SKIPPED, Plan, Product, Task
-from survey.mosaics.grid import Box, Layout, Member
+from survey.mosaics.grid import Box
+from survey.mosaics.layouts import Layout, Member
 from survey.planning.planner import plan
 from survey.planning.staleness import DONE, NEW, STALE, UNKNOWN, causes, differences, reach, state_of, states, summary
 from survey.planning.staleness import FAILED as FAILED_STATE

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from survey.errors import TaskError
-from survey.mosaics.grid import Box, Layout, Member
+from survey.mosaics.grid import Box
+from survey.mosaics.layouts import Aligned, Layout, Member, Scale
 from survey.steps.base import Job
 from survey.steps.registry import REGISTRY
 from tests.small_wcs import SIDE, tangent_wcs
@@ -27,9 +28,10 @@ def inputs(tmp_path):
     wcs, grid = tangent_wcs(16.0, 16.0), tangent_wcs(28.0, 28.0)
     write_description(tmp_path / f"{NAME}_wcs.asdf", Description({}, wcs, (SIDE, SIDE)))
     write_trees(tmp_path / "p_grid.asdf", {"final": {"wcs": grid}})
-    facts = {"pixel_scale_ratio": {"final": [1.0, "float"]}, "members": [{}]}
+    found = Aligned("g", (SIDE, SIDE), Box(0, 0, SIDE, SIDE), [], None, *[None] * 6)
     box = Box(12, 12, 12 + SIDE, 12 + SIDE)
-    layout = Layout((56, 56), (56, 56), True, (Member(NAME, 0, box, box),), "d", facts)
+    scales = {"final": Scale([0.03, "float"], [1.0, "float"])}
+    layout = Layout((56, 56), (56, 56), True, (Member(NAME, 0, box, box, found),), "d", scales)
     (tmp_path / "p_layout.json").write_text(json.dumps(layout.to_json()))
     return tuple(str(tmp_path / name) for name in (f"{NAME}_wcs.asdf", "p_grid.asdf", "p_layout.json"))
 

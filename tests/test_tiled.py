@@ -8,7 +8,7 @@ import pytest
 from stub_steps import FakeReferences, exposure
 
 from survey.config.model import SurveyConfig
-from survey.mosaics.grid import predict
+from survey.mosaics.predictions import predict
 from survey.planning.planner import plan
 from survey.planning.tiled import NOT_ALIGNED, REFUSED, group_numbers
 

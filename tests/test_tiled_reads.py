@@ -9,7 +9,7 @@ import pytest
 from stub_steps import FakeReferences, exposure
 
 from survey.config.model import SurveyConfig
-from survey.mosaics.grid import predict
+from survey.mosaics.predictions import predict
 from survey.nircam import native_scale_arcsec
 from survey.planning.planner import plan
 from survey.planning.tiled import REFUSED, faults, group_numbers

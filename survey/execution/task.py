@@ -188,6 +188,8 @@ def _run(
             missing=task.missing,
             root=str(workspace.root),
             run=site.run,
+            mosaic=task.mosaic,
+            tile=task.tile,
         )
         (folder / "job.json").write_text(json.dumps(asdict(job)))
         with child_server({**ONE_THREAD, **KEEP_MEMORY, **site.environment}) as server:
@@ -219,8 +221,7 @@ def run_job(folder: str) -> None:
     folder : holds ``job.json``; gets the products, and ``result.json`` with the outcome, or the error and its class
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True)
-    facts = json.loads((Path(folder) / "job.json").read_text())
-    job = Job(**{**facts, "inputs": tuple(facts["inputs"]), "missing": tuple(facts["missing"])})
+    job = Job.from_json(json.loads((Path(folder) / "job.json").read_text()))
     step = REGISTRY[job.step]
     os.environ["TMPDIR"] = tempfile.tempdir = folder  # tempfile keeps the folder that the server found
     module_name, _, function_name = step.run.partition(":")

@@ -1,4 +1,6 @@
 """Mosaics as data: output grids and tiles, zarr groups for xarray, FITS files, level-3 association files."""
 
 # Modules that other packages may import.
-__all__ = ["arrays", "association_files", "enclosing", "grid", "groups", "layouts", "sky_plane", "tiles"]
+__all__ = [
+    "arrays", "association_files", "enclosing", "grid", "groups", "layouts", "predictions", "sky_plane", "tiles",
+]  # fmt: skip

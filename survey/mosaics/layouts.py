@@ -1,16 +1,211 @@
-"""Layouts that alignments left in a workspace."""
+"""The layout of a mosaic: its grids, and where each member is on them. An alignment writes it, as JSON.
+
+Before the alignment it is predicted: see `survey.mosaics.predictions`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from survey.mosaics.grid import Layout
+from survey.mosaics.grid import Box, Tile, touched
+from survey.mosaics.sky_plane import LinearWcs
 from survey.workspace.paths import is_file
 
 FOLDER, SUFFIX = "stage3", "layout.json"  # of the file: <product>_layout.json
 MAX_LAYOUT_BYTES = 256 * 1024 * 1024  # 20,000 members are 40 MB
+MAX_SIDE_PX = 1_000_000  # of a grid in a file: 8 degrees at 0.03 arcsec; the tiles of a damaged one would have no end
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """What the steps after the alignment need to know of an exposure beside its pixels."""
+
+    group_id: str  # as the pipeline names the group
+    shape: tuple[int, int]  # (ny, nx) of its image
+    used: Box  # its pixels inside the bounding box of its WCS: those that drizzle takes
+    sky_border: Sequence[Sequence[float]]  # its outline: right ascensions, declinations [deg]
+    # Header values; None where the header has none
+    filename: str | None
+    exposure_time: float | None  # this and the next four: [s], or MJD
+    start_time: float | None
+    end_time: float | None
+    duration: float | None
+    measurement_time: float | None
+    pixelarea_steradians: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An exposure of a mosaic. A box is None where the exposure misses the grid."""
+
+    name: str
+    group: int  # exposures of one moment, of several detectors, share a group
+    outlier: Box | None  # on the grid of outlier detection
+    final: Box | None  # on the mosaic's
+    found: Aligned | None = None  # None in a prediction
+
+    @property
+    def aligned(self) -> Aligned:
+        """What the alignment found.
+
+        Raises
+        ------
+        ValueError
+            The layout is a prediction.
+        """
+        if self.found is None:
+            raise ValueError(f"{self.name}: is not aligned; its place is a prediction.")
+        return self.found
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Pixels of a grid: numbers with their type, as `survey.steps.image3.numbers` writes them."""
+
+    arcsec: list[Any] | None  # side of a pixel
+    ratio: list[Any] | None  # of it to the first member's
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Grids and members of one mosaic.
+
+    ``digest`` is that of the alignment that it was computed with; '' marks a prediction from footprints.
+    """
+
+    outlier_shape: tuple[int, int]  # (ny, nx) of the grid of outlier detection: the pipeline's default one
+    final_shape: tuple[int, int]  # (ny, nx) of the mosaic
+    shared: bool  # both are one grid
+    members: tuple[Member, ...]
+    digest: str = ""
+    scales: Mapping[str, Scale] = field(default_factory=dict)  # of the grids 'final' and, if not shared, 'outlier'
+    final_wcs: LinearWcs | None = None  # of the mosaic; None for a prediction, and where it is not a linear one
+    corrected: int = 0  # members whose WCS the alignment corrected
+
+    @cached_property
+    def groups(self) -> list[tuple[int, ...]]:
+        """Indices of the members of each group, in the order of their first members."""
+        found: dict[int, list[int]] = {}
+        for index, member in enumerate(self.members):
+            found.setdefault(member.group, []).append(index)
+        return [tuple(indices) for indices in found.values()]
+
+    def group_box(self, indices: Iterable[int]) -> Box | None:
+        """The box of a group on the grid of outlier detection."""
+        boxes = [box for index in indices if (box := self.members[index].outlier) is not None]
+        whole: Box | None = None
+        for box in boxes:
+            whole = box if whole is None else whole.around(box)
+        return whole
+
+    def final_tiles(self, side: int) -> dict[Tile, tuple[int, ...]]:
+        """Tiles of the mosaic that members touch, with the indices of these members."""
+        return touched(self.final_shape, side, [member.final for member in self.members])
+
+    def outlier_tiles(self, side: int) -> dict[Tile, tuple[int, ...]]:
+        """Tiles of the outlier grid that groups touch, with the indices of these groups."""
+        return touched(self.outlier_shape, side, [self.group_box(indices) for indices in self.groups])
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types: what `from_json` reads."""
+        names = ("name", "group", "outlier", "final")
+        facts: dict[str, Any] = {}
+        if self.members and all(member.found is not None for member in self.members):
+            facts = {
+                "members": [_facts(member.aligned) for member in self.members],
+                "pixel_scale_ratio": {name: scale.ratio for name, scale in self.scales.items()},
+                "pixel_scale": {name: scale.arcsec for name, scale in self.scales.items()},
+                "wcs": None if self.final_wcs is None else self.final_wcs.to_json(),
+                "group_ids": [member.aligned.group_id for member in self.members],
+                "corrected": self.corrected,
+            }
+        return {
+            "outlier_shape": self.outlier_shape,
+            "final_shape": self.final_shape,
+            "shared": self.shared,
+            "members": [{name: _plain(getattr(member, name)) for name in names} for member in self.members],
+            "digest": self.digest,
+            "facts": facts,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Layout:
+        """Raises KeyError, TypeError or ValueError for what is not a layout."""
+        facts, items = data["facts"], data["members"]
+        found: list[Aligned | None] = [None] * len(items)
+        if "members" in facts:
+            pairs = zip(facts["members"], facts["group_ids"], strict=True)
+            found = [_aligned(values, group_id) for values, group_id in pairs]
+        members = tuple(
+            Member(str(item["name"]), int(item["group"]), _box(item["outlier"]), _box(item["final"]), aligned)
+            for item, aligned in zip(items, found, strict=True)
+        )
+        shapes = [_shape(data[key]) for key in ("outlier_shape", "final_shape")]
+        ratios = facts.get("pixel_scale_ratio", {})
+        scales = {name: Scale(facts["pixel_scale"][name], ratio) for name, ratio in ratios.items()}
+        return cls(
+            shapes[0], shapes[1], bool(data["shared"]), members, str(data["digest"]), scales, _wcs(facts.get("wcs")),
+            int(facts.get("corrected", 0)),
+        )  # fmt: skip
+
+
+_EXPOSURE = ("exposure_time", "start_time", "end_time", "duration", "measurement_time")
+
+
+def _facts(aligned: Aligned) -> dict[str, Any]:
+    """An aligned member as JSON types, but for the group, which stands in a list of its own."""
+    used = aligned.used
+    return {
+        **{name: getattr(aligned, name) for name in _EXPOSURE},
+        "filename": aligned.filename,
+        "pixelarea_steradians": aligned.pixelarea_steradians,
+        "shape": list(aligned.shape),
+        "range": [used.x0, used.y0, used.x1, used.y1],
+        "sky_border": aligned.sky_border,
+    }
+
+
+def _aligned(values: Mapping[str, Any], group_id: str) -> Aligned:
+    names = (*_EXPOSURE, "filename", "pixelarea_steradians", "sky_border")
+    ny, nx = values["shape"]
+    return Aligned(
+        group_id=group_id,
+        shape=(int(ny), int(nx)),
+        used=Box(*(int(edge) for edge in values["range"])),
+        **{name: values[name] for name in names},
+    )
+
+
+def _wcs(values: Any) -> LinearWcs | None:
+    """The grid of a mosaic; None where it is not a linear one, and in layouts of version 0.1, which lack it."""
+    try:
+        return LinearWcs.from_json(values)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if isinstance(value, Box) else value
+
+
+def _box(value: Mapping[str, int] | None) -> Box | None:
+    if value is None:
+        return None
+    if not all(type(edge) is int and abs(edge) <= MAX_SIDE_PX for edge in value.values()):
+        raise ValueError(f"box: found {value}, expected whole pixels of at most {MAX_SIDE_PX}")
+    return Box(**value)
+
+
+def _shape(value: Sequence[Any]) -> tuple[int, int]:
+    ny, nx = value
+    if not all(type(side) is int and 0 <= side <= MAX_SIDE_PX for side in (ny, nx)):
+        raise ValueError(f"shape: found {value}, expected two sides of at most {MAX_SIDE_PX} pixels")
+    return ny, nx
 
 
 def read_layout(root: Path, product: str) -> Layout | None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from survey.models import Association, Exposure, Plan
-from survey.mosaics.grid import Layout, predict_wcs
+from survey.mosaics.layouts import Layout
+from survey.mosaics.predictions import predict_wcs
 from survey.mosaics.sky_plane import LinearWcs
 from survey.nircam import native_scale_arcsec
 from survey.steps.registry import REGISTRY

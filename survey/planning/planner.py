@@ -18,7 +18,8 @@ from survey.config.pipeline_spec import override_files
 from survey.digest import digest
 from survey.errors import ConfigError, ReferencesError
 from survey.models import Association, Exposure, Plan, Task
-from survey.mosaics.grid import Layout, predict
+from survey.mosaics.layouts import Layout
+from survey.mosaics.predictions import predict
 from survey.names import parse_mosaic
 from survey.nircam import native_scale_arcsec, sees
 from survey.planning.associations import WHOLE_SURVEY, group

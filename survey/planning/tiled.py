@@ -16,7 +16,8 @@ from functools import cached_property
 from typing import Any
 
 from survey.models import Task
-from survey.mosaics.grid import Layout, Member, Tile, places
+from survey.mosaics.grid import Tile, places
+from survey.mosaics.layouts import Layout, Member
 from survey.names import parse_mosaic
 from survey.planning.mosaic_tasks import Draft, MosaicTasks
 from survey.steps.costs import FLOAT_GB, Work, image_gb

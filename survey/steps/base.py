@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 from survey.config.pipeline_spec import StepSpec, check_settings, read_spec, types_in_use, with_files
 from survey.config.values import expand
+from survey.errors import TaskError
 from survey.messages import shown, unquoted
 from survey.models import Exposure
+from survey.mosaics.grid import Box, Tile
 from survey.steps.costs import Cost, Formula, small, work_on
 
 MEMBER = "cal"  # suffix of the exposures that an association lists
@@ -35,6 +37,28 @@ class Job:
     missing: tuple[str, ...] = ()
     root: str = ""  # of the workspace
     run: str = ""  # name of the run that holds the workspace
+    mosaic: str = ""  # as the task's
+    tile: Tile | None = None  # as the task's
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Job:
+        """A job from its JSON, as `asdict` makes it."""
+        tile = data["tile"]
+        lists = {name: tuple(data[name]) for name in ("inputs", "missing")}
+        return cls(**{**data, **lists, "tile": tile and Tile(tile["ix"], tile["iy"], Box(**tile["box"]))})
+
+    @property
+    def own_tile(self) -> Tile:
+        """The tile of a job whose unit is a tile.
+
+        Raises
+        ------
+        TaskError
+            It has none.
+        """
+        if self.tile is None:
+            raise TaskError(f"{self.key}: the task has no tile.")
+        return self.tile
 
     @property
     def path(self) -> Path:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from survey.errors import TaskError
-from survey.mosaics.grid import Box, Layout, Member
+from survey.mosaics.grid import Box
+from survey.mosaics.layouts import Aligned, Layout, Member, Scale
+from survey.mosaics.sky_plane import LinearWcs
 from survey.steps.base import Job, Outcome, Step
+from survey.steps.image3 import files
 from survey.steps.image3.members import (
     Description,
     describe,
@@ -34,6 +38,15 @@ ABSURD_AREAS = 100.0
 SMALL_GRID_PIXELS = 64e6
 
 
+@dataclass(frozen=True)
+class _Exposure:
+    """A member, once it is aligned."""
+
+    name: str
+    group_id: str  # as the pipeline's library names the group
+    described: Description
+
+
 def run(job: Job, step: Step) -> Outcome:
     """Align the members and lay out the outlier grid and the mosaic.
 
@@ -46,32 +59,32 @@ def run(job: Job, step: Step) -> Outcome:
     TaskError
         An exposure lies so far from the others that no mosaic can hold them.
     """
-    association_path, *paths = map(Path, job.inputs)
-    association = json.loads(association_path.read_text())
-    association["table_name"] = association_path.name
-    names = [item["expname"].removesuffix("_cal.fits") for item in association["products"][0]["members"]]
-    described = {path.name.removesuffix("_member.asdf"): path for path in paths if path.name.endswith("_member.asdf")}
-    catalogues = {path.name.removesuffix("_cat.ecsv"): path for path in paths if path.name.endswith("_cat.ecsv")}
-    before = [read_description(described[name]) for name in names]
+    association_path, *paths = job.inputs
+    association = json.loads(Path(association_path).read_text())
+    association["table_name"] = Path(association_path).name
+    names = [files.CAL.subject(item["expname"]) for item in association["products"][0]["members"]]
+    inputs = files.Inputs(paths)
+    catalogues = {name: Path(inputs.path(files.CATALOG, name)) for name in names}
+    before = [read_description(inputs.path(files.DESCRIPTION, name)) for name in names]
     members = library([skeleton(found) for found in before], association)
     groups = [str(member["group_id"]) for member in members.asn["products"][0]["members"]]
     brought = _brought(job, names)
     resolved, members = _align(job, members, names, catalogues, brought)
-    after = _describe(members, before)
+    after = [_Exposure(*found) for found in zip(names, groups, _describe(members, before), strict=True)]
     output = job.path / "products"
     output.mkdir()
-    acid = str(job.settings["acid"])
-    for name, found in zip(names, after, strict=True):
-        write_description(output / f"{name}_{acid}_wcs.asdf", found)
+    for item in after:
+        subject = files.member_subject(item.name, str(job.settings["acid"]))
+        write_description(output / files.WCS.name(subject), item.described)
     resample = part(job, "resample")
-    layout = lay_out(job, resample, members, names, groups, after, output)
-    (output / f"{job.subject}_layout.json").write_text(json.dumps(layout.to_json()))
-    sources = _write_sources(output / f"{job.subject}_sources.ecsv", names, after, catalogues)
+    layout = lay_out(job, resample, members, after, output)
+    (output / files.LAYOUT.name(job.subject)).write_text(json.dumps(layout.to_json()))
+    sources = _write_sources(output / files.SOURCES.name(job.subject), after, catalogues)
     products = tuple((f"products/{path.name}", f"{step.folder}/{path.name}") for path in sorted(output.iterdir()))
     measured = {
         "members": len(names),
         "groups": len(set(groups)),
-        "corrected": layout.facts["corrected"],
+        "corrected": layout.corrected,
         "sources": sources,
         "nx": layout.final_shape[1],
         "ny": layout.final_shape[0],
@@ -92,9 +105,7 @@ def _brought(job: Job, names: Sequence[str]) -> dict[str, Description]:
         return {}
     found, missing = {}, []
     for name in names:
-        paths = sorted(Path(str(folder)).glob(f"{name}_*wcs.asdf")) or sorted(
-            Path(str(folder)).glob(f"{name}_wcs.asdf")
-        )
+        paths = sorted(Path(str(folder)).glob(f"{name}_*{files.WCS.suffix}"))
         if not paths:
             missing.append(name)
             continue
@@ -120,8 +131,9 @@ def _align(
     if brought:
         _take(members, names, brought)
         return {**resolved, "alignment": str(job.settings["alignment"])}, members
-    if job.settings.get("reference") and not str(tweakreg.abs_refcat or "").strip():
-        tweakreg.abs_refcat = str(next(path for path in job.inputs if path.endswith(str(job.settings["reference"]))))
+    reference = str(job.settings.get("reference") or "")  # another filter's catalogue, by its name
+    if reference and not str(tweakreg.abs_refcat or "").strip():
+        tweakreg.abs_refcat = files.Inputs(job.inputs).path(files.SOURCES, files.SOURCES.subject(reference))
         resolved["abs_refcat"] = Path(tweakreg.abs_refcat).name
     save = bool(tweakreg.save_catalogs)
     tweakreg.output_dir = str(job.path)
@@ -130,7 +142,7 @@ def _align(
     else:
         lines = []
         for index, name in enumerate(names):
-            link = job.path / f"{index}_cat.ecsv"
+            link = job.path / files.CATALOG.name(str(index))
             link.symlink_to(catalogues[name])
             with members:
                 model = members.borrow(index)
@@ -143,7 +155,7 @@ def _align(
     with members:
         for index, name in enumerate(names):
             model = members.borrow(index)
-            model.meta.tweakreg_catalog = f"{name}_cat.ecsv" if save and not tweakreg.skip else None
+            model.meta.tweakreg_catalog = files.CATALOG.name(name) if save and not tweakreg.skip else None
             members.shelve(model, index)
     return resolved, members
 
@@ -176,16 +188,14 @@ def _describe(members: Any, before: Sequence[Description]) -> list[Description]:
     return found
 
 
-def lay_out(
-    job: Job,
-    resample: Any,
-    members: Any,
-    names: Sequence[str],
-    groups: Sequence[str],
-    found: Sequence[Description],
-    output: Path,
-) -> Layout:
+def lay_out(job: Job, resample: Any, members: Any, found: Sequence[_Exposure], output: Path) -> Layout:
     """Grids as the pipeline chooses them, and the box of each member on them.
+
+    Parameters
+    ----------
+    members : library of aligned skeletons
+    found : the same exposures, in its order
+    output : folder for the file of the grids
 
     Raises
     ------
@@ -198,45 +208,45 @@ def lay_out(
     outlier = grid_of(members, None, None)
     final = outlier if shared else grid_of(members, pars["output_wcs"], pars["wcs_pars"])
     if pars["wcs_pars"].get("output_shape") is None and pars["output_wcs"] is None:
-        _refuse_absurd(job.subject, final, names, found)
-        _refuse_absurd(job.subject, outlier, names, found)
+        _refuse_absurd(job.subject, final, found)
+        _refuse_absurd(job.subject, outlier, found)
     grids = {"final": final} if shared else {"final": final, "outlier": outlier}
     plain = {key: {name: value if name == "wcs" else typed(value) for name, value in grid.items()}
              for key, grid in grids.items()}  # fmt: skip
-    write_trees(output / f"{job.subject}_grid.asdf", plain)
-    boxes = {key: [_box(item, grid["wcs"]) for item in found] for key, grid in grids.items()}
-    order = list(dict.fromkeys(groups))
-    made = tuple(
-        Member(name, order.index(group), boxes["final" if shared else "outlier"][index], boxes["final"][index])
-        for index, (name, group) in enumerate(zip(names, groups, strict=True))
-    )
+    write_trees(output / files.GRID.name(job.subject), plain)
+    order = list(dict.fromkeys(item.group_id for item in found))
     stepsize = part(job, "skymatch").stepsize
-    facts = {
-        "members": [_facts(item) | {"sky_border": border(item.wcs, item.shape, stepsize)} for item in found],
-        "pixel_scale_ratio": {key: typed(grid["pixel_scale_ratio"]) for key, grid in grids.items()},
-        "pixel_scale": {key: typed(grid["pixel_scale"]) for key, grid in grids.items()},
-        "wcs": linear_wcs(final["wcs"]),
-        "group_ids": list(groups),
-        "corrected": sum("v2v3corr" in item.wcs.available_frames for item in found),
-    }
+    made = []
+    for item in found:
+        final_box = _box(item.described, final["wcs"])
+        outlier_box = final_box if shared else _box(item.described, outlier["wcs"])
+        made.append(Member(item.name, order.index(item.group_id), outlier_box, final_box, _aligned(item, stepsize)))
+    scales = {key: Scale(typed(grid["pixel_scale"]), typed(grid["pixel_scale_ratio"])) for key, grid in grids.items()}
+    linear = linear_wcs(final["wcs"])
     shapes = [(int(ny), int(nx)) for ny, nx in (grid["wcs"].array_shape for grid in (outlier, final))]
-    return Layout(shapes[0], shapes[1], shared, made, job.digest, facts)
+    return Layout(
+        shapes[0], shapes[1], shared, tuple(made), job.digest, scales,
+        None if linear is None else LinearWcs.from_json(linear),
+        sum("v2v3corr" in item.described.wcs.available_frames for item in found),
+    )  # fmt: skip
 
 
-def _facts(found: Description) -> dict[str, Any]:
-    """What drizzling and sky matching need of a member beside its pixels."""
-    used = used_pixels(found)
-    exposure = {
+def _aligned(exposure: _Exposure, stepsize: int | None) -> Aligned:
+    """What later steps need to know of a member; ``stepsize``: of skymatch, along its outline."""
+    found = exposure.described
+    times = {
         key: found.meta.get(f"meta.exposure.{key}")
         for key in ("exposure_time", "start_time", "end_time", "duration", "measurement_time")
     }
-    return {
-        **exposure,
-        "filename": found.meta.get("meta.filename"),
-        "pixelarea_steradians": found.meta.get("meta.photometry.pixelarea_steradians"),
-        "shape": list(found.shape),
-        "range": [used.x0, used.y0, used.x1, used.y1],
-    }
+    return Aligned(
+        group_id=exposure.group_id,
+        shape=found.shape,
+        used=used_pixels(found),
+        sky_border=border(found.wcs, found.shape, stepsize),
+        filename=found.meta.get("meta.filename"),
+        pixelarea_steradians=found.meta.get("meta.photometry.pixelarea_steradians"),
+        **times,
+    )
 
 
 def _box(found: Description, grid_wcs: Any) -> Box | None:
@@ -257,29 +267,29 @@ def _box(found: Description, grid_wcs: Any) -> Box | None:
     return inside if inside.pixels else None
 
 
-def _refuse_absurd(subject: str, grid: Mapping[str, Any], names: Sequence[str], found: Sequence[Description]) -> None:
+def _refuse_absurd(subject: str, grid: Mapping[str, Any], found: Sequence[_Exposure]) -> None:
     import numpy as np
 
     ny, nx = (int(side) for side in grid["wcs"].array_shape)
     ratio = grid["pixel_scale_ratio"] or 1.0
-    covered = sum(item.shape[0] * item.shape[1] for item in found) / ratio**2
+    covered = sum(item.described.shape[0] * item.described.shape[1] for item in found) / ratio**2
     if ny * nx <= max(SMALL_GRID_PIXELS, ABSURD_AREAS * covered):
         return
-    centres = np.array([item.wcs(item.shape[1] / 2, item.shape[0] / 2, with_bounding_box=False) for item in found])
+    described = [item.described for item in found]
+    centres = np.array([item.wcs(item.shape[1] / 2, item.shape[0] / 2, with_bounding_box=False) for item in described])
     a, d = np.radians(centres).T
     vectors = np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=1)
     middle = np.median(vectors, axis=0)
     apart = np.degrees(np.arccos(np.clip(vectors @ (middle / np.linalg.norm(middle)), -1, 1)))
     worst = int(apart.argmax())
     raise TaskError(
-        f"{subject}: a mosaic of {nx} x {ny} pixels for {len(found)} exposures. {names[worst]} lies {apart[worst]:.2f} "
-        "degrees from the middle of the others: leave it out, or give the mosaic's grid in the config."
+        f"{subject}: a mosaic of {nx} x {ny} pixels for {len(found)} exposures. {found[worst].name} lies "
+        f"{apart[worst]:.2f} degrees from the middle of the others: leave it out, or give the mosaic's grid in the "
+        "config."
     )
 
 
-def _write_sources(
-    path: Path, names: Sequence[str], found: Sequence[Description], catalogues: Mapping[str, Path]
-) -> int:
+def _write_sources(path: Path, found: Sequence[_Exposure], catalogues: Mapping[str, Path]) -> int:
     """The aligned sources of all members, each once: RA, DEC [deg] and flux, brightest measurement first."""
     import numpy as np
     from astropy.coordinates import SkyCoord, search_around_sky
@@ -287,10 +297,10 @@ def _write_sources(
     from astropy.units import arcsec, deg
 
     ras, decs, fluxes = [], [], []
-    for name, item in zip(names, found, strict=True):
-        table = Table.read(catalogues[name])
+    for item in found:
+        table = Table.read(catalogues[item.name])
         if len(table):
-            ra, dec = item.wcs(np.asarray(table["x"], float), np.asarray(table["y"], float))
+            ra, dec = item.described.wcs(np.asarray(table["x"], float), np.asarray(table["y"], float))
             ras.append(ra)
             decs.append(dec)
             fluxes.append(np.asarray(table["flux"], float) if "flux" in table.colnames else np.ones(len(table)))

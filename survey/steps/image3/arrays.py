@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from survey.mosaics.grid import Box
+from survey.mosaics.layouts import Member
 from survey.steps.image3.numbers import untyped
 
 NAMES = {"data": "SCI", "dq": "DQ", "err": "ERR", "var_rnoise": "VAR_RNOISE", "var_poisson": "VAR_POISSON",
@@ -37,25 +38,27 @@ def read_arrays(path: Path | str, names: Iterable[str], box: Box | None = None) 
     return found
 
 
-def member_model(
-    facts: Mapping[str, Any], sky: Mapping[str, Any], name: str, group_id: str, arrays: Mapping[str, Any]
-) -> dict[str, Any]:
+def member_model(member: Member, sky: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
     """A member as stcal's resampler takes it, but for its 'wcs'.
 
     Parameters
     ----------
-    facts : of the layout
+    member : of the layout
     sky : what `survey.steps.image3.sky.solve` wrote
     arrays : of `read_arrays`
     """
-    found = sky["members"][name]
+    found, aligned = sky["members"][member.name], member.aligned
     matched = found["status"] == "COMPLETE"
-    keys = ("exposure_time", "start_time", "end_time", "duration", "measurement_time", "pixelarea_steradians")
     return {
         **arrays,
-        **{key: facts[key] for key in keys},
-        "filename": facts["filename"],
-        "group_id": group_id,
+        "exposure_time": aligned.exposure_time,
+        "start_time": aligned.start_time,
+        "end_time": aligned.end_time,
+        "duration": aligned.duration,
+        "measurement_time": aligned.measurement_time,
+        "pixelarea_steradians": aligned.pixelarea_steradians,
+        "filename": aligned.filename,
+        "group_id": aligned.group_id,
         "level": untyped(found["level"]) if matched else None,
         "subtracted": bool(sky["subtracted"]) if matched else None,
     }

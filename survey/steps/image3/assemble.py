@@ -8,13 +8,14 @@ from typing import Any
 
 from survey.errors import TaskError
 from survey.mosaics.arrays import ARRAYS
-from survey.mosaics.grid import Layout, Tile, tiles
+from survey.mosaics.grid import Tile, tiles
 from survey.mosaics.groups import group_attributes
+from survey.mosaics.layouts import Layout
 from survey.mosaics.tiles import create, drop_strangers, empty_arrays, stream_fits
 from survey.steps.base import Job, Outcome, Step
+from survey.steps.image3 import files
 from survey.steps.image3.drizzle import array_names, context_planes, fill_value
 from survey.steps.image3.numbers import untyped
-from survey.steps.image3.outliers import read_layout
 from survey.steps.image3.parts import parameters, part
 from survey.steps.image3.resampling import bare_resampler, resampler_parameters
 from survey.steps.image3.wcs_files import read_trees
@@ -51,7 +52,7 @@ def run(job: Job, step: Step) -> Outcome:
     from astropy.io import fits
 
     asn_path, layout_path, grid_path, *crfs = job.inputs
-    layout = read_layout(layout_path)
+    layout = files.read_layout(layout_path)
     association = {**json.loads(Path(asn_path).read_text()), "table_name": Path(asn_path).name}
     resample = part(job, "resample")
     names, group, side = array_names(resample), str(job.settings["group"]), int(job.settings["side"])
@@ -64,7 +65,7 @@ def run(job: Job, step: Step) -> Outcome:
     view = create(job.path / "view", layout.final_shape, side, names, planes, fill)
     _view(job.path / "view", store / group, names)
     model = header(job, resample, layout, Path(grid_path), _Headers(crfs, association))
-    i2d = job.path / f"{job.subject}_i2d.fits"
+    i2d = job.path / files.I2D.name(job.subject)
     model.meta.filename = i2d.name
     whole = {name: (tuple(made[name].shape), "int32" if name == "con" else ARRAYS[name].dtype) for name in names}
     with empty_arrays(job.path, whole) as empty:
@@ -73,7 +74,7 @@ def run(job: Job, step: Step) -> Outcome:
         hdus = to_hdus(model, i2d)
         stamp_header(hdus[0].header, job, str(hdus[0].header.get("SIMULATD", "")).strip() == "T" or _simulated(crfs))
         hdus[0].header["SVYENGIN"] = ("tiled", "how Image3 was run")
-        hdus[0].header["SVYNCORR"] = (layout.facts.get("corrected", 0), "members whose WCS the alignment corrected")
+        hdus[0].header["SVYNCORR"] = (layout.corrected, "members whose WCS the alignment corrected")
         stream_fits(i2d, hdus, {EXTENSIONS[name]: view[name] for name in names}, side)
         del hdus
     with fits.open(i2d, memmap=False, lazy_load_hdus=True) as written:  # numbers as the file rounds them
@@ -113,7 +114,7 @@ def _drop_strangers(job: Job, group: Path, names: list[str], wanted: list[Tile],
     """
     workspace = Workspace(Path(job.root))
     workspace.check_run(job.key, job.run)
-    known = {f"{job.subject}_{tile.name}" for tile in wanted}
+    known = {files.tile_subject(job.subject, tile.name) for tile in wanted}
     for path in workspace.records.glob(f"drizzle.{job.subject}_x*.json"):
         if path.name.removeprefix("drizzle.").removesuffix(".json").removesuffix(".failed") not in known:
             path.unlink(missing_ok=True)
@@ -155,7 +156,7 @@ def header(job: Job, resample: Any, layout: Layout, grid_path: Path, members: _H
     made = bare_resampler()(members, output_wcs=grid, **resampler_parameters(resample))
     for index, path in enumerate(members.paths):
         with datamodels.open(path) as model:
-            model.meta.group_id = layout.facts["group_ids"][index]
+            model.meta.group_id = layout.members[index].aligned.group_id
             made.add_model(model)
     made.finalize()
     result = made.output_jwst_model

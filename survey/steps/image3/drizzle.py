@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from survey.mosaics.grid import Box, Layout, Tile
+from survey.mosaics.grid import Box, Tile
+from survey.mosaics.layouts import Layout
 from survey.mosaics.tiles import create, write_tile
 from survey.steps.base import Job, Outcome, Step
+from survey.steps.image3 import files
 from survey.steps.image3.arrays import member_model, read_arrays
 from survey.steps.image3.numbers import untyped
-from survey.steps.image3.outliers import read_layout
 from survey.steps.image3.parts import parameters, part
 from survey.steps.image3.resampling import (
     Window,
@@ -54,10 +55,10 @@ def run(job: Job, step: Step) -> Outcome:
     Inputs: layout, sky, then crf file and pixel map of each member that touches the tile. Products: one chunk file an
     array, in the mosaic's zarr group; none when no pixel of the tile has data.
     """
-    layout = read_layout(job.inputs[0])
+    layout = files.read_layout(job.inputs[0])
     sky = json.loads(Path(job.inputs[1]).read_text())
     resample = part(job, "resample")
-    tile = Tile(int(job.settings["ix"]), int(job.settings["iy"]), Box(*job.settings["box"]))
+    tile = job.own_tile
     names = array_names(resample)
     touched = _touching(job, resample, layout, tile)
     ny, nx = layout.final_shape
@@ -77,9 +78,9 @@ def run(job: Job, step: Step) -> Outcome:
             side, fill = int(job.settings["side"]), fill_value(resample)
             planes = context_planes(len(layout.members))
             root = create(job.path / "store", layout.final_shape, side, names, planes, fill)
-            files = write_tile(root, tile, arrays)
+            chunks = write_tile(root, tile, arrays)
             group = str(job.settings["group"])
-            products = [(f"store/{file}", f"{step.folder}/mosaics.zarr/{group}/{file}") for file in files]
+            products = [(f"store/{file}", f"{step.folder}/mosaics.zarr/{group}/{file}") for file in chunks]
     measured = {"members": len(added), "covered": covered, "pixels": tile.box.pixels}
     return Outcome(tuple(products), {"resample": parameters(resample)}, measured)
 
@@ -100,18 +101,18 @@ def _touching(job: Job, resample: Any, layout: Layout, tile: Tile) -> list[_Touc
     """The members that touch a tile, in the association's order."""
     import numpy as np
 
-    paths = {Path(path).name: path for path in job.inputs}
-    acid, ratio = str(job.settings["acid"]), untyped(layout.facts["pixel_scale_ratio"]["final"])
+    inputs = files.Inputs(job.inputs)
+    acid, ratio = str(job.settings["acid"]), untyped(layout.scales["final"].ratio)
     found = []
     for index in map(int, job.settings["members"]):
-        name = f"{layout.members[index].name}_{acid}"
-        pixmap = np.load(paths[f"{name}_pixmap.npy"], mmap_mode="r")
+        subject = files.member_subject(layout.members[index].name, acid)
+        pixmap = np.load(inputs.path(files.PIXMAP, subject), mmap_mode="r")
         used = touching(pixmap, tile.box, resample.kernel, 1.0 / (ratio or 1.0))
-        used = None if used is None else used.within(Box(*layout.facts["members"][index]["range"]))
+        used = None if used is None else used.within(layout.members[index].aligned.used)
         if used is not None and used.pixels:
-            leftout = np.load(paths[f"{name}_leftout.npy"], mmap_mode="r")
+            leftout = np.load(inputs.path(files.LEFT_OUT, subject), mmap_mode="r")
             outline = reach(pixmap, used)
-            found.append(_Touching(index, paths[f"{name}_crf.fits"], pixmap, leftout, used, outline))
+            found.append(_Touching(index, inputs.path(files.CRF, subject), pixmap, leftout, used, outline))
     return found
 
 
@@ -125,21 +126,20 @@ def _drizzle(
     pars |= {"blendheaders": False, "pixmap_stepsize": 1, "pixmap_order": 1}  # the maps are stored
     output = {
         "wcs": Window(window),
-        "pixel_scale": untyped(layout.facts["pixel_scale"]["final"]),
-        "pixel_scale_ratio": untyped(layout.facts["pixel_scale_ratio"]["final"]),
+        "pixel_scale": untyped(layout.scales["final"].arcsec),
+        "pixel_scale_ratio": untyped(layout.scales["final"].ratio),
     }
     resampler = window_resampler()(touched, output_wcs=output, **pars)
     for member in touched:
-        name, facts = layout.members[member.index].name, layout.facts["members"][member.index]
-        read = with_neighbours(member.used, tuple(facts["shape"]))
+        exposure = layout.members[member.index]
+        read = with_neighbours(member.used, exposure.aligned.shape)
         arrays = read_arrays(member.crf, _ARRAYS, read)
         _match(member.crf, arrays, read)
         if member.leftout.size:
             arrays["dq"][member.leftout[read.slices]] |= DO_NOT_USE
         used = member.used.moved(read.x0, read.y0)
         arrays, stored = place(arrays, np.asarray(member.pixmap[read.slices]), used, window, resampler)
-        model = member_model(facts, sky, name, layout.facts["group_ids"][member.index], arrays) | {"wcs": stored}
-        resampler.add_model(model)
+        resampler.add_model(member_model(exposure, sky, arrays) | {"wcs": stored})
     return resampler
 
 

@@ -5,12 +5,14 @@ The planner lists what a task reads, and the steps write and find it, by the nam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from survey.errors import TaskError
 from survey.mosaics import layouts
+from survey.mosaics.layouts import Layout
 
 
 @dataclass(frozen=True)
@@ -27,28 +29,40 @@ class File:
         """Its path below the workspace."""
         return f"{self.folder}/{subject}_{self.suffix}"
 
-    def subject(self, path: str | Path) -> str | None:
-        """The subject of a file of this kind; None for a file of another kind."""
-        name = Path(path).name
-        return name.removesuffix(f"_{self.suffix}") if name.endswith(f"_{self.suffix}") else None
+    def subject(self, name: str) -> str:
+        """The subject of a file of this kind, by its name.
 
-    def find(self, paths: Sequence[str], subject: str) -> str:
-        """The file of a subject among paths, a job's inputs for instance.
+        Raises
+        ------
+        ValueError
+            It is a file of another kind.
+        """
+        if not name.endswith(f"_{self.suffix}"):
+            raise ValueError(f"{name}: expected a name that ends with _{self.suffix}.")
+        return name.removesuffix(f"_{self.suffix}")
+
+
+class Inputs:
+    """The input files of a job, found by their kind and subject."""
+
+    def __init__(self, paths: Iterable[str]):
+        self._paths = {Path(path).name: path for path in paths}
+
+    def has(self, file: File, subject: str) -> bool:
+        return file.name(subject) in self._paths
+
+    def path(self, file: File, subject: str) -> str:
+        """Path of the file of a subject.
 
         Raises
         ------
         TaskError
-            It is not among them.
+            It is not among the inputs.
         """
-        found = self.find_any(paths, subject)
-        if found is None:
-            raise TaskError(f"{self.name(subject)} is not among the {len(paths)} inputs of the task.")
-        return found
-
-    def find_any(self, paths: Iterable[str], subject: str) -> str | None:
-        """The same; None when it is not among them."""
-        name = self.name(subject)
-        return next((path for path in paths if Path(path).name == name), None)
+        name = file.name(subject)
+        if name not in self._paths:
+            raise TaskError(f"{name} is not among the {len(self._paths)} inputs of this task.")
+        return self._paths[name]
 
 
 # Of an exposure, whichever mosaic it is in
@@ -87,3 +101,8 @@ def group_subject(product: str, number: int) -> str:
 def tile_subject(product: str, tile: str) -> str:
     """The subject of a task on one tile; ``tile``: its name, 'x003y012'."""
     return f"{product}_{tile}"
+
+
+def read_layout(path: str) -> Layout:
+    """The layout that the alignment wrote."""
+    return Layout.from_json(json.loads(Path(path).read_text()))

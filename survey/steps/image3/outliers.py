@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from survey.errors import TaskError
-from survey.mosaics.grid import Box, Layout, Tile
+from survey.mosaics.grid import Box, tile_at
+from survey.mosaics.layouts import Layout
+from survey.names import parse_mosaic
 from survey.steps.base import Job, Outcome, Step
+from survey.steps.image3 import files
 from survey.steps.image3.arrays import member_model, read_arrays
 from survey.steps.image3.members import apply_meta, read_description, used_pixels
 from survey.steps.image3.numbers import untyped
@@ -32,10 +35,6 @@ from survey.steps.pipeline import is_simulated, stamp
 STACK_PIXELS = 64 * 1024 * 1024
 
 
-def read_layout(path: str) -> Layout:
-    return Layout.from_json(json.loads(Path(path).read_text()))
-
-
 def map_pixels(job: Job, step: Step) -> Outcome:
     """Where an exposure's pixels fall on the mosaic, and on the outlier grid when that is another.
 
@@ -51,13 +50,13 @@ def map_pixels(job: Job, step: Step) -> Outcome:
     import numpy as np
 
     aligned, grid_path, layout_path = job.inputs
-    layout, described = read_layout(layout_path), read_description(aligned)
+    layout, described = files.read_layout(layout_path), read_description(aligned)
     resample, detection = part(job, "resample"), part(job, "outlier_detection")
     steps = (float(resample.pixmap_stepsize), int(resample.pixmap_order))
     outlier_steps = (float(detection.pixmap_stepsize), int(detection.pixmap_order))
     one = layout.shared and steps == outlier_steps
     grids = {key: tree["wcs"] for key, tree in read_trees(grid_path).items()}
-    wanted = {"pixmap": ("final", steps)}
+    wanted = {files.PIXMAP: ("final", steps)}
     expected = bool(job.settings["outliermap"])
     if bool(job.settings["outliers"]) and not (one or expected or detection.skip):
         raise TaskError(
@@ -65,27 +64,27 @@ def map_pixels(job: Job, step: Step) -> Outcome:
             f"(pixmap_stepsize, pixmap_order) = {steps} and {outlier_steps}. Write both steps' values in mosaic.image3."
         )
     if expected:
-        wanted["outliermap"] = ("final" if layout.shared else "outlier", outlier_steps)
-    made = {suffix: pixel_map(described.wcs, grids[grid], described.shape, *pars)
-            for suffix, (grid, pars) in wanted.items()}  # fmt: skip
+        wanted[files.OUTLIER_MAP] = ("final" if layout.shared else "outlier", outlier_steps)
+    made = {file: pixel_map(described.wcs, grids[grid], described.shape, *pars)
+            for file, (grid, pars) in wanted.items()}  # fmt: skip
     ny, nx = layout.final_shape
     used = used_pixels(described)
-    made["leftout"] = np.zeros((0, 0), bool)
-    if not reach(made["pixmap"], used).inside(Box(0, 0, nx, ny)):
-        ratio = untyped(layout.facts["pixel_scale_ratio"]["final"]) or 1.0
-        made["leftout"] = left_out(made["pixmap"], used, Box(0, 0, nx, ny), ratio)
+    made[files.LEFT_OUT] = np.zeros((0, 0), bool)
+    if not reach(made[files.PIXMAP], used).inside(Box(0, 0, nx, ny)):
+        ratio = untyped(layout.scales["final"].ratio) or 1.0
+        made[files.LEFT_OUT] = left_out(made[files.PIXMAP], used, Box(0, 0, nx, ny), ratio)
     products = []
-    for suffix, values in made.items():
-        name = f"{job.subject}_{suffix}.npy"
+    for file, values in made.items():
+        name = file.name(job.subject)
         np.save(job.path / name, values)
         products.append((name, f"{step.folder}/{name}"))
     return Outcome(tuple(products), {"resample": parameters(resample), "outlier_detection": parameters(detection)})
 
 
-def outlier_map(paths: tuple[str, ...], name: str) -> str:
+def outlier_map(inputs: files.Inputs, subject: str) -> str:
     """The file of a member's map onto the outlier grid: its own, or that of the mosaic when both are one."""
-    own = [path for path in paths if Path(path).name.startswith(f"{name}_") and path.endswith("map.npy")]
-    return next((path for path in own if path.endswith("_outliermap.npy")), own[0])
+    own = inputs.has(files.OUTLIER_MAP, subject)
+    return inputs.path(files.OUTLIER_MAP if own else files.PIXMAP, subject)
 
 
 def drizzle_group(job: Job, step: Step) -> Outcome:
@@ -97,30 +96,28 @@ def drizzle_group(job: Job, step: Step) -> Outcome:
     import numpy as np
     from stcal.outlier_detection.utils import compute_weight_threshold
 
-    layout = read_layout(job.inputs[0])
+    layout = files.read_layout(job.inputs[0])
     sky = json.loads(Path(job.inputs[1]).read_text())
     detection = part(job, "outlier_detection")
     indices = [int(index) for index in job.settings["members"]]
     box = layout.group_box(indices)
-    path = job.path / f"{job.subject}_outlier_i2d.npy"
+    path = job.path / files.GROUP_I2D.name(job.subject)
     outcome = ((path.name, f"{step.folder}/{path.name}"),)
     if detection.skip or box is None or len(layout.members) < 2:
         np.save(path, np.full((0, 0), np.nan, np.float32))
         return Outcome(outcome, {"outlier_detection": parameters(detection)}, {"pixels": 0})
     resampler = _outlier_resampler(detection, layout, box, indices)
+    inputs, acid = files.Inputs(job.inputs), parse_mosaic(job.mosaic).acid
     for index in indices:
         member = layout.members[index]
         if member.outlier is None:
             continue
-        cal = next(path for path in job.inputs if Path(path).name == f"{member.name}_cal.fits")
-        pixmap = np.load(outlier_map(job.inputs, member.name))
-        arrays = read_arrays(cal, ("data", "dq", "var_rnoise"))
+        pixmap = np.load(outlier_map(inputs, files.member_subject(member.name, acid)))
+        arrays = read_arrays(inputs.path(files.CAL, member.name), ("data", "dq", "var_rnoise"))
         for delta in sky["members"][member.name]["deltas"]:
             arrays["data"] -= untyped(delta)
-        facts = layout.facts["members"][index]
-        arrays, stored = place(arrays, pixmap, Box(*facts["range"]), box, resampler)
-        group_id = layout.facts["group_ids"][index]
-        resampler.add_model(member_model(facts, sky, member.name, group_id, arrays) | {"wcs": stored})
+        arrays, stored = place(arrays, pixmap, member.aligned.used, box, resampler)
+        resampler.add_model(member_model(member, sky, arrays) | {"wcs": stored})
     resampler.finalize()
     data, weight = resampler.output_model["data"], resampler.output_model["wht"]
     threshold = compute_weight_threshold(weight, detection.maskpt)
@@ -131,11 +128,11 @@ def drizzle_group(job: Job, step: Step) -> Outcome:
 
 
 def _outlier_resampler(detection: Any, layout: Layout, box: Box, indices: list[int]) -> Any:
-    grid = "final" if layout.shared else "outlier"
+    scale = layout.scales["final" if layout.shared else "outlier"]
     output = {
         "wcs": Window(box),
-        "pixel_scale": untyped(layout.facts["pixel_scale"][grid]),
-        "pixel_scale_ratio": untyped(layout.facts["pixel_scale_ratio"][grid]),
+        "pixel_scale": untyped(scale.arcsec),
+        "pixel_scale_ratio": untyped(scale.ratio),
     }
     return window_resampler()(
         indices,
@@ -160,8 +157,8 @@ def median_tile(job: Job, step: Step) -> Outcome:
     """
     import numpy as np
 
-    layout = read_layout(job.inputs[0])
-    tile = Box(*job.settings["box"])
+    layout = files.read_layout(job.inputs[0])
+    tile = job.own_tile.box
     groups = [layout.group_box(layout.groups[int(number)]) for number in job.settings["groups"]]
     images = [np.load(path, mmap_mode="r") for path in job.inputs[1:]]
     ny, nx = tile.shape
@@ -179,7 +176,7 @@ def median_tile(job: Job, step: Step) -> Outcome:
             stack.append(layer)
         if stack:
             median[y : y + band.shape[0]] = nanmedian(np.stack(stack))
-    path = job.path / f"{job.subject}_median.npy"
+    path = job.path / files.MEDIAN.name(job.subject)
     np.save(path, median)
     return Outcome(((path.name, f"{step.folder}/{path.name}"),), {}, {"groups": len(images)})
 
@@ -213,8 +210,9 @@ def flag(job: Job, step: Step) -> Outcome:
     from jwst.stpipe.utilities import query_step_status, record_step_status
     from stdatamodels.jwst import datamodels
 
-    layout_path, sky_path, aligned, cal, *others = job.inputs
-    layout, sky, described = read_layout(layout_path), json.loads(Path(sky_path).read_text()), read_description(aligned)
+    layout_path, sky_path, aligned, cal, *_ = job.inputs
+    layout, described = files.read_layout(layout_path), read_description(aligned)
+    sky = json.loads(Path(sky_path).read_text())
     detection = part(job, "outlier_detection")
     index = int(job.settings["index"])
     name = layout.members[index].name
@@ -222,7 +220,7 @@ def flag(job: Job, step: Step) -> Outcome:
     with datamodels.open(cal) as model:
         apply_meta(model, described.meta)
         model.meta.wcs = described.wcs
-        model.meta.group_id = layout.facts["group_ids"][index]
+        model.meta.group_id = layout.members[index].aligned.group_id
         set_background(model, sky, name)
         if detection.skip:
             record_step_status(model, "outlier_detection", status="SKIPPED")
@@ -230,14 +228,14 @@ def flag(job: Job, step: Step) -> Outcome:
             record_step_status(model, "outlier_detection", False)
         else:
             before = _outliers(model)
-            blotted = blot(model, layout, index, job, tuple(others))
+            blotted = blot(model, layout, index, job)
             pars = [float(value) for text in (detection.snr, detection.scale) for value in text.split()]
             _flag_resampled_model_crs(model, blotted, None, *pars, detection.backg)
             flagged = _outliers(model) - before
         if query_step_status(model, "outlier_detection") not in ("SKIPPED", "FAILED"):
             record_step_status(model, "outlier_detection", True)
         detection.finalize_result(model, [])
-        path = job.path / f"{job.subject}_crf.fits"
+        path = job.path / files.CRF.name(job.subject)
         model.save(path)
     stamp(path, job, is_simulated(Path(cal)))
     return Outcome(
@@ -252,28 +250,25 @@ def _outliers(model: Any) -> int:
     return int(np.count_nonzero(model.dq & pixel["OUTLIER"]))
 
 
-def blot(model: Any, layout: Layout, index: int, job: Job, paths: tuple[str, ...]) -> Any:
+def blot(model: Any, layout: Layout, index: int, job: Job) -> Any:
     """The median image as the exposure would have seen it: (ny, nx) float32, NaN where there is no median."""
     import numpy as np
     from stcal.outlier_detection.utils import gwcs_blot
 
-    member = layout.members[index]
+    member, inputs = layout.members[index], files.Inputs(job.inputs)
     if member.outlier is None:
         return np.full(model.data.shape, np.nan, np.float32)
     ny, nx = layout.outlier_shape
     box = member.outlier.grown(1).within(Box(0, 0, nx, ny))
     median = np.full(box.shape, np.nan, np.float32)
-    side = int(job.settings["side"])
     for ix, iy in job.settings["tiles"]:
-        tile = Tile(int(ix), int(iy), Box(ix * side, iy * side, min((ix + 1) * side, nx), min((iy + 1) * side, ny)))
-        path = next(path for path in paths if path.endswith(f"_{tile.name}_median.npy"))
+        tile = tile_at((ny, nx), int(job.settings["side"]), int(ix), int(iy))
         shared = tile.box.within(box)
-        image = np.load(path, mmap_mode="r")
+        image = np.load(inputs.path(files.MEDIAN, files.tile_subject(job.mosaic, tile.name)), mmap_mode="r")
         median[shared.moved(box.x0, box.y0).slices] = image[shared.moved(tile.box.x0, tile.box.y0).slices]
-    pixmap = np.load(outlier_map(paths, member.name))
-    facts = layout.facts["members"][index]
-    whole = Box(0, 0, facts["shape"][1], facts["shape"][0])
-    own = StoredMap(blot_map(pixmap, box), bounding_box(Box(*facts["range"]), whole))
+    pixmap = np.load(outlier_map(inputs, job.subject))
+    whole = Box(0, 0, member.aligned.shape[1], member.aligned.shape[0])
+    own = StoredMap(blot_map(pixmap, box), bounding_box(member.aligned.used, whole))
     return gwcs_blot(
         median_data=median,
         median_wcs=Window(box),

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from survey.errors import TaskError
-from survey.mosaics.grid import Layout
+from survey.mosaics.layouts import Layout
 from survey.steps.base import Job, Outcome, Step
+from survey.steps.image3 import files
 from survey.steps.image3.members import apply_meta, read_description
 from survey.steps.image3.numbers import typed, untyped
 from survey.steps.image3.parts import parameters, part
@@ -31,7 +32,7 @@ def run(job: Job, step: Step) -> Outcome:
     from stdatamodels.jwst import datamodels
 
     cal, aligned, layout_path = job.inputs
-    layout = Layout.from_json(json.loads(Path(layout_path).read_text()))
+    layout = files.read_layout(layout_path)
     skymatch = part(job, "skymatch")
     found: dict[str, Any] = {"start": typed(0.0), "whole": None, "overlaps": {}}
     if not skymatch.skip and skymatch.skymethod != "user":
@@ -41,7 +42,7 @@ def run(job: Job, step: Step) -> Outcome:
             apply_meta(model, {key: value for key, value in described.meta.items() if ".background." in key})
             model.meta.wcs = described.wcs
             found = measure(model, skymatch, layout, number)
-    path = job.path / f"{job.subject}_skystat.json"
+    path = job.path / files.SKY_STATISTICS.name(job.subject)
     path.write_text(json.dumps(found))
     return Outcome(((path.name, f"{step.folder}/{path.name}"),), {"skymatch": parameters(skymatch)})
 
@@ -66,7 +67,7 @@ def measure(model: Any, skymatch: Any, layout: Layout, number: int) -> dict[str,
     overlaps: dict[str, Any] = {}
     found: dict[str, Any] = {"start": typed(image.sky), "whole": None, "overlaps": overlaps}
     if "match" in skymatch.skymethod:
-        borders = [facts["sky_border"] for facts in layout.facts["members"]]
+        borders = [member.aligned.sky_border for member in layout.members]
         for group, indices in enumerate(layout.groups):
             if number in indices or not any(_near(borders[number], borders[index]) for index in indices):
                 continue
@@ -101,7 +102,7 @@ def solve(job: Job, step: Step) -> Outcome:
     {exposure: {level, status, deltas}}; deltas are what the config wants subtracted from the pixels, in order.
     """
     layout_path, *paths = job.inputs
-    layout = Layout.from_json(json.loads(Path(layout_path).read_text()))
+    layout = files.read_layout(layout_path)
     skymatch = part(job, "skymatch")
     names = [member.name for member in layout.members]
     measured = [json.loads(Path(path).read_text()) for path in paths]
@@ -112,7 +113,7 @@ def solve(job: Job, step: Step) -> Outcome:
         found = _user_levels(skymatch, names, layout)
     else:
         found = _solve(skymatch, layout, measured)
-    path = job.path / f"{job.subject}_sky.json"
+    path = job.path / files.SKY.name(job.subject)
     path.write_text(json.dumps({"method": skymatch.skymethod, "subtracted": skymatch.subtract, "members": found}))
     levels = [item["level"][0] for item in found.values() if item["level"] is not None]
     return Outcome(
@@ -150,9 +151,9 @@ def _user_levels(skymatch: Any, names: Sequence[str], layout: Layout) -> dict[st
     from stdatamodels.jwst.datamodels import ImageModel
 
     models = []
-    for facts in layout.facts["members"]:
+    for member in layout.members:
         model = ImageModel((1, 1))
-        model.meta.filename = facts["filename"]
+        model.meta.filename = member.aligned.filename
         models.append(model)
     subtract, skymatch.subtract = skymatch.subtract, False
     library = skymatch.run(ModelLibrary(models))

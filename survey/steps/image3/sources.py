@@ -7,6 +7,7 @@ from typing import Any
 
 from survey.errors import TaskError
 from survey.steps.base import Job, Outcome, Step
+from survey.steps.image3 import files
 from survey.steps.image3.members import describe, write_description
 from survey.steps.image3.parts import parameters, part
 
@@ -31,9 +32,9 @@ def run(job: Job, step: Step) -> Outcome:
     output.mkdir()
     tweakreg = part(job, "tweakreg")
     resolved = parameters(tweakreg)
-    catalogue = output / f"{job.subject}_cat.ecsv"
+    catalogue = output / files.CATALOG.name(job.subject)
     with datamodels.open(job.inputs[0]) as model:
-        write_description(output / f"{job.subject}_member.asdf", describe(model))
+        write_description(output / files.DESCRIPTION.name(job.subject), describe(model))
         if tweakreg.skip:
             Table({axis: np.zeros(0) for axis in ("x", "y", "flux")}).write(catalogue, format="ascii.ecsv")
             count = 0
