@@ -9,6 +9,7 @@ import time
 import pytest
 from browser import browser, found
 
+from survey.dashboard.document import run_document
 from survey.dashboard.markup import OTHER, color_of, failures_table, headline, matrix
 from survey.dashboard.page import MAX_CELLS, Page, spans_of, standalone, steps_line, tiles_of
 from survey.dashboard.report import joined
@@ -31,7 +32,7 @@ def document(name="egs", error="ValueError: bad", tiles=((0, 0), (1, 0))):
         ["image2", name, name, "skipped", 0.0, 0.0, 1.0, f"not run, because {error}", "", 1006.0],
         [name, name, name, "done", 1.0, 1.0, 2.0, "", "", 1007.0],
     ])  # fmt: skip
-    return state.document(1010.0, {})
+    return run_document(state, 1010.0, {})
 
 
 @pytest.mark.parametrize("part", [headline, matrix, failures_table])

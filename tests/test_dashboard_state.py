@@ -11,6 +11,7 @@ import pytest
 from stub_steps import exposure
 
 from survey.config.model import SurveyConfig
+from survey.dashboard.document import run_document
 from survey.dashboard.journal import Journal, journal_path, run_state
 from survey.dashboard.state import (
     MAX_BINS,
@@ -67,7 +68,7 @@ def test_counts_running_and_what_is_left():
     state.update([done("detector1", 1010.0), done("detector1", 1020.0), done("image2", 1022.0, 2.0)])
     state.update([done("detector1", 1021.0, subject="e3", word="failed", error="detector1/e3: ValueError: bad")])
     state.update([done("image2", 1021.0, subject="e3", word="skipped", error="not run, because detector1/e3 failed: ")])
-    document = state.document(1030.0, {("detector1", "F200W"): ["e4"], ("detector1", "F999W"): ["of another run"]})
+    document = run_document(state, 1030.0, {("detector1", "F200W"): ["e4"], ("detector1", "F999W"): ["of another run"]})
     assert document["tasks"] == {"total": 8, "done": 3, "reused": 0, "failed": 1, "skipped": 1, "running": 1}
     assert row(document, "detector1")["running"] == 1 and row(document, "image2")["skipped"] == 1
     assert (document["exposures"]["done"], document["exposures"]["lost"]) == (1, 1)
@@ -92,7 +93,7 @@ def test_time_left_of_steps_that_never_ran_goes_by_the_plan():
 def test_reused_tasks_are_no_pace():
     state = begun(["image2", "F200W", 4, 8.0])
     state.update([done("image2", 1001.0, word="reused")] * 3)
-    document = state.document(1002.0, {})
+    document = run_document(state, 1002.0, {})
     assert document["exposures"]["done"] == 3 and document["exposures"]["per_hour"] == 0.0
     assert document["seconds_left"] is None and document["memory"] == {}
 
@@ -101,20 +102,22 @@ def test_the_pace_stays_when_the_last_exposure_is_through():
     state = begun(["image2", "F200W", 2, 8.0], ["drizzle", "F200W", 4, 8.0])
     state.update([done("image2", 1010.0), done("image2", 1020.0)])
     assert state.exposures_per_hour(1020.0) == state.exposures_per_hour(9999.0) == pytest.approx(3600 * 2 / 20)
-    document = state.document(9999.0, {})
+    document = run_document(state, 9999.0, {})
     assert max(document["exposures"]["ends_seconds"]) < 60
 
 
 def test_tiles_fill():
     state = begun(["drizzle", "F200W", 9, 90.0], products=[MOSAIC])
-    assert state.document(1001.0, {})["not_laid_out"] == [MOSAIC]
+    assert run_document(state, 1001.0, {})["not_laid_out"] == [MOSAIC]
     state.lay_out({"product": MOSAIC, "filter": "F200W", "totals": [["drizzle", "F200W", -6, -60.0]], "side": 100,
                    "shape": [300, 100], "step": "drizzle",
                    "tiles": [[0, 0, "a"], [1, 0, "b"], [2, 0, "c"]]})  # fmt: skip
     state.update([done("drizzle", 1010.0, subject="a", tile=[MOSAIC, 0, 0]),
                   done("median", 1010.0, subject="c"), done("drizzle", 1010.0, subject="z", tile=["another", 2, 0]),
                   done("drizzle", 1011.0, subject="b", word="failed", error="bad", tile=[MOSAIC, 1, 0])])  # fmt: skip
-    document = state.document(1012.0, {("drizzle", "F200W"): ["c", "of another mosaic"], ("median", "F200W"): ["a"]})
+    document = run_document(
+        state, 1012.0, {("drizzle", "F200W"): ["c", "of another mosaic"], ("median", "F200W"): ["a"]}
+    )
     mosaic = document["mosaics"][0]
     assert mosaic["tiles"] == [[0, 0, "done"], [1, 0, "failed"], [2, 0, "running"]]
     assert (mosaic["done"], mosaic["total"], document["not_laid_out"]) == (1, 3, [])
@@ -146,7 +149,7 @@ def test_94000_tasks_take_little_room_and_time():
         state.update([done(steps[number % 14], 1000.0 + number, name="ABCDEFG"[number % 7], subject=f"e{number}",
                            word=word, error=f"cause {number}" if word != "done" else "")])  # fmt: skip
     spent = time.process_time() - began
-    document = state.document(95_000.0, {})
+    document = run_document(state, 95_000.0, {})
     print(f"{1e6 * spent / 94_000:.1f} us an update, {len(json.dumps(document)) / 1e3:.0f} kB of JSON")
     assert spent / 94_000 < 100e-6
     assert len(state.failures) == MAX_FAILURES and state.unlisted == 94_000 // 5 - MAX_FAILURES

@@ -1,5 +1,5 @@
-"""The survey page beside dask's own: `feed` on the client updates `plugin` on the scheduler, which keeps a `state`
-and shows it as a `page`, as JSON and as metrics.
+"""The survey page of dask's dashboard: `feed` on the client sends updates to `plugin` on the scheduler, which keeps a
+`state` and serves it as a `page`, as JSON and as metrics.
 """
 
 # Modules that other packages may import.

@@ -1,4 +1,4 @@
-"""The client's side of the survey page: tells the scheduler what was decided, twice a second and in few words."""
+"""The client's side of the survey page: sends finished tasks to the scheduler, twice a second."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from survey.steps.registry import REGISTRY
 from survey.workspace.files import write_file
 
 FLUSH_SECONDS = 0.5
-ANSWER_SECONDS = 30  # a page that takes longer is not waited for
+ANSWER_SECONDS = 30  # limit for an answer of the scheduler
 REPORT_SECONDS = 300
-Totals = dict[tuple[str, str], list[float]]  # step and filter -> number of tasks, their CPU time [s]
+Totals = dict[tuple[str, str], list[float]]  # step and filter -> number of tasks, planned CPU time [s]
 Watch = Callable[[TaskRecord, bool], None]
 Say = Callable[[str], None]
 
 
 class Feed:
-    """What a run tells the page of a scheduler. Silent where there is none.
+    """Sends the progress of a run to the page of a scheduler, and keeps the run's journal.
 
-    Nothing here ends a run: whatever goes wrong between client and page is said once, and the run goes on without.
+    An error between client and page does not end the run: it is reported once, and the run continues without a page.
     """
 
     def __init__(self, client: Client, root: Path, names: Sequence[str], say: Say):
         self._client = client
         self._root = root  # of the workspace
         self._say = say
-        self._names = names  # steps that are run
+        self._names = names  # of the steps that are run
         self._run = uuid.uuid4().hex[:8]
         self._journal: Journal | None = None
         self._guesses: dict[str, Totals] = {}
         self._tiles: dict[str, tuple[str, int, int]] = {}  # task key -> product, column and row of its tile
         self._lock = threading.Lock()
         self._updates: list[Any] = []
-        self._due = False  # a flush is on its way
+        self._due = False  # a flush is scheduled
         self._alive = False
         self._ended = False
         self._since = (time.time(), 0)  # for dask's report
 
     def begin(self, config: SurveyConfig, made: Plan) -> None:
-        """Put the page up, if it is not there yet, and tell it of a plan."""
+        """Add the page to the scheduler's dashboard, and send it the plan."""
         tasks = [task for task in made if task.step in self._names]
         self._guesses = guesses(tasks)
         chain = [task.step for task in tasks if not task.mosaic]
@@ -75,8 +75,8 @@ class Feed:
             from survey.dashboard.plugin import SurveyPlugin
 
             self._client.register_plugin(SurveyPlugin())
-            samples = self._ask("survey_begin", facts=facts)
-        except Exception as error:  # noqa: BLE001 - raised by whatever the scheduler is
+            samples = self._call("survey_begin", facts=facts)
+        except Exception as error:  # noqa: BLE001 - any error of a foreign scheduler
             cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             self._say(f"no survey page on this scheduler's dashboard: {cause}")
             return
@@ -84,7 +84,7 @@ class Feed:
         self._alive = True
 
     def watch(self, note: Watch) -> Watch:
-        """A watch that tells the page as well."""
+        """A function that passes a record to ``note`` and sends it to the page."""
 
         def decided(record: TaskRecord, reused: bool) -> None:
             note(record, reused)
@@ -104,7 +104,7 @@ class Feed:
         return decided
 
     def laid_out(self, product: str, tasks: Sequence[Task]) -> None:
-        """Tell of the tasks that a mosaic has behind its alignment, in place of those that were guessed."""
+        """Replace the predicted tasks of a mosaic by those that are planned after its alignment."""
         guess = self._guesses.pop(product, {})
         after = [task for task in tasks if REGISTRY[task.step].needs_layout and task.step in self._names]
         found = totals(after)
@@ -132,10 +132,10 @@ class Feed:
         if self._journal is not None:
             self._journal.lay_out(facts)
         if self._alive:
-            self._client.loop.add_callback(self._tell, "survey_lay_out", facts=facts)
+            self._client.loop.add_callback(self._send, "survey_lay_out", facts=facts)
 
     def end(self, outcome: str) -> None:
-        """Tell what is left to tell, and how the run ended."""
+        """Send the remaining updates and the outcome of the run."""
         if self._journal is not None:
             self._journal.close()
         if not self._alive or self._ended:
@@ -144,54 +144,54 @@ class Feed:
         with self._lock:
             updates, self._updates = self._updates, []
         try:
-            self._ask("survey_update", updates=updates)
-            self._ask("survey_end", outcome=outcome)
-        except Exception:  # noqa: BLE001 - the scheduler may be what ended the run
+            self._call("survey_update", updates=updates)
+            self._call("survey_end", outcome=outcome)
+        except Exception:  # noqa: BLE001 - the run may have ended because the scheduler is gone
             self._alive = False
 
     def save(self, path: Path, seconds: float = REPORT_SECONDS) -> bool:
-        """Write dask's performance report and the page as one HTML file, and say where.
+        """Write dask's performance report and the page as one HTML file, and report its path.
 
         Parameters
         ----------
-        seconds : for which the scheduler is waited for
+        seconds : limit for each answer of the scheduler
 
         Returns
         -------
-        written : False where there is no page
+        written : False if there is no page or an error occurred, which is reported
         """
         if not self._alive:
             self._say(f"{path.name} is not written: this scheduler has no survey page, or is gone.")
             return False
         start, samples = self._since
         try:
-            page = self._ask("survey_page", seconds=seconds)
-            # dask's own context manager would add the code that called it; and its scripts would come from a CDN.
+            page = self._call("survey_page", seconds=seconds)
+            # dask's own context manager would include the calling code, and load scripts from a CDN.
             report = self._client.sync(
                 self._client.scheduler.performance_report, start=start, last_count=samples, code="", mode="inline",
                 callback_timeout=seconds,
             )  # fmt: skip
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, joined(self._hide(page), self._hide(report)), durable=False)
-        except Exception as error:  # noqa: BLE001 - the products are there whatever becomes of a report
+        except Exception as error:  # noqa: BLE001 - the run is complete without a report
             self._say(f"{path.name} is not written: {error}")
             return False
         self._say(f"report: {path}")
         return True
 
     def _hide(self, text: str) -> str:
-        """A text without the archive's token and the workspace's place."""
+        """A text without the archive's token and the workspace's path."""
         return scrub(text.replace(str(self._root), "workspace")) if text else text
 
-    def _ask(self, operation: str, seconds: float = ANSWER_SECONDS, **what: Any) -> Any:
+    def _call(self, operation: str, seconds: float = ANSWER_SECONDS, **what: Any) -> Any:
         if "facts" not in what:
             what["run"] = self._run
         return self._client.sync(getattr(self._client.scheduler, operation), callback_timeout=seconds, **what)
 
-    async def _tell(self, operation: str, **what: Any) -> None:
+    async def _send(self, operation: str, **what: Any) -> None:
         try:
             await getattr(self._client.scheduler, operation)(run=self._run, **what)
-        except Exception:  # noqa: BLE001 - the run itself will meet a scheduler that is gone
+        except Exception:  # noqa: BLE001 - the run itself reports a scheduler that is gone
             self._alive = False
 
     async def _flush_soon(self) -> None:
@@ -199,34 +199,34 @@ class Feed:
         with self._lock:
             updates, self._updates, self._due = self._updates, [], False
         if updates and self._alive:
-            await self._tell("survey_update", updates=updates)
+            await self._send("survey_update", updates=updates)
 
 
 @contextlib.contextmanager
 def feed(
     client: Client, config: SurveyConfig, made: Plan, names: Sequence[str], say: Say, report: Path | None = None
 ) -> Iterator[Feed]:
-    """A feed of one run; how the run ends is told.
+    """A feed that lasts as long as the run, and sends how it ended.
 
     Parameters
     ----------
     names : steps that are run
-    report : file for the report, which is kept however the run ends
+    report : file for the report, which is also written when the run is stopped
     """
-    told = Feed(client, config.folders.root, names, say)
-    told.begin(config, made)
+    sender = Feed(client, config.folders.root, names, say)
+    sender.begin(config, made)
     outcome = "stopped"
     try:
-        yield told
+        yield sender
         outcome = "finished"
     finally:
-        told.end(outcome)
-        if report is not None:  # whoever stopped a run is not kept waiting for long
-            told.save(report, REPORT_SECONDS if outcome == "finished" else ANSWER_SECONDS)
+        sender.end(outcome)
+        if report is not None:  # after an interrupt, do not wait for long
+            sender.save(report, REPORT_SECONDS if outcome == "finished" else ANSWER_SECONDS)
 
 
 def totals(tasks: Iterable[Task]) -> Totals:
-    """Number of tasks and their CPU time, by step and filter."""
+    """Number and planned CPU time of tasks, by step and filter."""
     found: Totals = {}
     for task in tasks:
         row = found.setdefault((task.step, task.filter), [0, 0.0])
@@ -236,7 +236,7 @@ def totals(tasks: Iterable[Task]) -> Totals:
 
 
 def guesses(tasks: Iterable[Task]) -> dict[str, Totals]:
-    """What a plan holds after each alignment, by product."""
+    """Predicted tasks after each alignment, by product."""
     parts: dict[str, list[Task]] = {}
     for task in tasks:
         if REGISTRY[task.step].needs_layout:

@@ -1,7 +1,7 @@
-"""What a run has to do, in a small file of the workspace: ``survey status`` reads it beside the records.
+"""The tasks of a run that is under way, in a small file of the workspace: ``logs/run.json``.
 
-Nobody needs the scheduler, or the lock, to see how far a run is. The file goes as the run ends; of a run that was
-killed it stays, and the workspace's lock tells that nobody holds it.
+``survey status`` reads it together with the records, so that it needs neither the scheduler nor the lock. The file is
+removed when the run ends. That of a killed run stays; the workspace's lock shows that it is not running.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WRITE_SECONDS = 5.0
 
 
 class Journal:
-    """Writes the file: at once when the work to do changes, now and then while finished work is found."""
+    """Writes the file: when the planned tasks change, and every few seconds while reused tasks are counted."""
 
     def __init__(self, root: Path, facts: Mapping[str, Any]):
         self._path = journal_path(root)
@@ -49,7 +49,7 @@ class Journal:
     def _write(self) -> None:
         self._written = time.monotonic()
         reused = [[*place, count] for place, count in self._reused.items()]
-        with contextlib.suppress(OSError):  # a full disk ends the run elsewhere, and with better words
+        with contextlib.suppress(OSError):  # on a full disk, another write ends the run, with a better message
             write_file(self._path, json.dumps({**self._facts, "reused": reused}), durable=False)
 
 
@@ -58,7 +58,7 @@ def journal_path(root: Path) -> Path:
 
 
 def run_state(root: Path, records: Iterable[TaskRecord]) -> RunState | None:
-    """The state of the run that goes on, from its journal and the records that it made; None without a journal."""
+    """State of the run that is under way, from its journal and its records; None without a journal."""
     try:
         facts = json.loads(journal_path(root).read_text())
         state = RunState.begin(facts)
@@ -74,9 +74,9 @@ def run_state(root: Path, records: Iterable[TaskRecord]) -> RunState | None:
 
 
 def _ended(record: TaskRecord) -> float:
-    """When a record's task ended [s]; 0 when the record does not tell."""
+    """When a record's task ended, as time.time() [s]; 0 if the record has no time."""
     try:
-        # Whole seconds: the second is counted to its end, so that a task of the run's first second is one of its own.
+        # Records have whole seconds; the end of the second is taken, so that tasks of the run's first second count.
         return calendar.timegm(time.strptime(record.started, "%Y-%m-%dT%H:%M:%SZ")) + 1 + record.seconds
     except ValueError:
         return 0.0

@@ -1,4 +1,4 @@
-"""The page's tables as markup. Every text that comes from records or configs goes through `escape`."""
+"""The page's tables as HTML. All text from records and configs is escaped."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def color_of(step: str) -> str:
 
 
 def headline(document: Mapping[str, Any]) -> str:
-    """Name, the figures that people ask for first, and a bar of all tasks."""
+    """The run's name, its most important figures, and a bar of all tasks."""
     if "run" not in document:
-        return "<h1>No survey has run here yet</h1><div class='sub'>The page fills as a run begins.</div>"
+        return "<h1>No survey has run here yet</h1><div class='sub'>The page shows the next run.</div>"
     tasks, exposures = document["tasks"], document["exposures"]
     decided = tasks["done"] + tasks["reused"] + tasks["failed"] + tasks["skipped"]
     began = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(document["began"]))
@@ -54,7 +54,7 @@ def headline(document: Mapping[str, Any]) -> str:
     if document["ended"]:
         time_card = ("", took, "took")
     else:
-        least = "at least, " if document["not_laid_out"] else ""  # tiles are counted once a mosaic is aligned
+        least = "at least, " if document["not_laid_out"] else ""  # tiles are known after the alignment
         time_card = ("", "-" if left is None else clock(left), f"left {least}after {took}")
     lost = tasks["failed"] + tasks["skipped"]
     before = f", {tasks['reused']} of them done before" if tasks["reused"] else ""
@@ -64,7 +64,7 @@ def headline(document: Mapping[str, Any]) -> str:
         ("", f"{exposures['per_hour']:,.0f}", "exposures an hour"),
         time_card,
         ("", str(tasks["running"]), "tasks under way"),
-        ("bad" if lost else "", f"{tasks['failed']} + {tasks['skipped']}", "failed + skipped behind them"),
+        ("bad" if lost else "", f"{tasks['failed']} + {tasks['skipped']}", "failed + skipped after them"),
     ]  # fmt: skip
     shown = "".join(
         f"<div class='card {kind}'><b>{escape(value)}</b><span>{escape(words)}</span></div>"
@@ -80,7 +80,7 @@ def headline(document: Mapping[str, Any]) -> str:
 
 
 def matrix(document: Mapping[str, Any]) -> str:
-    """A row for each step, a column for each filter."""
+    """Table of counts: a row for each step, a column for each filter."""
     rows = document["steps"]
     steps = sorted(dict.fromkeys(row["step"] for row in rows), key=_order)
     filters = sorted(dict.fromkeys(row["filter"] for row in rows))
@@ -101,7 +101,7 @@ def matrix(document: Mapping[str, Any]) -> str:
 
 
 def failures_table(document: Mapping[str, Any]) -> str:
-    """Each failure with its cause, and for what causes other tasks were skipped."""
+    """Table of failures with their causes, and of the causes of skipped tasks."""
     failures: Sequence[Mapping[str, str]] = document["failures"]
     if not failures and not document["skipped_because"]:
         return "<h2>Failures</h2><div class='dim'>none</div>"
@@ -124,7 +124,7 @@ def failures_table(document: Mapping[str, Any]) -> str:
 
 
 def span_text(row: Mapping[str, Any]) -> str:
-    """What the pointer says of a step's span, as plain text."""
+    """Tooltip of a step's time span, as plain text."""
     return f"{clock(row['start_seconds'])} to {clock(row['stop_seconds'])}, {row['done']} tasks"
 
 
@@ -155,7 +155,7 @@ def _order(step: str) -> tuple[int, str]:
 
 
 def clock(seconds: float) -> str:
-    """A duration for people: 42 s, 3 min, 1.5 h."""
+    """A duration in a suitable unit: 42 s, 3 min, 1.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Gauges of the run that began last, beside dask's own, for Prometheus."""
+"""Gauges of the latest run for Prometheus, in addition to dask's."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ STATES = ("done", "reused", "failed", "skipped", "running", "waiting")
 
 
 class _Gauges:
-    """Asks the plugin each time that Prometheus asks; a process has one, of the scheduler that it started last."""
+    """Collector that reads the plugin at each request; a process has one, for the scheduler that it started last."""
 
     def __init__(self) -> None:
         self.plugin: weakref.ref[SurveyPlugin] | None = None
 
     def describe(self) -> list[GaugeMetricFamily]:
-        return []  # nothing is known of a run before it begins
+        return []  # labels are not known before a run starts
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         plugin = self.plugin() if self.plugin is not None else None
@@ -30,9 +30,7 @@ class _Gauges:
         if "run" not in document:
             return
         survey = document["survey"]
-        tasks = GaugeMetricFamily(
-            "survey_tasks", "Tasks by what became of them", labels=["survey", "step", "filter", "state"]
-        )
+        tasks = GaugeMetricFamily("survey_tasks", "Tasks by state", labels=["survey", "step", "filter", "state"])
         for row in document["steps"]:
             waiting = row["total"] - sum(row[state] for state in STATES[:-1])
             for state in STATES:
@@ -44,10 +42,8 @@ class _Gauges:
         yield _one("survey_exposures_calibrated", "Exposures that are calibrated", survey, exposures["done"])
         yield _one("survey_exposures_per_hour", "Exposures calibrated an hour", survey, exposures["per_hour"])
         left = document["seconds_left"]
-        yield _one(
-            "survey_seconds_left", "Time left at this pace; -1 while unknown", survey, -1 if left is None else left
-        )
-        yield _one("survey_ended", "1 once the run has ended", survey, int(document["ended"]))
+        yield _one("survey_seconds_left", "Estimated time left; -1 while unknown", survey, -1 if left is None else left)
+        yield _one("survey_ended", "1 after the run has ended", survey, int(document["ended"]))
         memory = GaugeMetricFamily(
             "survey_peak_memory_gigabytes", "Largest task of a step", labels=["survey", "step", "kind"]
         )
@@ -72,7 +68,7 @@ _GAUGES = _Gauges()
 
 
 def expose(plugin: SurveyPlugin) -> None:
-    """Let /metrics show what this plugin knows."""
+    """Add the gauges of a plugin to /metrics."""
     if _GAUGES.plugin is None:
         prometheus_client.REGISTRY.register(_GAUGES)
     _GAUGES.plugin = weakref.ref(plugin)

@@ -1,6 +1,6 @@
-"""The page: a state's document, drawn by bokeh, beside dask's pages or as a file that stands alone.
+"""The page: the document of a run drawn with bokeh, in dask's dashboard or as one HTML file.
 
-What comes from records and configs is text: it is escaped wherever it goes into markup, and drawn elsewhere.
+Text from records and configs is escaped where it goes into HTML; elsewhere bokeh draws it as text.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from bokeh.resources import INLINE
 from survey.dashboard.markup import CSS, color_of, failures_table, headline, matrix, span_text
 
 REFRESH_MILLISECONDS = 1000
-LEAST_ROWS = 4  # of a filter on the axis of spans, so that its name has room
-MAX_CELLS = 4000  # tiles drawn one by one; of more, blocks
+LEAST_ROWS = 4  # of a filter on the axis of time spans, so that its name fits
+MAX_CELLS = 4000  # rectangles of a mosaic; with more tiles, each one is a block of tiles
 TILE_COLORS = {"waiting": "#e9ecef", "running": "#f2c14e", "done": "#4c9f70", "reused": "#9fceb3", "failed": "#c0392b",
                "skipped": "#b7bcc2"}  # fmt: skip
 _GRID, _TEXT = "#e4e7ea", "#495057"
-_HEIGHT = 420  # of the picture of all mosaics [pixels]
-_FILLED, _TITLE = 0.92, 0.16  # of a mosaic's place: what its longer side takes; height of its title
+_HEIGHT = 420  # of the figure of all mosaics [pixels]
+_FILLED, _TITLE = 0.92, 0.16  # length of a mosaic's longer side and height of its title, in units of its cell
 _TEMPLATE = """{% extends "simple.html" %}
 {% block extra_resources %}<style>html, body { background: #fafafa; }</style>
 <script>document.title = "Survey";</script>{% endblock %}"""
 
 
 class Page:
-    """Figures and tables of one document; `show` gives them another."""
+    """Figures and tables of a document; `show` updates them."""
 
     def __init__(self) -> None:
         self.headline = Div(stylesheets=[CSS], sizing_mode="stretch_width")
@@ -58,7 +58,7 @@ class Page:
         )
 
     def show(self, document: Mapping[str, Any]) -> None:
-        """Draw a document; one without a run says so."""
+        """Draw a document; one without a run is a message."""
         self.headline.text = headline(document)
         if "run" not in document:
             return
@@ -68,8 +68,6 @@ class Page:
         self._show_pace(document)
         self._show_memory(document["memory"])
         self._show_spans(document)
-
-    # --- mosaics ------------------------------------------------------------------------------------------------
 
     def _mosaics(self) -> Any:
         plot = _figure("Mosaics, tile by tile", height=_HEIGHT, match_aspect=True, x_range=DataRange1d(),
@@ -81,8 +79,6 @@ class Page:
                   text_font_size="12px")  # fmt: skip
         plot.add_tools(HoverTool(renderers=[drawn], tooltips=[("tile", "@tile"), ("state", "@state")]))
         return plot
-
-    # --- figures ------------------------------------------------------------------------------------------------
 
     def _pace(self) -> Any:
         plot = _figure("Exposures per hour", height=280, y_range=Range1d(0, 1))
@@ -139,13 +135,13 @@ class Page:
 
 
 def _aspect(document: Mapping[str, Any]) -> float:
-    """Width over height of the room that the table of steps leaves to the mosaics, in a window of usual size."""
+    """Width over height of the space beside the table of steps, in a window of usual size."""
     filters = len({item["filter"] for item in document["steps"]})
     return max(1180 - 120 * filters, 320) / _HEIGHT
 
 
 def tiles_of(mosaics: Sequence[Mapping[str, Any]], aspect: float) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-    """Rectangles of all mosaics' tiles, each mosaic in a place of its own, and their titles."""
+    """Rectangles of the tiles of all mosaics, which are arranged in a grid, and their titles."""
     shapes = [tuple(max(value, 1) for value in mosaic["shape"]) for mosaic in mosaics]
     height = max((_FILLED * ny / max(nx, ny) for nx, ny in shapes), default=1.0) + _TITLE
     columns = min(
@@ -167,12 +163,12 @@ def tiles_of(mosaics: Sequence[Mapping[str, Any]], aspect: float) -> tuple[dict[
 
 
 def _misfit(columns: int, count: int, height: float, aspect: float) -> float:
-    """How far so many columns of places of this height are from the picture's aspect."""
+    """Difference between the aspect ratio of a grid with so many columns and that of the figure."""
     return abs(math.log(columns / (math.ceil(count / columns) * height) / aspect))
 
 
 def _blocks(mosaic: Mapping[str, Any], nx: int, ny: int) -> list[tuple[Any, ...]]:
-    """Boxes in pixels with name, state and colour; of a mosaic with too many tiles, blocks of several."""
+    """Boxes of tiles [pixels] with name, state and colour; with too many tiles, of blocks of tiles."""
     side, tiles = mosaic["side"], mosaic["tiles"]
     step = 1
     while len(tiles) / step**2 > MAX_CELLS:
@@ -192,7 +188,7 @@ def _blocks(mosaic: Mapping[str, Any], nx: int, ny: int) -> list[tuple[Any, ...]
 
 
 def steps_line(ends: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Corners of a line that holds each value from the end before to its own."""
+    """Corners of a step line: each value holds from the previous end to its own."""
     x, y, start = [], [], 0.0
     for end, value in zip(ends, values, strict=True):
         x += [start, end]
@@ -202,7 +198,7 @@ def steps_line(ends: Sequence[float], values: Sequence[float]) -> tuple[list[flo
 
 
 def spans_of(rows: Sequence[Mapping[str, Any]], scale: float) -> tuple[dict[str, list[Any]], dict[float, str]]:
-    """A bar for each step of each filter that has run, and where the filters' names stand on the axis."""
+    """A bar for each step and filter that has run, and the positions of the filters' names on the axis."""
     bars: list[tuple[Any, ...]] = []
     ticks: dict[float, str] = {}
     y = 0.0
@@ -228,7 +224,7 @@ def _columns(rows: Sequence[Sequence[Any]], count: int) -> list[list[Any]]:
 
 
 def _unit(seconds: float) -> tuple[float, str]:
-    """What a time axis of this length counts in: its seconds, and its name."""
+    """Unit of a time axis of this length: its size [s] and its name."""
     if seconds < 300:
         return 1.0, "seconds"
     return (60.0, "minutes") if seconds < 3 * 3600 else (3600.0, "hours")
@@ -248,7 +244,7 @@ def _figure(title: str, **settings: Any) -> Any:
 
 
 def live(document: Callable[[str], Mapping[str, Any]]) -> Callable[..., None]:
-    """A page of dask's dashboard, drawn anew each second."""
+    """A page of dask's dashboard that is updated every second."""
 
     def survey_doc(_scheduler: Any, extra: Mapping[str, Any], doc: Any) -> None:
         from distributed.dashboard.components.scheduler import BOKEH_THEME, env

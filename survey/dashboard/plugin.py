@@ -1,6 +1,6 @@
-"""The scheduler's side of the survey page: keeps the state of the last runs and shows it.
+"""The scheduler's side of the survey page: keeps the state of the last runs and serves it.
 
-Routes below the dashboard's own address: ``/survey`` (the page), ``/survey/state.json``, and gauges in ``/metrics``.
+It adds routes to the dashboard: ``/survey`` (the page), ``/survey/state.json``, and gauges in ``/metrics``.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from typing import Any
 from distributed import Scheduler, SchedulerPlugin
 from distributed.http.utils import RequestHandler
 
+from survey.dashboard.document import run_document
 from survey.dashboard.state import RunState
 
-MAX_RUNS = 8  # of one scheduler, the oldest goes first
+MAX_RUNS = 8  # that a scheduler keeps
 
 
 class SurveyPlugin(SchedulerPlugin):
-    """Takes what clients tell, and answers the page, scripts and Prometheus."""
+    """Scheduler plugin: receives updates from clients, and serves the page, JSON and metrics."""
 
     name = "survey"
-    idempotent = True  # the second run of a scheduler finds the page of the first
+    idempotent = True  # a second run uses the plugin of the first
 
     def __init__(self) -> None:
         self.runs: dict[str, RunState] = {}
@@ -45,21 +46,21 @@ class SurveyPlugin(SchedulerPlugin):
 
             expose(self)
 
-    # --- from clients -------------------------------------------------------------------------------------------
-
     async def on_begin(self, facts: dict[str, Any]) -> int:
-        """A run begins.
+        """Start the state of a run.
 
         Returns
         -------
-        samples : how often the scheduler has looked at itself so far, for dask's report
+        samples : number of samples that the scheduler's system monitor has so far, for dask's performance report
         """
         assert self._scheduler is not None
         state = RunState.begin(facts)
         self.runs[state.run] = state
         while len(self.runs) > MAX_RUNS:
             del self.runs[next(iter(self.runs))]
-        self._scheduler.get_task_stream(start=0, stop=0)  # the report wants the tasks' times, from now on
+        self._scheduler.get_task_stream(
+            start=0, stop=0
+        )  # dask records tasks' times from the first call on, for its report
         return int(self._scheduler.monitor.count)
 
     async def on_lay_out(self, run: str, facts: dict[str, Any]) -> None:
@@ -75,36 +76,34 @@ class SurveyPlugin(SchedulerPlugin):
             self.runs[run].end(time.time(), outcome)
 
     async def on_page(self, run: str) -> str:
-        """The page as a document that stands alone."""
+        """The page as one HTML file."""
         from survey.dashboard.page import standalone
 
         return standalone(self.document(run))
 
-    # --- for people and scripts ---------------------------------------------------------------------------------
-
     def document(self, run: str = "") -> dict[str, Any]:
-        """State of a run, by default the one that began last; without a 'run' when there was none."""
+        """State of a run, by default the latest; without the key 'run' when there is none."""
         state = self.runs.get(run) if run else next(reversed(self.runs.values()), None)
         runs = [{"run": item.run, "survey": item.survey, "began": item.began} for item in self.runs.values()]
         if state is None:
             return {"runs": runs}
-        return {**state.document(time.time(), self._running()), "runs": runs}
+        return {**run_document(state, time.time(), self._running()), "runs": runs}
 
     def _running(self) -> dict[tuple[str, str], list[str]]:
-        """Subjects that workers are at, as their last heartbeats told; `survey.scheduling` makes the keys."""
+        """Subjects of the tasks that run, by step and filter, from the workers' last heartbeats."""
         found: dict[tuple[str, str], list[str]] = {}
         for worker in self._scheduler.workers.values() if self._scheduler is not None else ():
             for task in worker.executing:
                 if not (isinstance(task.key, tuple) and len(task.key) == 2):
                     continue
                 step, _, name = str(task.key[0]).partition("-")
-                # '<subject>-<run>-<attempt>-<digest>', and a subject may hold dashes of its own
+                # Keys of `survey.scheduling`: '<subject>-<run>-<attempt>-<digest>'; a subject may contain dashes.
                 found.setdefault((step, name), []).append(str(task.key[1]).rsplit("-", 3)[0])
         return found
 
 
 class _State(RequestHandler):
-    """The state as JSON: of the run that began last, or of ``?run=...``."""
+    """The state as JSON: of the latest run, or of ``?run=...``."""
 
     def initialize(self, plugin: weakref.ref[SurveyPlugin]) -> None:
         self.plugin = plugin
@@ -121,14 +120,14 @@ class _State(RequestHandler):
 
 
 def _add_routes(scheduler: Scheduler, plugin: SurveyPlugin) -> None:
-    """Add the page to the scheduler's dashboard, where it has one, and to the bar on top of dask's own pages."""
+    """Add the page to the scheduler's dashboard, if there is one, and to the navigation bar of dask's pages."""
     application = getattr(scheduler, "http_application", None)
     if application is None:
         return
     prefix = _prefix(application)
     state = (rf"{prefix}/survey/state\.json", _State, {"plugin": weakref.ref(plugin)})
     application.add_handlers(r".*$", [state])
-    with contextlib.suppress(ImportError):  # no bokeh, no pages
+    with contextlib.suppress(ImportError):  # without bokeh there are no pages
         from distributed.dashboard.core import BokehApplication
         from distributed.dashboard.scheduler import template_variables
         from tornado.ioloop import IOLoop
@@ -145,7 +144,7 @@ def _add_routes(scheduler: Scheduler, plugin: SurveyPlugin) -> None:
 
 
 def _prefix(application: Any) -> str:
-    """What stands before the routes of a dashboard: '' or '/some/path'."""
+    """Prefix of a dashboard's routes: '' or '/some/path'."""
     for path in _paths(application):
         if path.endswith("/health"):
             return path.removesuffix("/health").rstrip("/")

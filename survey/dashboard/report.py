@@ -1,11 +1,11 @@
-"""The page and dask's performance report as one HTML file, without what is nobody's business."""
+"""The page and dask's performance report as one HTML file, without the folders of source files."""
 
 from __future__ import annotations
 
 import html
 import re
 
-# Folders before the name of a source file: dask's report shows where its profiles were taken.
+# Folders before the name of a source file: dask's report shows them in its profiles.
 _SOURCE_FOLDERS = re.compile(r"(?:/|\\u002f)(?:[\w.@+~-]+/)+(?=[\w-]+\.pyx?\b)", re.ASCII)
 _TEMPLATE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Survey report</title><style>
@@ -26,6 +26,6 @@ input {{ position: absolute; opacity: 0; }}
 
 
 def joined(page: str, report: str) -> str:
-    """One document of two, each in a frame of its own, and without the folders of source files."""
+    """One HTML document of two, each in its own frame."""
     parts = [_SOURCE_FOLDERS.sub("", text) for text in (page, report)]
     return _TEMPLATE.format(page=html.escape(parts[0], quote=True), report=html.escape(parts[1], quote=True))

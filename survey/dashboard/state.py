@@ -1,6 +1,7 @@
-"""What the survey page shows: the state of one run, built up from small updates. Plain data, bounded, without dask.
+"""The state of one run, built up from small updates: plain data of bounded size, without dask.
 
-However many tasks a run has, its state holds counts per step and filter, a bounded sample of the rest, and the tiles.
+It holds counts per step and filter, the tiles of mosaics, and a bounded sample of everything else, however many tasks a
+run has.
 """
 
 from __future__ import annotations
@@ -11,37 +12,45 @@ from typing import Any, NamedTuple
 
 from survey.execution.failures import root_cause
 from survey.models import COMPLETE, FAILED, SKIPPED, TaskRecord
+from survey.planning.staleness import DONE
 
-DONE, REUSED = "done", "reused"
-WORDS = (DONE, REUSED, FAILED, SKIPPED)  # what becomes of a task
-MAX_FAILURES = 200  # listed one by one; the others are counted
-MAX_CAUSES = 50  # for which tasks were skipped
+REUSED = "reused"  # done by an earlier run
+WORDS = (DONE, REUSED, FAILED, SKIPPED)  # how a task ended
+MAX_FAILURES = 200  # that are listed; further ones are counted
+MAX_CAUSES = 50  # of skipped tasks
 MAX_POINTS = 200  # of memory, per step
-MAX_BINS = 48  # of the exposures' rate
-MAX_TILES = 20_000  # of all mosaics; beyond, only their number is kept
+MAX_BINS = 48  # of the rate of exposures
+MAX_TILES = 20_000  # of all mosaics; of further mosaics only the number of tiles is kept
 ERROR_CHARACTERS = 300
 
 Place = tuple[str, int, int]  # product of a mosaic, column and row of its tile
 
 
 class Update(NamedTuple):
-    """What the page needs to know of a record: a few short values of JSON types."""
+    """What the page needs of a record, in short values of JSON types."""
 
     step: str
     filter: str
-    subject: str  # '' but for failures: subjects are long
+    subject: str  # of failed and skipped tasks only, since subjects are long
     word: str  # one of `WORDS`
     seconds: float
     peak_gb: float
     predicted_gb: float
     error: str
     error_class: str
-    now: float  # as time.time() tells [s]
-    tile: Place | None = None  # of the mosaic that the task filled
+    now: float  # time.time() at its end [s]
+    tile: Place | None = None  # tile of a mosaic that the task drizzles
 
 
 def update_of(record: TaskRecord, reused: bool, now: float, tile: Place | None = None) -> Update:
-    """The update of a record; ``tile``: of the mosaic, when the task makes one."""
+    """The update of a record.
+
+    Parameters
+    ----------
+    reused : whether the task was done by an earlier run
+    now : time.time() at its end [s]
+    tile : tile of a mosaic that the task drizzles
+    """
     word = (REUSED if reused else DONE) if record.status == COMPLETE else record.status
     return Update(
         record.step, record.filter, record.subject if word in (FAILED, SKIPPED) else "", word,
@@ -51,7 +60,7 @@ def update_of(record: TaskRecord, reused: bool, now: float, tile: Place | None =
 
 
 def first_line(error: str) -> str:
-    """The first line of an error, cut to what a table holds."""
+    """The first line of an error, shortened for a table."""
     line = error.strip().splitlines()[0] if error.strip() else ""
     return line if len(line) <= ERROR_CHARACTERS else f"{line[: ERROR_CHARACTERS - 3]}..."
 
@@ -61,11 +70,11 @@ class Cell:
     """Tasks of one step and filter."""
 
     total: int = 0
-    estimate_seconds: float = 0.0  # CPU time of all of them, as planned
+    estimate_seconds: float = 0.0  # planned CPU time of all of them
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WORDS, 0))
     seconds: float = 0.0  # of those that ran
-    start: float | None = None  # of the first that ran, and end of the last
-    stop: float | None = None
+    start: float | None = None  # when the first one started
+    stop: float | None = None  # when the last one ended
 
     @property
     def decided(self) -> int:
@@ -78,7 +87,7 @@ class Cell:
 
 @dataclass
 class Sample:
-    """Predicted and measured memory of a step's tasks [GB]: every n-th, evenly over the run, and the extremes."""
+    """Predicted and measured memory of a step's tasks [GB]: every n-th task, evenly over the run, and the maxima."""
 
     points: list[tuple[float, float]] = field(default_factory=list)
     stride: int = 1
@@ -100,7 +109,7 @@ class Sample:
 
 @dataclass
 class Pace:
-    """How many exposures ended when: counts in bins that widen as the run goes on."""
+    """Number of exposures that ended in each time bin; bins widen as the run continues."""
 
     width: float = 1.0  # of a bin [s]
     bins: list[int] = field(default_factory=list)
@@ -115,7 +124,7 @@ class Pace:
         self.bins[index] += 1
 
     def rates(self, until_seconds: float) -> tuple[list[float], list[float]]:
-        """Offsets of the bins' ends [s] and exposures per hour in each, the current bin by its share that is over."""
+        """Ends of the bins [s] and exposures per hour in each; the current bin counts up to now."""
         count = min(int(max(until_seconds, 0.0) / self.width) + 1, 2 * MAX_BINS)
         counts = [*self.bins, *[0] * (count - len(self.bins))]
         last = max(until_seconds - (len(counts) - 1) * self.width, 0.5 * self.width)
@@ -126,10 +135,10 @@ class Pace:
 
 @dataclass
 class Mosaic:
-    """A mosaic and what became of its tiles."""
+    """A mosaic and the state of its tiles."""
 
     filter: str
-    step: str  # that makes the tiles
+    step: str  # that drizzles the tiles
     shape: tuple[int, int]  # (nx, ny) [pixels]
     side: int
     tiles: dict[tuple[int, int], str]  # (column, row) -> '' or one of WORDS; empty when there are too many to show
@@ -140,15 +149,15 @@ class Mosaic:
 
 @dataclass
 class RunState:
-    """One run, as the scheduler knows it."""
+    """Progress of one run."""
 
     run: str
     survey: str
     program: int
     context: str
-    began: float  # as time.time() tells [s]
+    began: float  # time.time() [s]
     exposures: int  # in the plan
-    last_step: str  # of an exposure's chain: behind it, the exposure is calibrated
+    last_step: str  # of an exposure's chain; after it, the exposure is calibrated
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
     unlisted: int = 0
@@ -156,15 +165,15 @@ class RunState:
     memory: dict[str, Sample] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     mosaics: dict[str, Mosaic] = field(default_factory=dict)
-    guessed: set[str] = field(default_factory=set)  # products whose tasks behind the alignment are not known yet
-    first: float | None = None  # start of the first task that ran
+    guessed: set[str] = field(default_factory=set)  # products whose tasks after the alignment are predicted
+    first: float | None = None  # when the first task started
     last_exposure: float | None = None
     ended: float | None = None
     outcome: str = ""
 
     @classmethod
     def begin(cls, facts: Mapping[str, Any]) -> RunState:
-        """From what a client says as it begins: see `survey.dashboard.feed`."""
+        """The state at the start of a run, from the facts that `survey.dashboard.feed.Feed.begin` sends."""
         state = cls(
             run=str(facts["run"]),
             survey=str(facts["survey"]),
@@ -179,14 +188,19 @@ class RunState:
         return state
 
     def add_totals(self, rows: Iterable[Sequence[Any]]) -> None:
-        """More, or fewer, tasks than were planned: (step, filter, number, CPU seconds)."""
+        """Add tasks, or with negative numbers remove them.
+
+        Parameters
+        ----------
+        rows : step, filter, number of tasks, planned CPU time [s]
+        """
         for step, name, count, seconds in rows:
             cell = self.cells.setdefault((str(step), str(name)), Cell())
             cell.total += int(count)
             cell.estimate_seconds += float(seconds)
 
     def lay_out(self, facts: Mapping[str, Any]) -> None:
-        """A mosaic's tiles are known."""
+        """Replace the predicted tasks of a mosaic by those of its layout, and add its tiles."""
         self.add_totals(facts["totals"])
         self.guessed.discard(str(facts["product"]))
         tiles = {str(subject): (int(ix), int(iy)) for ix, iy, subject in facts["tiles"]}
@@ -199,7 +213,7 @@ class RunState:
             )  # fmt: skip
 
     def update(self, updates: Iterable[Sequence[Any]]) -> None:
-        """Take records that were decided: the values of an `Update` each."""
+        """Count finished tasks; each update has the values of an `Update`."""
         for new in (Update(*values) for values in updates):
             cell = self.cells.setdefault((new.step, new.filter), Cell())
             cell.counts[new.word] += 1
@@ -250,10 +264,8 @@ class RunState:
         if (ix, iy) in mosaic.tiles:
             mosaic.tiles[ix, iy] = word
 
-    # --- what it amounts to ---------------------------------------------------------------------------------------
-
     def seconds_left(self, now: float) -> float | None:
-        """Time that the rest will take, at the pace of what has run; None before anything has."""
+        """Estimated time to the end of the run, at the rate so far; None before any task has run."""
         if not any(cell.left for cell in self.cells.values()):
             return 0.0
         ran = sum(cell.seconds for cell in self.cells.values())
@@ -262,7 +274,11 @@ class RunState:
         return (now - self.first) * self._work_left() / ran
 
     def _work_left(self) -> float:
-        """Seconds of all tasks that are left: by the mean of their step, else as planned and as others fared."""
+        """Seconds of all remaining tasks.
+
+        A task takes the mean time of its step, or, where none of the step has run, its planned time multiplied by the
+        ratio of measured to planned time of the tasks that have run.
+        """
         steps: dict[str, list[float]] = {}
         ran = planned = 0.0
         for (step, _), cell in self.cells.items():
@@ -279,97 +295,10 @@ class RunState:
         return left
 
     def exposures_per_hour(self, now: float) -> float:
-        """Mean since the first task began, up to the last exposure once all are through."""
+        """Mean rate since the start of the first task, until now or until the last exposure ended."""
         done = sum(cell.counts[DONE] for (step, _), cell in self.cells.items() if step == self.last_step)
         if not done or self.first is None or self.last_exposure is None:
             return 0.0
         left = any(cell.left for (step, _), cell in self.cells.items() if step == self.last_step)
         until = now if left and self.ended is None else self.last_exposure
         return 3600 * done / max(until - self.first, 1e-3)
-
-    def document(self, now: float, running: Mapping[tuple[str, str], Sequence[str]]) -> dict[str, Any]:
-        """The whole state as JSON types.
-
-        Parameters
-        ----------
-        now : as time.time() tells [s]
-        running : step and filter -> subjects under way, as the scheduler knows them
-        """
-        now = self.ended or now
-        running = {key: subjects for key, subjects in running.items() if key in self.cells and not self.ended}
-        totals = {word: sum(cell.counts[word] for cell in self.cells.values()) for word in WORDS}
-        chain = [cell for (step, _), cell in self.cells.items() if step == self.last_step]
-        ends, rates = self.pace.rates((self.last_exposure or now) - self.began if self._through(chain) else
-                                      now - self.began)  # fmt: skip
-        return {
-            "run": self.run,
-            "survey": self.survey,
-            "program": self.program,
-            "context": self.context,
-            "began": self.began,
-            "now": now,
-            "ended": self.ended is not None,
-            "outcome": self.outcome,
-            "elapsed_seconds": round(now - self.began, 1),
-            "seconds_left": self.seconds_left(now),
-            "not_laid_out": sorted(self.guessed),
-            "tasks": {
-                "total": sum(max(cell.total, cell.decided) for cell in self.cells.values()),
-                **totals,
-                "running": sum(len(subjects) for subjects in running.values()),
-            },
-            "exposures": {
-                "total": self.exposures,
-                "done": sum(cell.counts[DONE] + cell.counts[REUSED] for cell in chain),
-                "lost": sum(cell.counts[FAILED] + cell.counts[SKIPPED] for cell in chain),
-                "per_hour": round(self.exposures_per_hour(now), 1),
-                "ends_seconds": [round(value, 2) for value in ends],
-                "rates_per_hour": [round(value, 2) for value in rates],
-            },
-            "steps": [
-                {
-                    "step": step,
-                    "filter": name,
-                    "total": max(cell.total, cell.decided),
-                    **cell.counts,
-                    "running": len(running.get((step, name), ())),
-                    "mean_seconds": round(cell.seconds / max(cell.counts[DONE], 1), 2),
-                    "start_seconds": None if cell.start is None else round(cell.start - self.began, 2),
-                    "stop_seconds": None if cell.stop is None else round(cell.stop - self.began, 2),
-                }
-                for (step, name), cell in self.cells.items()
-                if cell.total > 0 or cell.decided
-            ],
-            "failures": list(self.failures),
-            "failures_not_listed": self.unlisted,
-            "skipped_because": [{"cause": cause, "tasks": count} for cause, count in self.causes.items()],
-            "memory": {
-                step: {
-                    "tasks": sample.seen,
-                    "over": sample.over,
-                    "measured_gb": sample.measured_gb,
-                    "predicted_gb": sample.predicted_gb,
-                    "points_gb": [list(point) for point in sample.points],
-                }
-                for step, sample in self.memory.items()
-            },
-            "mosaics": [self._mosaic(product, mosaic, running) for product, mosaic in self.mosaics.items()],
-        }
-
-    def _through(self, chain: Sequence[Cell]) -> bool:
-        return bool(chain) and not any(cell.left for cell in chain)
-
-    def _mosaic(self, product: str, mosaic: Mosaic, running: Mapping[tuple[str, str], Sequence[str]]) -> dict[str, Any]:
-        under_way = {mosaic.subjects.get(subject) for subject in running.get((mosaic.step, mosaic.filter), ())}
-        return {
-            "product": product,
-            "filter": mosaic.filter,
-            "shape": list(mosaic.shape),
-            "side": mosaic.side,
-            "total": mosaic.total,
-            "done": mosaic.done,
-            "tiles": [
-                [ix, iy, word or ("running" if (ix, iy) in under_way else "waiting")]
-                for (ix, iy), word in mosaic.tiles.items()
-            ],
-        }
