@@ -23,17 +23,18 @@ from hypothesis import strategies as st
 from observatory import write_raw
 
 import survey.cli.main
+from survey.archive.headers import DamagedFileError, read_primary_header
 from survey.archive.http import retry_after_seconds
 from survey.archive.ledger import Ledger
 from survey.archive.local import read_exposure
 from survey.archive.rows import merge, needed, read_parent, read_product
-from survey.archive.structure import DamagedFileError, check_structure
+from survey.archive.structure import check_structure
 from survey.errors import ConfigError, ProductNameError
 from survey.models import Product, TaskRecord, to_json
 from survey.mosaics.association_files import read_association
 from survey.names import parse_exposure, parse_mosaic, split_file
 from survey.reduction.load import load_config
-from survey.references.lookup import read_primary_header
+from survey.references.lookup import KEYWORDS
 from survey.workspace.records import read_record, record_path
 
 EXPOSURE = "jw01345001001_02201_00001_nrcb1"
@@ -225,8 +226,8 @@ def read_a_fits_file(content: bytes, folder: Path) -> None:
     with contextlib.suppress(DamagedFileError):
         check_structure(path)
         read_exposure(path)
-    with contextlib.suppress(ValueError):
-        read_primary_header(path)
+    with contextlib.suppress(DamagedFileError):
+        read_primary_header(path).values(KEYWORDS.values())
 
 
 def read_a_reply(header: str, _folder: Path) -> None:

@@ -17,11 +17,12 @@ from observatory import make_observatory
 
 from survey.archive.download import Part
 from survey.archive.fetch import DOWNLOAD_PATH, FetchSettings, fetch
+from survey.archive.headers import DamagedFileError
 from survey.archive.ledger import LEDGER, Ledger
 from survey.archive.local import find_exposures as find_local
 from survey.archive.query import find_exposures
 from survey.archive.raw import link_local
-from survey.archive.structure import DamagedFileError, check_structure
+from survey.archive.structure import check_structure
 from survey.digest import file_sha256
 from survey.errors import (
     AccessRefusedError,

@@ -9,11 +9,11 @@ import pytest
 from observatory import CORNERS, make_observatory, write_raw
 
 from survey.archive import local
+from survey.archive.headers import DamagedFileError
 from survey.archive.held import held
 from survey.archive.ledger import LEDGER, Ledger
 from survey.archive.local import find_exposures, read_exposure
 from survey.archive.raw import checked_facts, link_local
-from survey.archive.structure import DamagedFileError
 from survey.errors import ConfigError, ProductNameError, SurveyError
 from survey.models import Exposure
 

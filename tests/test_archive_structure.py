@@ -13,8 +13,9 @@ import pytest
 from astropy.io import fits
 from observatory import write_raw
 
+from survey.archive.headers import DamagedFileError
 from survey.archive.local import find_exposures, read_exposure
-from survey.archive.structure import DamagedFileError, check_structure, read_hdus
+from survey.archive.structure import check_structure, read_hdus
 from survey.errors import SurveyError
 
 NAME = "jw01345001001_02101_00001_nrcb1"
@@ -123,7 +124,7 @@ def test_tree_that_unpacks_is_refused(tmp_path):
 
 def test_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / f"{NAME}_uncal.fits")
-    with pytest.raises(DamagedFileError, match="no regular file"):
+    with pytest.raises(DamagedFileError, match="not a regular file"):
         check_structure(tmp_path / f"{NAME}_uncal.fits")
     with pytest.raises(SurveyError, match="is not a file"):
         find_exposures(tmp_path)
@@ -145,7 +146,8 @@ def test_petabyte_is_refused_in_little_memory(tmp_path):
     path.write_bytes(PRIMARY + header("XTENSION= 'IMAGE   '", *HUGE["petabyte image"]))
     script = (
         "import resource, sys\n"
-        "from survey.archive.structure import DamagedFileError, check_structure\n"
+        "from survey.archive.headers import DamagedFileError\n"
+        "from survey.archive.structure import check_structure\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30))\n"
         "try:\n"
         "    check_structure(sys.argv[1])\n"

@@ -1,4 +1,17 @@
 """The archive (MAST): which exposures a program has, and their verified raw files."""
 
 # Modules that other packages may import.
-__all__ = ["attempts", "download", "fetch", "held", "ledger", "local", "query", "raw", "structure", "transfers"]
+__all__ = [
+    "attempts",
+    "download",
+    "fetch",
+    "headers",
+    "held",
+    "http",
+    "ledger",
+    "local",
+    "query",
+    "raw",
+    "structure",
+    "transfers",
+]

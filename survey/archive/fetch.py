@@ -10,9 +10,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from survey.archive.download import MAX_FILE_BYTES, FetchSettings, Part, RemoteFile, Source
+from survey.archive.headers import DamagedFileError
 from survey.archive.ledger import LEDGER, Ledger
 from survey.archive.raw import kept, publish
-from survey.archive.structure import DamagedFileError
 from survey.archive.transfers import Progress, Transfers, WrongFileError
 from survey.errors import AccessRefusedError, ConfigError, DiskFullError, DownloadError, SurveyError
 from survey.models import Exposure

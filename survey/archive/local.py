@@ -11,9 +11,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from survey.archive.headers import DamagedFileError, Header
 from survey.archive.ledger import Ledger, signature
 from survey.archive.rows import footprint, text, whole
-from survey.archive.structure import DamagedFileError, Hdu, read_hdus
+from survey.archive.structure import Hdu, read_hdus
 from survey.errors import ConfigError, ProductNameError, SurveyError
 from survey.models import Exposure
 from survey.names import ExposureName, split_file
@@ -24,7 +25,7 @@ FACTS = ("filter", "pupil", "subarray", "start_mjd", "groups", "integrations", "
 _MJD = ("EXPSTART", "MJD-BEG")
 _KEYWORDS = (
     *("EXP_TYPE", "DETECTOR", "PROGRAM", "OBSERVTN", "VISIT", "FILTER", "PUPIL", "SUBARRAY"),
-    *(*_MJD, "NGROUPS", "NINTS", "S_REGION"),
+    *(*_MJD, "NGROUPS", "NINTS"),
 )
 
 
@@ -114,7 +115,7 @@ def read_exposure(path: Path | str) -> Exposure | None:
 def exposure_from_headers(path: Path, hdus: tuple[Hdu, ...], filename: str | None = None) -> Exposure | None:
     """As `read_exposure`, from headers that were read already; ``filename`` when the path is a part file's."""
     name = _named(filename or path.name)
-    primary, science = _values(hdus[0]), _science(hdus)
+    primary, science = hdus[0].header.values(_KEYWORDS), _science(hdus)
     _check_identity(primary, name)
     kind = text(primary.get("EXP_TYPE")).upper()
     if name.detector not in DETECTORS or (kind and kind not in IMAGING):
@@ -136,7 +137,7 @@ def exposure_from_headers(path: Path, hdus: tuple[Hdu, ...], filename: str | Non
         integrations=whole(primary.get("NINTS")),
         uri=str(path),
         size=hdus[-1].end,
-        footprint=footprint(science.get("S_REGION")),
+        footprint=footprint(science.values(("S_REGION",)).get("S_REGION")),
     )
 
 
@@ -174,21 +175,10 @@ def _named(filename: str) -> ExposureName:
     return name
 
 
-def _values(hdu: Hdu) -> Mapping[str, Any]:
-    """Keywords of a header; long strings put together. A header that astropy cannot read is damage."""
-    from astropy.io import fits
-
-    try:
-        cards = b"".join(hdu.card(key) for key in _KEYWORDS)  # a few of thousands: a header as a whole takes 30 ms
-        return dict(fits.Header.fromstring(cards.decode("ascii")))
-    except (ValueError, KeyError, fits.VerifyError) as error:
-        raise DamagedFileError(f"has a header that cannot be read ({error}).") from error
-
-
-def _science(hdus: tuple[Hdu, ...]) -> Mapping[str, Any]:
+def _science(hdus: tuple[Hdu, ...]) -> Header:
     for hdu in hdus[1:]:
-        if hdu.text("EXTNAME") == "SCI":
-            return _values(hdu)
+        if hdu.header.text("EXTNAME") == "SCI":
+            return hdu.header
     raise DamagedFileError("has no SCI extension.")
 
 

@@ -11,9 +11,10 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from survey.archive.headers import DamagedFileError
 from survey.archive.ledger import LEDGER, Entry, Ledger, signature
 from survey.archive.local import exposure_from_headers, facts, with_facts
-from survey.archive.structure import DamagedFileError, check_structure
+from survey.archive.structure import check_structure
 from survey.digest import file_sha256
 from survey.errors import ProductNameError
 from survey.models import Exposure
@@ -71,9 +72,9 @@ def record(exposure: Exposure, path: Path, ledger: Ledger) -> Exposure:
 def checked_facts(path: Path, exposure: Exposure) -> dict[str, object]:
     """Facts of a file's header, after a check of the whole file against its row; errors as in `record`."""
     hdus = check_structure(path)
-    found = exposure_from_headers(path, hdus, exposure.file)
+    primary, found = hdus[0].header, exposure_from_headers(path, hdus, exposure.file)
     if found is None:
-        kind, filter_name = hdus[0].text("EXP_TYPE"), hdus[0].text("FILTER")
+        kind, filter_name = primary.text("EXP_TYPE"), primary.text("FILTER")
         if filter_name or (kind and kind.upper() not in IMAGING):
             raise DamagedFileError(
                 f"is no NIRCam image of {exposure.detector} by its header (EXP_TYPE {kind}, FILTER {filter_name})."
@@ -83,7 +84,7 @@ def checked_facts(path: Path, exposure: Exposure) -> dict[str, object]:
         raise DamagedFileError(f"holds filter {found.filter} by its header, expected {exposure.filter} by its row.")
     # A row may name the narrow filter alone, whose partner in the other wheel it then does not tell.
     untold = exposure.pupil == "CLEAR" and exposure.filter in PUPIL_FILTERS
-    if hdus[0].text("PUPIL") and exposure.pupil and not untold and found.pupil != exposure.pupil:
+    if primary.text("PUPIL") and exposure.pupil and not untold and found.pupil != exposure.pupil:
         raise DamagedFileError(f"holds pupil {found.pupil} by its header, expected {exposure.pupil} by its row.")
     return facts(found)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from survey import references as crds_references
 from survey.archive import held as archive_held
 from survey.archive import local as archive_local
+from survey.archive.headers import DamagedFileError
 from survey.archive.ledger import LEDGER, Ledger
-from survey.archive.structure import DamagedFileError, read_hdus
+from survey.archive.structure import read_hdus
 from survey.config.model import SurveyConfig
 from survey.config.pipeline_spec import override_files, types_in_use
 from survey.credentials import token
