@@ -23,6 +23,7 @@ from survey.digest import file_sha1
 from survey.errors import AccessRefusedError, DiskFullError, ReferencesError, ServiceUnreachableError
 from survey.references import cache
 from survey.references.cache import Cache, Wanted
+from survey.references.child import ask_catalog
 from survey.references.record import References
 from survey.simulate.faults import Fault
 from survey.simulate.server import serve
@@ -191,11 +192,42 @@ def test_server_whose_replies_are_none(server, raw, tmp_path, fault, error):
     assert time.monotonic() - start < 60
 
 
-def test_fault_of_a_reply_that_passes(server, raw, tmp_path):
-    server.faults.add(Fault(kind="error", status=503, match="POST /crds", times=1))
-    server.faults.add(Fault(kind="html", match="GET /crds.*pmap", times=1))
-    found = references.sync(raw, Settings(server.crds_url, "jwst_0001.pmap", tmp_path / "cache"), types=TYPES)
-    assert FLAT in found.files
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "silence", "seconds": 60},
+        {"kind": "delay", "seconds": 4},
+        {"kind": "drip", "seconds": 0.2, "bytes": 1},
+        {"kind": "drip_headers", "seconds": 0.2},
+        {"kind": "error", "status": 502},
+        {"kind": "error", "status": 429, "retry_after": "1"},
+        {"kind": "reset"},
+        {"kind": "reset", "bytes": 50},
+        {"kind": "short", "bytes": 50},
+        {"kind": "unsized", "bytes": 50},
+        {"kind": "html"},
+    ],
+    ids=lambda fault: " ".join(map(str, fault.values())),
+)
+def test_one_fault_of_each_request_is_survived(server, tmp_path, fault):
+    """Of a limit of 9 s, an attempt has 3 s."""
+    for method in ("get_server_info", "get_mapping_names"):
+        server.faults.add(Fault(match=f"POST /crds.*{method}", times=1, **fault))
+    start = time.monotonic()
+    found = ask_catalog("jwst_0001.pmap", tmp_path, server.crds_url, 9.0)
+    assert "jwst_0001.pmap" in found.mappings and len(found.sha1s) == len(found.mappings)
+    assert found.urls["references"].startswith(server.crds_url)
+    for method in ("get_server_info", "get_mapping_names"):
+        assert len([item for item in server.requests if method in item.path]) == 2
+    if fault["kind"] == "silence":
+        assert time.monotonic() - start >= 6.0
+
+
+def test_one_fault_of_each_kind_of_request_does_not_stop_a_sync(server, raw, tmp_path):
+    for match in ("POST /crds.*server_info", "GET /crds.*pmap", "GET /crds.*rmap", "GET /crds.*flat_0001.fits"):
+        server.faults.add(Fault(kind="silence", seconds=60, match=match, times=1))
+    settings = Settings(server.crds_url, "jwst_0001.pmap", tmp_path / "cache", 9.0)
+    assert FLAT in references.sync(raw, settings, types=TYPES).files
 
 
 def test_cache_on_a_full_disk(server, raw, tmp_path, files, small_disk):  # noqa: F811

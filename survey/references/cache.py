@@ -15,7 +15,7 @@ import os
 import re
 import urllib.parse
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -24,6 +24,7 @@ from survey.archive.download import FetchSettings, Part, RemoteFile, Source
 from survey.archive.transfers import Outcome, Transfers, WrongFileError
 from survey.digest import file_sha1
 from survey.errors import AccessRefusedError, ConfigError, ReferencesError
+from survey.messages import shown
 from survey.workspace.files import disk_full_named, replace_file, write_file
 
 log = logging.getLogger(__name__)
@@ -53,16 +54,24 @@ class Wanted:
         return self.name.endswith((".pmap", ".imap", ".rmap"))
 
 
-@dataclass
+@dataclass(frozen=True)
+class Verified:
+    """A file as it was verified."""
+
+    sha1: str
+    stat: Stat
+
+
+@dataclass(frozen=True)
 class Ledger:
-    """Verified files: path below the cache -> SHA-1 and stat signature; and the server that they came from."""
+    """Files that were verified, by their path below the cache, and the server that they came from."""
 
     server: str | None = None
-    files: dict[str, dict] = field(default_factory=dict)
+    files: Mapping[str, Verified] = field(default_factory=dict)
 
 
 def stat_signature(path: Path) -> Stat | None:
-    """Size, modification and change time [ns] and inode: equal as long as nobody touches the file. None: no file."""
+    """Size, modification and change time [ns] and inode: equal as long as the file is not touched. None: no file."""
     try:
         found = path.stat()
     except OSError:
@@ -71,25 +80,27 @@ def stat_signature(path: Path) -> Stat | None:
 
 
 def plain_name(name: str) -> str:
-    """The name, if it is one that may become a path.
+    """Check that a name may become a path, and return it.
 
     Raises
     ------
     ReferencesError
-        Folders, a leading dot, control characters: a server or a rule that must not be followed.
+        It holds a folder, a leading dot or a control character.
     """
     if not _PLAIN_NAME.fullmatch(name):
-        raise ReferencesError(f"{ascii(name)}: not a plain file name; the CRDS server or rules that give it are bad.")
+        raise ReferencesError(
+            f"{shown(name, ascii_only=True)}: not a plain file name; the CRDS server or the rules that give it are bad."
+        )
     return name
 
 
 def plain_path(path: str) -> str:
-    """The path below the cache, if each of its parts is a plain name; errors as in `plain_name`."""
+    """Check that each part of a path below the cache is a plain name, and return it; errors as in `plain_name`."""
     return "/".join(plain_name(part) for part in path.split("/"))
 
 
 def server_identity(url: str | None) -> str | None:
-    """What tells two servers apart: the host; all loopback servers are one, since their ports change at every start."""
+    """The host of a server; servers on this machine count as one, since their ports change at every start."""
     if not url or "serverless" in url:
         return None
     host = (urllib.parse.urlsplit(url).hostname or "").lower()
@@ -97,22 +108,17 @@ def server_identity(url: str | None) -> str | None:
 
 
 class Cache:
-    """A CRDS cache folder, in crds' own layout.
-
-    Parameters
-    ----------
-    folder : Path of the cache (CRDS_PATH)
-    """
+    """A CRDS cache folder (CRDS_PATH), in crds' own layout."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.ledger = self._read_ledger()
-        self.fresh: dict[str, dict] = {}  # verified by this process, not yet in the ledger's file
+        self.fresh: dict[str, Verified] = {}  # verified by this process, not yet in the ledger's file
         self.server = self.ledger.server
 
     @contextlib.contextmanager
     def locked(self, wait_seconds: float) -> Iterator[None]:
-        """Hold the cache for one writer. A cache that cannot be written needs no lock; nor does reading.
+        """Hold the lock of the cache for one writer. Reading needs no lock, nor does a read-only cache.
 
         Raises
         ------
@@ -150,16 +156,17 @@ class Cache:
             except Timeout as error:
                 raise ReferencesError(
                     f"{self.folder}: another process has been syncing this cache for {wait_seconds:.0f} s. "
-                    "Wait for it to end, or give 'references.cache' another folder."
+                    "Wait until it ends, or set references.cache to another folder."
                 ) from error
             return lock
 
     @property
     def writable(self) -> bool:
+        """Whether files can be added."""
         return os.access(self.folder, os.W_OK)
 
     def check_server(self, url: str) -> None:
-        """Refuse a cache that stands for another server: equal names may hold other bytes there.
+        """Refuse a cache of another server, which may have other files of the same names.
 
         Raises
         ------
@@ -170,12 +177,12 @@ class Cache:
         if known is not None and known != wanted:
             raise ConfigError(
                 f"references.cache: {self.folder} was filled from {known}, references.server is {url}. "
-                "One cache holds the files of one server: give another folder, or the server that it belongs to."
+                "A cache holds the files of one server: set another folder, or the server that it was filled from."
             )
         self.server = wanted
 
     def fault(self, wanted: Wanted) -> str | None:
-        """Why a file is not good as it stands in the cache, or None. What was read and found good enters the ledger."""
+        """What is wrong with a file in the cache, or None. A file that had to be read enters the ledger."""
         path = self.folder / wanted.path
         stat = stat_signature(path)
         if stat is None:
@@ -183,21 +190,21 @@ class Cache:
         if wanted.size is not None and stat[0] != wanted.size:
             return f"{stat[0]} bytes, expected {wanted.size}"
         entry = self.entry(wanted.path)
-        if entry and entry["stat"] == stat and wanted.sha1 in (None, entry["sha1"]):
+        if entry and entry.stat == stat and wanted.sha1 in (None, entry.sha1):
             return None
         found = file_sha1(path)
-        expected = wanted.sha1 or (entry or {}).get("sha1")
+        expected = wanted.sha1 or (entry.sha1 if entry else None)
         if expected is not None and found != expected:
             return f"SHA-1 {found}, expected {expected}"
         if wanted.is_mapping and not mapping_is_whole(path):
-            return "its own sha1sum does not fit its text"
+            return "its own sha1sum does not match its text"
         if expected is None and stat[0] == 0:
             return "empty"
-        self.fresh[wanted.path] = {"sha1": found, "stat": stat}
+        self.fresh[wanted.path] = Verified(found, stat)
         return None
 
-    def entry(self, path: str) -> dict | None:
-        """What was verified of a file (``sha1``, ``stat``), or None."""
+    def entry(self, path: str) -> Verified | None:
+        """A file as it was last verified, or None."""
         return self.fresh.get(path) or self.ledger.files.get(path)
 
     def write_config(self, name: str, text: str) -> None:
@@ -205,11 +212,12 @@ class Cache:
         self._publish(self.folder / "config" / "jwst" / name, text)
 
     def save_ledger(self, wait_seconds: float) -> None:
-        """Add what was verified to the ledger's file, if there is news and the cache can be written."""
+        """Add newly verified files to the ledger's file, if the cache can be written."""
         if not self.writable or not (self.fresh or self.ledger.server != self.server):
             return
         with self.locked(wait_seconds):
-            content = {"server": self.server or self.ledger.server, "files": self.ledger.files | self.fresh}
+            files = {path: asdict(entry) for path, entry in {**self.ledger.files, **self.fresh}.items()}
+            content = {"server": self.server or self.ledger.server, "files": files}
             self._publish(self.folder / LEDGER, json.dumps(content, indent=1, sort_keys=True))
             self.ledger, self.fresh = self._read_ledger(), {}
 
@@ -273,7 +281,9 @@ class Cache:
         path = self.folder / wanted.path
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(part.path, path)
-        self.fresh[wanted.path] = {"sha1": sha1, "stat": stat_signature(path)}
+        stat = stat_signature(path)
+        if stat is not None:
+            self.fresh[wanted.path] = Verified(sha1, stat)
 
     def _publish(self, path: Path, content: str) -> None:
         with disk_full_named(self.folder):
@@ -284,15 +294,15 @@ class Cache:
         try:
             content = json.loads((self.folder / LEDGER).read_text(encoding="ascii"))
             files = {
-                str(path): {"sha1": str(entry["sha1"]), "stat": [int(value) for value in entry["stat"]]}
+                str(path): Verified(str(entry["sha1"]), [int(value) for value in entry["stat"]])
                 for path, entry in content["files"].items()
             }
             return Ledger(content["server"], files)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return Ledger()  # none yet, or damaged: everything is read again
+            return Ledger()  # missing or damaged: every file is read again
 
     def _crds_server(self) -> str | None:
-        """The server that crds itself noted in the cache; the text is large, and only one field of it is wanted."""
+        """The server that crds itself noted in the cache; one field of a large text."""
         try:
             text = (self.folder / "config" / "jwst" / "server_config").read_text(encoding="utf-8")
         except OSError:

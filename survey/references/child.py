@@ -1,9 +1,8 @@
-"""The environment of processes that use crds, and the call of the one that survey starts itself."""
+"""Start the child process that uses the crds library, and set the environment of other processes that use it."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -11,10 +10,11 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from survey.errors import AccessRefusedError, ReferencesError, ServiceUnreachableError
 from survey.isolation import NETWORK, isolated
+from survey.references.messages import Best, BestRequest, Catalog, CatalogRequest, Failure, Message, decode, encode
 from survey.references.record import References
 
 # crds takes a URL with this word for "there is no server": it fails at once, without a socket, and reads its cache.
@@ -24,12 +24,12 @@ START_SECONDS = 300.0  # to import crds: 2 s, or a minute when ten processes do 
 
 
 def worker_environment(references: References) -> dict[str, str]:
-    """Environment variables under which crds reads this cache and context, writes nothing and opens no socket."""
+    """Environment variables with which crds reads this cache and context, writes nothing and opens no socket."""
     return _environment(Path(references.cache)) | {"CRDS_CONTEXT": references.context, "CRDS_READONLY_CACHE": "1"}
 
 
 def _environment(cache: Path, server: str = NO_SERVER) -> dict[str, str]:
-    """Every variable that moves crds' cache or server is set, so that none of a user's own shines through."""
+    """Values of every variable that moves crds' cache or server, so that none of the user's own has an effect."""
     uris = {f"CRDS_{kind}_URI": "none" for kind in ("CONFIG", "MAPPING", "REFERENCE", "PICKLE")}
     folders = {
         f"CRDS_{kind}PATH_SINGLE": str(cache / name / "jwst")
@@ -49,30 +49,57 @@ def _environment(cache: Path, server: str = NO_SERVER) -> dict[str, str]:
     }
 
 
-def run_crds(
-    request: Mapping[str, Any], cache: Path | None, server: str | None, limit_seconds: float
-) -> dict[str, Any]:
-    """One request to the crds library in a child process; its failures become this package's errors."""
+def ask_catalog(context: str | None, cache: Path | None, server: str, limit_seconds: float) -> Catalog:
+    """Ask a CRDS server what it has; see `Catalog`.
+
+    Raises
+    ------
+    ServiceUnreachableError, AccessRefusedError
+        No answer within the limit, or 401 or 403.
+    ReferencesError
+        The server refuses the request: it does not know the context.
+    """
+    answer = _run(CatalogRequest(context, limit_seconds), cache, server, limit_seconds)
+    if not isinstance(answer, Catalog):
+        raise ReferencesError(f"{server}: the crds library gave no catalog.")
+    return answer
+
+
+def ask_best(request: BestRequest, cache: Path, limit_seconds: float) -> Best:
+    """The best references of exposures by the rules in a cache; see `Best`.
+
+    Raises
+    ------
+    ReferencesError
+        Rules that are missing or damaged, or no answer within the limit.
+    """
+    answer = _run(request, cache, None, limit_seconds)
+    if not isinstance(answer, Best):
+        raise ReferencesError(f"{cache}: the crds library gave no references.")
+    return answer
+
+
+def _run(request: Message, cache: Path | None, server: str | None, limit_seconds: float) -> Message:
+    """Send one request to a child process; a `Failure` becomes one of this package's errors."""
     folder = cache or Path(os.devnull)
     environment = isolated(os.environ, keep=NETWORK)
     environment |= _environment(folder, server or NO_SERVER) | {"CRDS_READONLY_CACHE": "1"}
+    # Of a socket; the child makes other attempts beside one that is silent.
     environment["CRDS_CLIENT_TIMEOUT_SECONDS"] = str(max(1, int(limit_seconds)))
-    if server is not None:
-        environment |= {"CRDS_CLIENT_RETRY_COUNT": "3", "CRDS_CLIENT_RETRY_DELAY_SECONDS": "1"}
     where = server or f"the CRDS cache {folder}"
     command = [sys.executable, "-P", "-m", "survey.references.lookup"]
     with tempfile.TemporaryFile() as errors:
         try:
-            status, told = _ask(command, json.dumps(request).encode(), environment, errors, limit_seconds)
+            status, reply = _ask(command, encode(request).encode(), environment, errors, limit_seconds)
         except TimeoutError as error:
             kind = ReferencesError if server is None else ServiceUnreachableError
             raise kind(f"{where}: {error}. Run again later.") from error
         try:
-            answer = json.loads(told)
+            answer = decode(reply)
         except ValueError as error:
             tail = errors.read().decode(errors="replace")[-400:] if errors.seek(0) == 0 else ""
             raise ReferencesError(f"{where}: the crds library ended with status {status}: {tail}") from error
-    if "error" in answer:
+    if isinstance(answer, Failure):
         _raise(answer, where)
     return answer
 
@@ -80,22 +107,23 @@ def run_crds(
 def _ask(
     command: Sequence[str], request: bytes, environment: Mapping[str, str], errors: IO[bytes], limit_seconds: float
 ) -> tuple[int, bytes]:
-    """Exit status and standard output of a child. Its clock starts with its first byte: the time that the imports take
-    on a busy machine is no silence of a server.
+    """Exit status and standard output of a child.
+
+    The time limit starts with its first byte: the time that the imports take on a busy machine is not the server's.
 
     Raises
     ------
     TimeoutError
-        It was not done in time, and was killed.
+        It was not done in time and was killed.
     """
     late: list[str] = []
 
-    def end(said: str) -> None:
-        late.append(said)
+    def end(cause: str) -> None:
+        late.append(cause)
         process.kill()
 
-    def timer(seconds: float, said: str) -> threading.Timer:
-        started = threading.Timer(seconds, end, [said])
+    def timer(seconds: float, cause: str) -> threading.Timer:
+        started = threading.Timer(seconds, end, [cause])
         started.daemon = True
         started.start()
         return started
@@ -108,10 +136,10 @@ def _ask(
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(request)
                 process.stdin.close()
-            told = process.stdout.read(1)
+            reply = process.stdout.read(1)
             watch.cancel()
             watch = timer(limit_seconds, f"no answer within {limit_seconds:.0f} s")
-            told += process.stdout.read()
+            reply += process.stdout.read()
             status = process.wait()
         except BaseException:
             process.kill()
@@ -120,13 +148,13 @@ def _ask(
             watch.cancel()
     if late and status != 0:
         raise TimeoutError(late[0])
-    return status, told
+    return status, reply
 
 
-def _raise(answer: Mapping[str, str], where: str) -> None:
-    message = f"{where}: {answer['error'][:600]}"
-    if answer["kind"] == "access":
+def _raise(failure: Failure, where: str) -> None:
+    message = f"{where}: {failure.error[:600]}"
+    if failure.kind == "access":
         raise AccessRefusedError(message)
-    if answer["kind"] == "unreachable":
+    if failure.kind == "unreachable":
         raise ServiceUnreachableError(f"{message}. Run again later, or set references.server: null (the cache alone).")
     raise ReferencesError(message)

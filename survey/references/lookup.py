@@ -1,30 +1,48 @@
-"""The part that talks to the crds library: a short-lived child process, ``python -m survey.references.lookup``.
+"""The child process that uses the crds library: ``python -m survey.references.lookup``.
 
 crds memoises its context and server information per process, reads a dozen environment variables, waits on sockets and
-ends the process when it is unhappy. In a child with an environment of its own and a deadline, none of that reaches
-the caller. One JSON request on stdin, one JSON answer on stdout; crds logs to stderr.
-
-Requests: ``{"do": "catalog", "context"}`` asks the server (the crds client's own calls) for the context's mappings and
-for what it knows of every file; ``{"do": "best", "context", "types", "exposures": {name: raw file}}`` evaluates the
-rules offline, from the cache.
+ends the process when it fails. In a child with an environment of its own and a deadline, none of that reaches the
+caller. One request on stdin, one answer on stdout (`survey.references.messages`); crds logs to stderr.
 """
 
 from __future__ import annotations
 
 import bisect
 import contextlib
-import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from survey.archive.attempts import PassingError, Watch, first_reply
+from survey.archive.headers import read_primary_header
+from survey.archive.http import retry_after_seconds
+from survey.references.messages import (
+    NOT_APPLICABLE,
+    NOT_FOUND,
+    Best,
+    BestRequest,
+    Catalog,
+    CatalogRequest,
+    Failure,
+    Message,
+    decode,
+    encode,
+)
+
+T = TypeVar("T")
 
 OBSERVATORY = "jwst"
-NOT_APPLICABLE = "N/A"
+RETRIES = 2  # of a request to the server
 _DATE, _TIME = "META.OBSERVATION.DATE", "META.OBSERVATION.TIME"
 _USE_AFTER = re.compile(r"""['"](\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2})['"]""", re.ASCII)
+_NETWORK_ERRORS = {
+    *("URLError", "TimeoutError", "HTTPException", "ConnectionError", "SSLError"),
+    *("JSONDecodeError", "CrdsNetworkError"),
+}
+_SAMPLES = {"mappings": "any.pmap", "references": "any.fits"}
 # What CRDS rules match on. Others are looked up in the schema; a test compares this table with it.
 KEYWORDS = {
     "META.CALIBRATION_SOFTWARE_VERSION": "CAL_VER",
@@ -52,56 +70,6 @@ KEYWORDS = {
     "META.VISIT.TYPE": "VISITYPE",
 }
 NO_KEYWORD = frozenset({"META.INSTRUMENT.EXP_TYPE", "REFTYPE"})  # asked for by rules, unknown to the data models
-_BLOCK_BYTES = 2880  # of a FITS header
-_CARD_BYTES = 80
-_MAX_BLOCKS = 1000  # a header beyond 36,000 cards is not one
-
-
-def read_primary_header(path: Path | str) -> dict[str, str | bool | int | float]:
-    """Keywords of a FITS file's primary header; the data are not touched.
-
-    Faster than a full parser (0.5 ms for 300 cards), which counts for 13,000 exposures. Undefined values, comments and
-    continuations of long texts are left out; of a repeated keyword the first counts.
-
-    Raises
-    ------
-    ValueError
-        Not FITS, or a header without END.
-    OSError
-        The file cannot be read.
-    """
-    cards: dict[str, str | bool | int | float] = {}
-    with open(path, "rb") as stream:
-        for number in range(_MAX_BLOCKS):
-            block = stream.read(_BLOCK_BYTES)
-            if len(block) < _BLOCK_BYTES or (number == 0 and not block.startswith(b"SIMPLE  =")):
-                raise ValueError(f"{path}: not a FITS file, or cut off within its header.")
-            text = block.decode("ascii", errors="replace")
-            for start in range(0, _BLOCK_BYTES, _CARD_BYTES):
-                keyword = text[start : start + 8].rstrip()
-                if keyword == "END":
-                    return cards
-                if text[start + 8 : start + 10] == "= ":
-                    value = _card_value(text[start + 10 : start + _CARD_BYTES])
-                    if value is not None:
-                        cards.setdefault(keyword, value)
-    raise ValueError(f"{path}: a FITS header without END.")
-
-
-def _card_value(field: str) -> str | bool | int | float | None:
-    text = field.strip()
-    if text.startswith("'"):
-        match = re.match(r"'((?:[^']|'')*)'", text)
-        return match.group(1).replace("''", "'").rstrip() if match else None
-    text = text.split("/")[0].strip()
-    if text in ("T", "F"):
-        return text == "T"
-    for kind in (int, float):
-        try:
-            return kind(text.replace("D", "E"))
-        except ValueError:
-            continue
-    return text or None
 
 
 def keywords(paths: Iterable[str]) -> dict[str, str]:
@@ -131,57 +99,75 @@ def keywords_of_schema() -> dict[str, str]:
     return found
 
 
-def best(context: str, types: Iterable[str], exposures: Mapping[str, str]) -> dict[str, Any]:
-    """Best references of exposures by the rules of a context, offline.
+class _Rules:
+    """The rules of a context, and what they choose for exposures, offline.
 
     Exposures with equal parameters share one look-up; dates count only by the interval between two of the rules'
     use-after dates in which they fall.
-
-    Returns
-    -------
-    dict
-        ``groups`` list of {type: file, 'N/A' or 'NOT FOUND <why>'}; ``exposures`` name -> index of its group;
-        ``mappings`` that were used; ``paths`` reference file -> path below the cache; ``faults`` exposure -> why its
-        header could not be read; ``known`` what the cached server information says of the files, and ``bad`` which
-        of them it calls scientifically invalid.
     """
-    from crds.core import rmap, utils
 
-    rules = rmap.asmapping(context, cached=True)
-    wanted = [name.lower() for name in types]
-    answer: dict[str, Any] = {"groups": [], "exposures": {}, "mappings": {context}, "paths": {}, "faults": {}}
-    instruments: dict[str, tuple[dict[str, str], list[str] | None]] = {}
-    seen: dict[tuple[str, ...], int] = {}
-    for name, path in exposures.items():
-        try:
-            header = read_primary_header(path)
-            instrument = str(header["INSTRUME"]).lower()
-            if not re.fullmatch(r"[a-z]{1,20}", instrument):  # it becomes a folder's name
-                raise ValueError(f"INSTRUME is {ascii(instrument)[:80]}, which is no instrument")
-        except (OSError, ValueError, KeyError) as error:
-            answer["faults"][name] = f"{type(error).__name__}: {error}"
-            continue
-        if instrument not in instruments:
-            chosen = rules.get_imap(instrument)
-            instruments[instrument] = _needed(chosen)
-            answer["mappings"].update(chosen.mapping_names())
-        needed, dates = instruments[instrument]
-        facts = {path: header[keyword] for path, keyword in needed.items() if keyword in header}
+    def __init__(self, context: str, types: Iterable[str]):
+        from crds.core import rmap
+
+        self._rules = rmap.asmapping(context, cached=True)
+        self._types = [name.lower() for name in types]
+        self._needed: dict[str, tuple[dict[str, str], list[str] | None]] = {}  # by instrument
+        self._seen: dict[tuple[str, ...], int] = {}
+        self.groups: list[dict[str, str]] = []
+        self.mappings = {context}
+        self.paths: dict[str, str] = {}
+
+    def group_of(self, path: str) -> int:
+        """Index of the group of references of a raw file.
+
+        Raises
+        ------
+        OSError, ValueError
+            Its header cannot be read, or names no instrument.
+        """
+        from crds.core import utils
+
+        primary = read_primary_header(path)
+        instrument = (primary.text("INSTRUME") or "").lower()
+        if not re.fullmatch(r"[a-z]{1,20}", instrument):  # it becomes a folder's name
+            raise ValueError(f"INSTRUME is {ascii(instrument)[:80]}, which is no instrument")
+        needed, dates = self._parameters(instrument)
+        values = primary.values(needed.values())
+        facts = {name: values[keyword] for name, keyword in needed.items() if keyword in values}
         facts["META.INSTRUMENT.NAME"] = instrument.upper()
-        minimal = rules.minimize_header(utils.condition_header(facts))
+        minimal = self._rules.minimize_header(utils.condition_header(facts))
         key = (instrument, *_group_key(minimal, dates))
-        if key not in seen:
-            seen[key] = len(answer["groups"])
-            found = rules.get_best_references(minimal, include=wanted)
-            answer["groups"].append({kind: _plain_result(found.get(kind)) for kind in wanted})
-            answer["paths"].update(_paths(answer["groups"][-1].values(), instrument))
-        answer["exposures"][name] = seen[key]
-    answer["mappings"] = sorted(answer["mappings"])
-    names = [*answer["mappings"], *answer["paths"]]
+        if key not in self._seen:
+            self._seen[key] = len(self.groups)
+            found = self._rules.get_best_references(minimal, include=self._types)
+            self.groups.append({kind: _plain_result(found.get(kind)) for kind in self._types})
+            self.paths.update(_paths(self.groups[-1].values(), instrument))
+        return self._seen[key]
+
+    def _parameters(self, instrument: str) -> tuple[dict[str, str], list[str] | None]:
+        """As `_needed`, once for each instrument."""
+        if instrument not in self._needed:
+            chosen = self._rules.get_imap(instrument)
+            self._needed[instrument] = _needed(chosen)
+            self.mappings.update(chosen.mapping_names())
+        return self._needed[instrument]
+
+
+def best(request: BestRequest) -> Best:
+    """Best references of exposures by the rules of a context, offline."""
+    rules = _Rules(request.context, request.types)
+    exposures: dict[str, int] = {}
+    faults: dict[str, str] = {}
+    for name, path in request.exposures.items():
+        try:
+            exposures[name] = rules.group_of(path)
+        except (OSError, ValueError) as error:
+            faults[name] = f"{type(error).__name__}: {error}"
+    mappings = sorted(rules.mappings)
+    names = [*mappings, *rules.paths]
     info = _cached_server_info()
-    answer["known"] = _facts(_metadata(info), names)
-    answer["bad"] = sorted(set(info.get("bad_files_list") or ()) & set(names))
-    return answer
+    bad = sorted(set(info.get("bad_files_list") or ()) & set(names))
+    return Best(rules.groups, exposures, faults, mappings, rules.paths, *_listed(_metadata(info), names), bad)
 
 
 def _needed(imap: Any) -> tuple[dict[str, str], list[str] | None]:
@@ -211,7 +197,7 @@ def _group_key(minimal: Mapping[str, str], dates: list[str] | None) -> tuple[str
 
 def _plain_result(found: Any) -> str:
     """crds' answer for one type: a file name, 'N/A' for a type that does not apply, or 'NOT FOUND <why>'."""
-    if found is None or (isinstance(found, str) and found.upper() in (NOT_APPLICABLE, "NOT FOUND N/A")):
+    if found is None or (isinstance(found, str) and found.upper() in (NOT_APPLICABLE, f"{NOT_FOUND} {NOT_APPLICABLE}")):
         return NOT_APPLICABLE
     return str(found)
 
@@ -222,7 +208,7 @@ def _paths(names: Iterable[str], instrument: str) -> dict[str, str]:
 
     flat = config.get_crds_ref_subdir_mode(OBSERVATORY) == "flat"
     folder = f"references/{OBSERVATORY}" if flat else f"references/{OBSERVATORY}/{instrument}"
-    return {name: f"{folder}/{name}" for name in names if name != NOT_APPLICABLE and not name.startswith("NOT FOUND")}
+    return {name: f"{folder}/{name}" for name in names if name != NOT_APPLICABLE and not name.startswith(NOT_FOUND)}
 
 
 def _cached_server_info() -> dict[str, Any]:
@@ -248,59 +234,80 @@ def _metadata(info: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
 
 
-def _facts(metadata: Mapping[str, Any], names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    rows = {name: metadata.get(name) for name in names}
-    return {
-        name: {"size": int(row["size"]), "sha1sum": str(row["sha1sum"])}
-        for name, row in rows.items()
-        if isinstance(row, dict) and str(row.get("size", "")).isdigit() and row.get("sha1sum") not in (None, "", "none")
-    }
+def _listed(metadata: Mapping[str, Any], names: Iterable[str]) -> tuple[dict[str, int], dict[str, str]]:
+    """Size [bytes] and SHA-1 of files, of those for which the server lists both."""
+    sizes: dict[str, int] = {}
+    sha1s: dict[str, str] = {}
+    for name in names:
+        row = metadata.get(name)
+        size, sha1 = (row.get("size"), row.get("sha1sum")) if isinstance(row, dict) else (None, None)
+        if str(size).isdigit() and sha1 not in (None, "", "none"):
+            sizes[name], sha1s[name] = int(str(size)), str(sha1)
+    return sizes, sha1s
 
 
-def catalog(context: str | None) -> dict[str, Any]:
-    """Ask the server, through the crds client, what it has.
-
-    Returns
-    -------
-    dict
-        ``operational`` context; ``urls`` of mappings and references; and, with a context, ``info`` the text of a
-        ``server_config``, ``mappings`` of the context's closure and ``known`` their size and sha1.
-    """
+def catalog(request: CatalogRequest) -> Catalog:
+    """Ask the server, by the calls of the crds client, what it has."""
     from crds.client import api
 
-    info = dict(api.get_server_info())
-    answer: dict[str, Any] = {
-        "operational": info.get("operational_context"),
-        "urls": {kind: api.get_flex_uri(name, OBSERVATORY).rpartition("/")[0] for kind, name in _SAMPLES.items()},
-    }
-    if context is not None:
-        names = sorted(api.get_mapping_names(context))
-        answer |= {"mappings": names, "known": _facts(api.get_download_metadata(), names), "info": repr(info)}
-    return answer
+    watch = Watch(request.limit_seconds)
+    info = dict(_asked(api.get_server_info, watch))
+    operational = info.get("operational_context")
+    urls = {kind: str(api.get_flex_uri(name, OBSERVATORY)).rpartition("/")[0] for kind, name in _SAMPLES.items()}
+    if request.context is None:
+        return Catalog(operational, urls)
+    names = sorted(_asked(lambda: api.get_mapping_names(request.context), watch))
+    return Catalog(operational, urls, names, *_listed(api.get_download_metadata(), names), repr(info))
 
 
-_NETWORK_ERRORS = {"URLError", "TimeoutError", "HTTPException", "JSONDecodeError", "CrdsNetworkError"}
-_SAMPLES = {"mappings": "any.pmap", "references": "any.fits"}
+def _asked(call: Callable[[], T], watch: Watch) -> T:
+    """The reply to a call of the crds client, which is made again where that may help."""
+
+    def once(_attempt: object) -> T:
+        try:
+            return call()
+        except Exception as error:
+            if _kind(error) != "unreachable":
+                raise
+            raise PassingError(str(error), error, _asked_seconds(error)) from error
+
+    return first_reply(once, watch, RETRIES)
 
 
-def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Run one request; a failure becomes ``{"error": text, "kind": ...}``, SystemExit included."""
-    try:
-        if request["do"] == "catalog":
-            return catalog(request["context"])
-        return best(request["context"], request["types"], request["exposures"])
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the border of the process: everything becomes an answer
-        return {"error": f"{type(error).__name__}: {error}", "kind": _kind(error)}
-
-
-def _kind(error: BaseException) -> str:
-    """'access', 'unreachable', 'refused' (the server answered with an error) or 'cache' (a file is missing or bad)."""
+def _asked_seconds(error: BaseException) -> float:
+    """What the server's Retry-After asks for."""
     from urllib.error import HTTPError
 
+    reply = next((link for link in _chain(error) if isinstance(link, HTTPError)), None)
+    return retry_after_seconds(reply.headers.get("Retry-After")) if reply is not None else 0.0
+
+
+def _answer(request: Message) -> Message:
+    """Answer a request; a failure, SystemExit included, becomes a `Failure`."""
+    try:
+        if isinstance(request, CatalogRequest):
+            return catalog(request)
+        if isinstance(request, BestRequest):
+            return best(request)
+        raise TypeError(f"{type(request).__name__} is no request")
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the process's only way to report it
+        return Failure(_kind(error), f"{type(error).__name__}: {error}")
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """An error and those that it was raised from."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         chain.append(error)
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+        error = error.__cause__ or error.__context__
+    return chain
+
+
+def _kind(error: BaseException) -> str:
+    """The kind of a `Failure`."""
+    from urllib.error import HTTPError
+
+    chain = _chain(error)
     status = next((link.code for link in chain if isinstance(link, HTTPError)), None)
     if status in (401, 403):
         return "access"
@@ -313,17 +320,17 @@ def _kind(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Answer the request on stdin. Whatever a library prints goes to stderr: stdout holds the answer alone."""
+    """Answer the request on stdin. What a library prints goes to stderr: stdout holds the answer alone."""
     stdout = os.dup(1)
     os.dup2(2, 1)
-    request = json.load(sys.stdin)
-    with contextlib.suppress(Exception, SystemExit):  # what is wrong with it becomes an answer below
+    request = decode(sys.stdin.read())
+    with contextlib.suppress(Exception, SystemExit):  # a failure of the import becomes the answer below
         import crds.client.api
         import crds.core.rmap  # noqa: F401
     with os.fdopen(stdout, "w") as stream:
         stream.write("\n")  # from now on the caller counts the seconds
         stream.flush()
-        json.dump(_answer(request), stream)
+        stream.write(encode(_answer(request)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The answer: which reference file each exposure gets, and the JSON record by which a rerun knows it without asking."""
+"""The result of a CRDS look-up: reference files of each exposure, kept as JSON so that a rerun skips the look-up."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from survey.archive.headers import DamagedFileError, read_primary_header
 from survey.digest import digest, file_sha1
 from survey.errors import ReferencesError
 from survey.references.cache import plain_path, stat_signature
+from survey.references.messages import NOT_FOUND
 from survey.workspace.files import disk_full_named, write_file
 
-NOT_APPLICABLE = "N/A"
-NOT_FOUND = "NOT FOUND"
 _FORMAT = 1
-_BLOCK_BYTES = 2880  # of a FITS file
-_MAX_BLOCKS = 1000  # of a primary header; those of the archive have about 20
 
 
 @dataclass(frozen=True)
@@ -60,42 +58,34 @@ class References:
         """Where the cache holds a reference file."""
         return Path(self.cache) / self.paths[file]
 
-    def sha1s(self, files: Iterable[str]) -> dict[str, str]:
-        return {name: self.files[name] for name in sorted(set(files))}
-
     def to_json(self) -> dict[str, Any]:
+        """The fields as values that JSON knows."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> References:
-        """Raises TypeError or ValueError for what is no answer."""
+        """The references in a JSON document.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It does not hold references.
+        """
         found = cls(**{**data, "groups": tuple(data["groups"])})
         texts = (*found.groups, found.files, found.paths, found.mappings)
         if not all(
             isinstance(names, dict) and all(isinstance(name, str) for name in names.values()) for names in texts
         ):
-            raise ValueError("groups, files, paths and mappings: expected names of files by names")
+            raise ValueError("groups, files, paths and mappings: expected a text for each name")
         known = range(len(found.groups))
         if not all(type(group) is int and group in known for group in found.exposures.values()):
             raise ValueError(f"exposures: expected the number of one of {len(known)} groups for each")
         return found
 
 
-def changed(before: References, after: References) -> dict[str, dict[str, tuple[str, str]]]:
-    """Exposure -> reference type -> (file before, file after), where two answers differ."""
-    answer: dict[str, dict[str, tuple[str, str]]] = {}
-    for name in before.exposures.keys() & after.exposures.keys():
-        old, new = before.of(name), after.of(name)
-        types = (kind for kind in sorted(old.keys() | new.keys()) if old.get(kind) != new.get(kind))
-        differences = {kind: (old.get(kind, NOT_APPLICABLE), new.get(kind, NOT_APPLICABLE)) for kind in types}
-        if differences:
-            answer[name] = differences
-    return dict(sorted(answer.items()))
-
-
 @dataclass(frozen=True)
 class Question:
-    """All that an answer stands on, but the files in the cache."""
+    """What a result depends on, except the files in the cache."""
 
     raw: Mapping[str, Path]  # exposure name -> raw file
     context: str
@@ -103,7 +93,7 @@ class Question:
     types: tuple[str, ...] | None
 
     def key(self, by_content: bool = False) -> str:
-        """Digest of the question: raw files by what the file system tells of them, or by their primary headers."""
+        """Digest of the question; raw files enter by size, times and inode, or by the content of their headers."""
         versions = {name: importlib.metadata.version(name) for name in ("crds", "jwst")}
         look = _header_sha1 if by_content else stat_signature
         seen = {name: [str(path), look(Path(path))] for name, path in self.raw.items()}
@@ -111,33 +101,24 @@ class Question:
 
 
 def _header_sha1(path: Path) -> str:
-    """SHA-1 of a FITS file's primary header, which is all that a lookup reads; '' when there is none."""
-    hasher = hashlib.sha1()
+    """SHA-1 of a FITS file's primary header, which is all that a look-up reads; '' when there is none."""
     try:
-        with open(path, "rb") as stream:
-            for _ in range(_MAX_BLOCKS):
-                block = stream.read(_BLOCK_BYTES)
-                hasher.update(block)
-                if len(block) < _BLOCK_BYTES or any(
-                    block[at : at + 8] == b"END     " for at in range(0, _BLOCK_BYTES, 80)
-                ):
-                    return hasher.hexdigest()
-    except OSError:
-        pass
-    return ""
+        return hashlib.sha1(read_primary_header(path).content).hexdigest()
+    except (OSError, DamagedFileError):
+        return ""
 
 
 def _held_stats(references: References) -> dict[str, list[int] | None]:
-    """Stat signatures of every file that an answer names, and of crds' own configuration."""
+    """Stat signatures of every file of a result, and of crds' own configuration."""
     paths = {*references.paths.values(), *(f"mappings/jwst/{name}" for name in references.mappings)}
     paths |= {"config/jwst/server_config"}
     return {path: stat_signature(Path(references.cache) / path) for path in sorted(paths)}
 
 
 def read_record(record: Path | None, question: Question) -> References | None:
-    """The remembered answer, if it was for the same question and no file of the cache changed since.
+    """The result in a record, if it is for the same question and no file of the cache changed since; else None.
 
-    Files whose times alone changed are read again, and count as what they hold.
+    Files of which only the times changed are read again, and their content decides.
     """
     try:
         content = json.loads(Path(record).read_text(encoding="ascii")) if record is not None else {}
@@ -157,10 +138,17 @@ def read_record(record: Path | None, question: Question) -> References | None:
                 return None
         return references if (question.cache / "config" / "jwst" / "server_config").exists() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ReferencesError):
-        return None  # none yet, or damaged: look up again
+        return None  # missing or damaged: to be looked up again
 
 
 def write_record(record: Path, question: Question, references: References) -> None:
+    """Keep a result for `read_record`.
+
+    Raises
+    ------
+    DiskFullError, OSError
+        The record cannot be written.
+    """
     keys = {"key": question.key(), "content_key": question.key(by_content=True)}
     content: dict[str, Any] = {**keys, "references": references.to_json(), "stats": _held_stats(references)}
     with disk_full_named(record.parent):
