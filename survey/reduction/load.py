@@ -1,4 +1,4 @@
-"""A config is read and checked whole, and refused with every fault at once, before anything starts."""
+"""Load a config file and check it, with the options of the run that follows, before anything starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_config(
     options: RunOptions | None = None,
     **keywords: Any,
 ) -> SurveyConfig:
-    """Read a config file and check it, all of it at once: keys, values, steps, parameters, context.
+    """Read a config file and check all of it: keys, values, steps, parameters, context.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def load_config(
 
 
 def check_config(config: SurveyConfig, options: RunOptions | None = None) -> None:
-    """Refuse what can be refused before anything starts, all of it at once.
+    """Check a config, and the options of its run, before anything starts.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def check_config(config: SurveyConfig, options: RunOptions | None = None) -> Non
 
 
 def config_faults(config: SurveyConfig, options: RunOptions) -> list[str]:
-    """What is wrong with a config whose keys and values are those of the model, and with the options of its run."""
+    """Faults of a config beyond those of its keys and values, and of the options of its run."""
     recipe = checked(config)
     faults = [*recipe.faults, *path_faults(config)]
     mosaics = mosaic_steps(config.mosaic.engine) if recipe.makes_mosaics else ()
