@@ -12,7 +12,7 @@ from survey.errors import ConfigError, ProductNameError
 from survey.messages import shown
 from survey.models import Association
 from survey.names import ExposureName, MosaicName, parse_exposure, parse_mosaic
-from survey.nircam import DETECTORS, PUPIL_FILTERS
+from survey.nircam import DETECTORS, passband
 from survey.workspace.files import write_file
 
 ASN_TYPE = "image3"  # of a level-3 imaging association
@@ -85,8 +85,10 @@ def read_association(path: Path | str) -> Association:
 
 
 def _filter_of(elements: str) -> str:
-    names = [name for name in elements.upper().split("-") if name != "CLEAR"]
-    return next((name for name in names if name not in PUPIL_FILTERS), names[0] if names else "CLEAR")
+    """The filter that defines the passband of a pair of optical elements, as in `survey.models.Exposure`."""
+    names = elements.upper().split("-")
+    pair = passband(names)
+    return pair[0] if pair else next((name for name in names if name != "CLEAR"), "CLEAR")
 
 
 def _read_json(path: Path) -> Any:

@@ -13,8 +13,6 @@ from survey.models import Association, Exposure
 from survey.names import MosaicName, optical_elements
 
 WHOLE_SURVEY = "a3001"  # the archive's candidates are o, c and r; 'a' is free, and asn_from_list's own default
-# Filters in NIRCam's pupil wheel; the other name of the pair is the filter wheel's.
-PUPIL_FILTERS = frozenset({"F162M", "F164N", "F323N", "F405N", "F466N", "F470N"})
 
 
 def group(exposures: Iterable[Exposure], per: str | Sequence[str] = ("filter",)) -> tuple[Association, ...]:
@@ -75,6 +73,3 @@ def _associate(program: int, elements: str, observation: int, members: Sequence[
         members=tuple(member.name for member in members),
         program=program,
     )
-
-
-# --- reading ----------------------------------------------------------------------------------------------------
