@@ -154,10 +154,10 @@ def test_members_are_plain_names(read, member):
 @pytest.mark.parametrize(
     ("document", "cause"),
     [
-        (b"", "not the JSON"),
-        (b"\xff\xfe", "not the JSON"),
-        (b"[" * 50_000, "not the JSON"),
-        (b'{"products": [], "products": []}', "stands twice"),
+        (b"", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[" * 50_000, "not valid JSON"),
+        (b'{"products": [], "products": []}', "is given twice"),
         (b"[]", "found list"),
         (b"null", "found NoneType"),
         ({}, "products: found NoneType"),
@@ -167,7 +167,7 @@ def test_members_are_plain_names(read, member):
         (make_document(products=[{"name": PRODUCT}]), "members: found NoneType"),
         (make_document(members=[]), "members: found 0 members"),
         (make_document(members=[MEMBER] * 20_001), "20001 members"),
-        (make_document(members=[MEMBER, MEMBER]), "stands 2 times"),
+        (make_document(members=[MEMBER, MEMBER]), "is listed 2 times"),
         (make_document(asn_type="image2"), "asn_type: found 'image2'"),
         (make_document("../x"), "product name"),
         (make_document(7), "product name: found 7"),

@@ -198,7 +198,7 @@ def test_a_crash_leaves_the_old_group(monkeypatch, tmp_path, store):
 def test_a_group_without_its_marker_is_refused(store):
     group = zarr.open_group(store, path="F200W")
     group.attrs["complete"] = False
-    with pytest.raises(ConfigError, match="never finished"):
+    with pytest.raises(ConfigError, match="is incomplete"):
         open_group(store, "F200W")
 
 

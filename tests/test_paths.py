@@ -39,7 +39,7 @@ from survey.mosaics.tiles import drop_strangers
 from survey.names import parse_mosaic
 from survey.reduction import inspection
 from survey.steps.base import Outcome
-from survey.steps.pipeline import refuse_foreign_orders
+from survey.steps.pipeline import reject_remote_hooks
 from survey.workspace import paths, provenance
 from survey.workspace.folders import Workspace
 from survey.workspace.products import stored_record
@@ -144,9 +144,9 @@ def test_a_parameter_that_names_an_output_leads_nowhere(value):
     ids=str,
 )  # fmt: skip
 def test_a_parameter_file_of_crds_gives_no_orders(orders):
-    with pytest.raises(TaskError, match="has no say in"):
-        refuse_foreign_orders(orders)
-    refuse_foreign_orders({"output_dir": "own", "pre_hooks": [], "steps": {"jump": {"rejection_threshold": 4.0}}})
+    with pytest.raises(TaskError, match="which it must not"):
+        reject_remote_hooks(orders)
+    reject_remote_hooks({"output_dir": "own", "pre_hooks": [], "steps": {"jump": {"rejection_threshold": 4.0}}})
 
 
 # --- records -----------------------------------------------------------------------------------------------------

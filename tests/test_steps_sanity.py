@@ -99,10 +99,14 @@ def test_the_share_of_usable_pixels(tmp_path):
         (
             np.full((4, 4), np.nan, "float32"),
             np.zeros((4, 4), "uint32"),
-            "no pixel of a_cal.fits is usable: each of 16",
+            "no pixel of a_cal.fits is usable: all 16",
         ),
         (RNG.normal(size=(4, 4)), np.full((4, 4), 3, "uint32"), "no pixel of a_cal.fits is usable"),
-        (np.zeros((4, 4), "float32"), np.zeros((4, 4), "uint32"), "all 16 usable pixels of a_cal.fits hold 0"),
+        (
+            np.zeros((4, 4), "float32"),
+            np.zeros((4, 4), "uint32"),
+            "all 16 usable pixels of a_cal.fits have the value 0",
+        ),
     ],
 )
 def test_an_image_without_a_usable_pixel_is_refused(tmp_path, image, flags, words):

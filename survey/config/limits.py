@@ -1,19 +1,19 @@
-"""What a task may take before it is ended, and how long it may wait: the config's section ``limits``."""
+"""The config's section ``limits``: time and memory after which a task is stopped, and the wait for workers."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# A hang is seen in ten minutes where a task was expected to be short, however wrong the expectation.
+# Wall-clock limit of a task: this many times its expected CPU time, and at least ten minutes.
 EXPECTED_FACTOR = 60.0
 MIN_SECONDS = 600.0
 LONG_TASK_FACTOR = 4.0
-# Of a process with the pipeline imported, whatever was predicted for what it does.
+# Least limit of a process, which has the pipeline imported.
 MIN_MEMORY_GB = 2.0
-# Beyond what the largest worker declares there is what its machine has in reserve, but not more.
+# A machine has some memory beyond what its worker declares.
 WORKER_SLACK = 1.25
-MORE_MEMORY = 2.0  # a task that ran out of memory is tried once more with this much more
-OVER_USED = 1.5  # and at least with this much more than what it was seen to hold
+MORE_MEMORY = 2.0  # factor for the second try of a task that ran out of memory
+OVER_USED = 1.5  # and at least this factor over what it was seen to use
 
 
 class Limits(BaseModel):
@@ -44,22 +44,22 @@ class Limits(BaseModel):
     def seconds(self, expected_cpu_seconds: float) -> float:
         """Wall-clock limit of a task [s].
 
-        Sixty times what was expected and ten minutes at least, but no more than ``task_hours``; for a mosaic of many
-        exposures, which may be expected to take longer than that, four times the expectation.
+        Sixty times the expected CPU time, at least ten minutes and at most ``task_hours``; four times the expected CPU
+        time if that is longer, as for a mosaic of many exposures.
         """
         usual = min(3600.0 * self.task_hours, max(MIN_SECONDS, EXPECTED_FACTOR * expected_cpu_seconds))
         return max(usual, LONG_TASK_FACTOR * expected_cpu_seconds)
 
     def memory_gb(self, asked_gb: float, largest_worker_gb: float = 0.0) -> float:
-        """What a task and all that it starts may hold [GB].
+        """Memory limit of a task, with all processes that it starts [GB].
 
-        ``memory_factor`` times what it asked the scheduler for, 2 GB at least, and never a quarter more than the
-        largest worker has (0: the workers declare none).
+        ``memory_factor`` times what it asked the scheduler for, at least 2 GB, and at most a quarter more than the
+        largest worker has (0: unknown).
         """
         most = max(MIN_MEMORY_GB, self.memory_factor * asked_gb)
         return min(most, WORKER_SLACK * max(asked_gb, largest_worker_gb)) if largest_worker_gb else most
 
     @staticmethod
     def more_memory(asked_gb: float, used_gb: float) -> float:
-        """What to ask for when a task ran out of what it had asked for [GB]."""
+        """Memory to ask for in the second try of a task that ran out of memory [GB]."""
         return round(max(MORE_MEMORY * asked_gb, OVER_USED * used_gb), 3)

@@ -1,7 +1,6 @@
-"""The survey's config: what to reduce, read from one YAML file, every fault at once.
+"""The config of a survey, read from one YAML file; all faults are reported at once, with file and line.
 
-`read_config` reports unknown keys with the nearest known one, the line they stand in, and values of the wrong kind,
-before anything starts. What the installed pipeline has to say of it, `survey.reduction.load.load_config` adds.
+`survey.reduction.load.load_config` also checks it against the installed pipeline.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from survey.workspace.folders import Workspace
 
 
 class SurveyConfig(Section):
-    """What to reduce. Python users get one from `survey.load_config`."""
+    """What to reduce. `survey.load_config` reads one from a file."""
 
     survey: str = Field(
         description="short name of the survey, in lower case; written to headers, reports and metadata",
@@ -55,7 +54,7 @@ class SurveyConfig(Section):
     _checked: Any = PrivateAttr(None)  # see `survey.planning.recipe.checked`
 
     def __eq__(self, other: object) -> bool:
-        """Whether it asks for the same; the file that it was read from does not count."""
+        """Whether all values are equal, whatever the files that they were read from."""
         return isinstance(other, SurveyConfig) and dict(self) == dict(other)
 
     @property
@@ -64,7 +63,7 @@ class SurveyConfig(Section):
         return Workspace(self.workspace)
 
     def located(self, faults: Sequence[str]) -> list[str]:
-        """Faults that start with a dotted place, with the file and line of it when the config was read from one."""
+        """Put file and line before faults that start with a dotted key, if the config was read from a file."""
         return list(faults) if self._document is None else [self._document.located(fault) for fault in faults]
 
     @field_validator("survey")
@@ -99,7 +98,7 @@ class SurveyConfig(Section):
     @classmethod
     def _filters_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value is not None and len(set(value)) != len(value):
-            raise ValueError(f"{list(value)}: a filter stands twice.")
+            raise ValueError(f"{list(value)}: a filter is listed twice.")
         return value
 
     @field_validator("steps", mode="before")
@@ -115,7 +114,7 @@ class SurveyConfig(Section):
         names = [step.name for step in value]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"{', '.join(twice)} stands twice; each step runs once per exposure.")
+            raise ValueError(f"{', '.join(twice)} is listed twice; each step runs once per exposure.")
         return value
 
 
@@ -131,13 +130,13 @@ def read_config(
     Parameters
     ----------
     path : YAML file
-    workspace, context : replace the file's, as ``--workspace`` and ``--context`` do
-    check : finds further faults of a config; when the file has some already, it looks at the sound rest
+    workspace, context : replace the values in the file, as ``--workspace`` and ``--context`` do
+    check : finds further faults of a config; if the file has faults already, it gets the config without them
 
     Raises
     ------
     ConfigError
-        The file cannot be read, is not a mapping, or holds faults; each fault names file, line and what is expected.
+        The file cannot be read, is not a mapping, or has faults; each names file, line and what was expected.
     """
     document = read_document(path)
     data = dict(document.data)
@@ -151,24 +150,24 @@ def read_config(
     except ValidationError as error:
         wrong = error.errors(include_url=False)
         faults += [document.fault(item, SurveyConfig) for item in wrong[:MAX_FAULTS]]
-        faults += ["" for _ in wrong[MAX_FAULTS:]]  # counted, not told
+        faults += ["" for _ in wrong[MAX_FAULTS:]]  # counted, not listed
         config = _sound_part(data, [tuple(item["loc"]) for item in wrong])
     if config is not None:
         config._document = document
         faults += config.located(check(config) if check is not None else ())
     if faults or config is None:
-        more = [f"{path}: and {len(faults) - MAX_FAULTS} faults more."] if len(faults) > MAX_FAULTS else []
+        more = [f"{path}: and {len(faults) - MAX_FAULTS} more faults."] if len(faults) > MAX_FAULTS else []
         raise ConfigError([*faults[:MAX_FAULTS], *more])
     return config
 
 
 def resolved(config: SurveyConfig) -> dict[str, Any]:
-    """The whole config as JSON types, defaults included: what goes into records and metadata."""
+    """The config as JSON types, with defaults, for records and metadata."""
     return config.model_dump(mode="json")
 
 
 def _sound_part(data: dict[str, Any], places: list[tuple[Any, ...]]) -> SurveyConfig | None:
-    """The config that a file holds beside its faulty values; None when nothing sound is left of it."""
+    """The config without its faulty values; None if that is not a config."""
     rest = {key: dict(value) if isinstance(value, dict) else value for key, value in data.items()}
     for place in places:
         if place[:1] == ("steps",):
@@ -179,7 +178,7 @@ def _sound_part(data: dict[str, Any], places: list[tuple[Any, ...]]) -> SurveyCo
             rest.pop(place[0], None)
     needed: dict[str, Any] = {"survey": "x", "program": 1, "workspace": ".", "references": {}}
     filled = {**needed, **rest}
-    # Without a server: nobody is asked for the sake of a config that is refused already.
+    # No server: a config with faults is rejected without asking one.
     filled["references"] = {"context": "jwst_0001.pmap", "cache": ".", **filled["references"], "server": None}
     try:
         return SurveyConfig(**filled)
@@ -188,7 +187,7 @@ def _sound_part(data: dict[str, Any], places: list[tuple[Any, ...]]) -> SurveyCo
 
 
 def _sound_steps(value: Any) -> list[StepConfig]:
-    """Every entry that names a step, once; with no settings where they are none."""
+    """The entries that name a step, once each, without settings that are not a mapping."""
     found: dict[str, StepConfig] = {}
     for entry in value if isinstance(value, (list, tuple)) else ():
         name = next(iter(entry)) if isinstance(entry, dict) and len(entry) == 1 else entry

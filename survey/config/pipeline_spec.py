@@ -1,8 +1,8 @@
-"""Parameters that the installed pipeline's steps accept, read from their source without importing them.
+"""Parameters of the installed pipeline's steps, read from their source without importing them.
 
-Importing jwst.pipeline takes seconds; a config must be refused in less. Every Step declares its parameters in a literal
-``spec`` (configobj), its sub-steps in ``step_defs`` and its reference types in ``reference_file_types``: `ast` reads
-these. A test compares the result with what the imported classes say.
+Importing jwst.pipeline takes 6 to 12 s. Every Step declares its parameters in a literal ``spec`` (configobj), its
+sub-steps in ``step_defs`` and its reference types in ``reference_file_types``, which `ast` reads. A test compares the
+result with the imported classes.
 """
 
 from __future__ import annotations
@@ -23,23 +23,20 @@ from configobj.validate import ValidateError, Validator, VdtMissingValue
 from survey.messages import did_you_mean, nearest, shown, unquoted
 from survey.names import plain_name
 
-# Every Step descends from these two; they hold the parameters that all steps share.
+# Base classes of every Step, with the parameters that all steps share.
 _ROOTS = ("stpipe.step:Step", "jwst.stpipe.core:JwstStep")
-# The pipeline gets its inputs and outputs from survey: a config that redirects them would hide products from the
-# records.
+# Set by survey: a config that changes inputs or outputs would hide products from the records.
 RESERVED = frozenset(
     {"output_dir", "output_file", "output_ext", "output_use_model", "output_use_index", "search_output_file"}
     | {"input_dir", "suffix", "config_file", "class", "name", "pre_hooks", "post_hooks"}
 )
-
-
 # Parameters whose value becomes part of the name of a file that a step writes.
 OUTPUT_NAMES = frozenset({"catalog_format", "dark_output", "int_name", "opt_name", "save_persistence"})
 
 
 @dataclass(frozen=True)
 class StepSpec:
-    """What one Step class accepts."""
+    """What a Step class accepts."""
 
     path: str  # 'jwst.jump.jump_step:JumpStep'
     alias: str | None
@@ -53,13 +50,13 @@ class StepSpec:
 
     @cached_property
     def pars_types(self) -> tuple[str, ...]:
-        """CRDS types of the parameter files that this class and its steps read, e.g. 'pars-jumpstep'."""
+        """CRDS types of the parameter files of this class and its steps, such as 'pars-jumpstep'."""
         own = f"pars-{self.class_name.lower()}"
         return (own, *(name for step in self.steps.values() for name in step.pars_types))
 
     @cached_property
     def all_reference_types(self) -> tuple[str, ...]:
-        """Reference types of this class and of its steps, sorted, each once; without pars types."""
+        """Reference types of this class and its steps, sorted; without pars types."""
         types = set(self.reference_types)
         for step in self.steps.values():
             types.update(step.all_reference_types)
@@ -73,7 +70,7 @@ def read_spec(path: str) -> StepSpec:
     Raises
     ------
     LookupError
-        The module or class is not installed, or is not written in the way that this reader knows.
+        The module or class is not installed, or its source is not as expected.
     """
     module_name, _, class_name = path.partition(":")
     module = _parse(module_name)
@@ -95,26 +92,26 @@ def read_spec(path: str) -> StepSpec:
     return StepSpec(path, ast.literal_eval(alias) if alias else None, parameters, types, steps)
 
 
-# Of a whole task: survey saves its results, and a step that is not wanted is left out of the config's steps.
+# The same, for the class that a task runs; a step inside a pipeline may be skipped.
 RESERVED_ABOVE = frozenset({"save_results", "skip"})
 
 
 def check_settings(
     spec: StepSpec, settings: Mapping[str, Any], where: str, *, inside: bool = False
 ) -> tuple[dict[str, Any], list[str]]:
-    """Check settings against a Step's parameters, and its steps' parameters.
+    """Check settings against the parameters of a Step and of its steps.
 
     Parameters
     ----------
     spec : what the installed class accepts
     settings : parameter -> value; step name -> {parameter: value} for a pipeline
-    where : the place that a message starts with, such as "steps.detector1"
+    where : key that messages start with, such as "steps.detector1"
     inside : the settings are those of a step inside a pipeline
 
     Returns
     -------
-    settings : dict with the values as the pipeline will see them (a number given as text becomes a number)
-    faults : list of str; empty when all is well
+    settings : values as the pipeline will see them; a number given as text becomes a number
+    faults : messages; empty if all settings are valid
     """
     clean: dict[str, Any] = {}
     faults: list[str] = []
@@ -122,14 +119,14 @@ def check_settings(
         if name in spec.steps:
             if not isinstance(value, Mapping):
                 got = shown(value)
-                faults.append(f"{where}.{name}: {name!r} is a step and takes a mapping of parameters, got {got}.")
+                faults.append(f"{where}.{name}: {name!r} is a step; expected a mapping of parameters, found {got}.")
                 continue
             clean[name], below = check_settings(spec.steps[name], value, f"{where}.{name}", inside=True)
             faults += below
             continue
         if name in RESERVED_ABOVE and not inside:
             faults.append(
-                f"{where}.{name}: {name!r} is set by survey itself; leave a step out of the config to skip it."
+                f"{where}.{name}: {name!r} is set by survey; remove it. To skip a step, remove it from 'steps'."
             )
             continue
         try:
@@ -140,26 +137,25 @@ def check_settings(
 
 
 def types_in_use(spec: StepSpec, settings: Mapping[str, Any], pars: Container[str] = ()) -> tuple[str, ...]:
-    """CRDS types that a run with these settings can read: those of steps that are skipped are left out,
-    and those that a setting overrides.
+    """CRDS types that a run with these settings can read, without those of skipped steps and overridden ones.
 
     Parameters
     ----------
     spec, settings : as in `check_settings`
-    pars : 'pars-*' types for which CRDS has a file. Such a file can switch a step on that is off by default, so a step
-        counts as skipped by default only when neither it nor the class above it has one.
+    pars : 'pars-*' types for which CRDS has a file. Such a file can turn on a step that is off by default, so a step
+        counts as skipped by default only if neither it nor its pipeline has one.
 
     Returns
     -------
-    types : sorted, each once; 'pars-*' types included
+    types : sorted, with 'pars-*' types
     """
     own = f"pars-{spec.class_name.lower()}"
     types = {own, *(kind for kind in spec.reference_types if settings.get(f"override_{kind}") is None)}
     for name, step in spec.steps.items():
         given = settings.get(name, {})
         switch = given.get("skip") if isinstance(given, Mapping) else None
-        told_by_crds = own in pars or f"pars-{step.class_name.lower()}" in pars
-        off_by_default = "default=True" in step.parameters.get("skip", "") and not told_by_crds
+        set_by_crds = own in pars or f"pars-{step.class_name.lower()}" in pars
+        off_by_default = "default=True" in step.parameters.get("skip", "") and not set_by_crds
         if switch is True or (switch is None and off_by_default):
             types.add(f"pars-{step.class_name.lower()}")
         else:
@@ -167,17 +163,17 @@ def types_in_use(spec: StepSpec, settings: Mapping[str, Any], pars: Container[st
     return tuple(sorted(types))
 
 
-# Parameters beside ``override_<type>`` whose value is a file, or a list of files, that pixels stand on; 'alignment' is
-# this project's own.
+# Parameters, besides ``override_<type>``, whose value is a file or a list of files that pixels depend on; 'alignment'
+# is a key of the config.
 FILE_PARAMETERS = frozenset(
     {"abs_refcat", "catfile", "skylist", "output_wcs", "alignment", "bkg_list", "wfss_mask", "persistence_array_file"}
     | {"user_mask", "user_supplied_dq", "user_supplied_flat", "user_supplied_reffile", "user_background"}
 )
-ONLINE_CATALOGUES = "GAIA"  # what names that are no file begin with
+ONLINE_CATALOGUES = "GAIA"  # values that start so are not files
 
 
 def named_files(name: str, value: Any) -> list[str]:
-    """The paths of files, or of folders of them, in a parameter's value; none when it is not of that kind."""
+    """Paths of files or folders in the value of a parameter; empty for other parameters."""
     if isinstance(value, list | tuple):
         return [path for item in value for path in named_files(name, item)]
     if not isinstance(value, str) or not value.strip():
@@ -189,7 +185,7 @@ def named_files(name: str, value: Any) -> list[str]:
 
 
 def override_files(settings: Mapping[str, Any]) -> list[str]:
-    """Paths that parameters name, at any depth: ``override_<type>`` and `FILE_PARAMETERS`."""
+    """Paths in the values of ``override_<type>`` and `FILE_PARAMETERS`, at any depth."""
     found: list[str] = []
     for name, value in settings.items():
         found += override_files(value) if isinstance(value, Mapping) else named_files(name, value)
@@ -197,7 +193,7 @@ def override_files(settings: Mapping[str, Any]) -> list[str]:
 
 
 def with_files(settings: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """Settings with every path that a parameter names, at any depth, put through a function."""
+    """Settings with a function applied to every path in them, at any depth."""
     return {name: _with_files(name, value, change) for name, value in settings.items()}
 
 
@@ -210,7 +206,7 @@ def _with_files(name: str, value: Any, change: Callable[[str], str]) -> Any:
 
 
 def missing_files(settings: Mapping[str, Any], where: str) -> list[str]:
-    """Faults for the files and folders that parameters name, at any depth, and that are not there."""
+    """Messages about files and folders that settings name, at any depth, and that do not exist."""
     found: list[str] = []
     for name, value in settings.items():
         if isinstance(value, Mapping):
@@ -223,7 +219,7 @@ def missing_files(settings: Mapping[str, Any], where: str) -> list[str]:
 
 def _check_value(spec: StepSpec, name: str, value: Any) -> Any:
     if name in RESERVED:
-        raise ValueError(f"{name!r} is set by survey itself and cannot be changed; leave it out.")
+        raise ValueError(f"{name!r} is set by survey and cannot be changed; remove it.")
     if name not in spec.parameters:
         known = [key for key in (*spec.parameters, *spec.steps) if key not in RESERVED]
         raise ValueError(f"{spec.class_name} has no parameter {shown(name)}{nearest(name, known)}")
@@ -236,21 +232,21 @@ def _check_value(spec: StepSpec, name: str, value: Any) -> Any:
         if not all(math.isfinite(item) for item in numbers if isinstance(item, float)):
             raise ValidateError("expected a finite number")
         if name in OUTPUT_NAMES and clean and not plain_name(str(clean)):
-            raise ValidateError("it names a file that is written beside the other products: expected a plain file name")
+            raise ValidateError("it is part of the name of a product: expected a plain file name")
         return clean
     except (ValidateError, VdtMissingValue, OverflowError, TypeError) as error:
-        said = f"{name} = {shown(value)} does not fit {check[:300]}: {str(error)[:200]}"
+        said = f"{name} = {shown(value)} does not match {check[:300]}: {str(error)[:200]}"
         raise ValueError(f"{said}{_close_option(check, value)}") from error
 
 
 def _close_option(check: str, value: Any) -> str:
-    """'; did you mean ...?' for a value that is none of a parameter's options."""
+    """The option that a value resembles, for a message; '' for parameters without options."""
     options = re.findall(r"""['"]([^'"]+)['"]""", check) if check.startswith("option(") else []
     return did_you_mean(value, options)
 
 
 def _as_configobj(value: Any) -> Any:
-    """configobj's checks know text, numbers, booleans and lists of text."""
+    """A value of the types that configobj checks: text, numbers, booleans and lists of text."""
     return [str(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -260,7 +256,7 @@ def _text(value: Any) -> str:
     return value
 
 
-# The two checks that stpipe adds to configobj's own; a config holds text where stpipe would also take a datamodel.
+# The two checks that stpipe adds to those of configobj. A config holds text where stpipe also accepts a datamodel.
 _VALIDATOR = Validator({"output_file": _text, "is_string_or_datamodel": _text})
 
 
@@ -271,7 +267,7 @@ def _parse(module_name: str) -> ast.Module:
 
 @cache
 def _source_file(module_name: str) -> Path:
-    """The source of a module, found without importing any package above it."""
+    """The source file of a module, found without importing its packages."""
     top, *rest = module_name.split(".")
     spec = importlib.util.find_spec(top)
     if spec is None or not spec.submodule_search_locations:
@@ -287,11 +283,11 @@ def _class_node(module: ast.Module, class_name: str, path: str) -> ast.ClassDef:
     for node in module.body:
         if isinstance(node, ast.ClassDef) and node.name == class_name:
             return node
-    raise LookupError(f"{path}: no such class in its module.")
+    raise LookupError(f"{path}: the module has no such class.")
 
 
 def _class_values(node: ast.ClassDef) -> dict[str, ast.expr]:
-    """Class attributes that are assigned in the body."""
+    """Class attributes assigned in the body of a class."""
     values: dict[str, ast.expr] = {}
     for item in node.body:
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
@@ -310,7 +306,7 @@ def _bases(module_name: str, module: ast.Module, node: ast.ClassDef) -> list[str
     for base in node.bases:
         resolved = _resolve(module_name, module, base)
         name = resolved.rpartition(":")[2]
-        # jwst.stpipe offers JwstStep and JwstPipeline under the names Step and Pipeline.
+        # jwst.stpipe also exports JwstStep and JwstPipeline as Step and Pipeline.
         found.append(_ROOTS[1] if name in ("Step", "Pipeline", "JwstStep", "JwstPipeline") else resolved)
     return found
 
@@ -342,7 +338,7 @@ def _resolve(module_name: str, module: ast.Module, node: ast.expr) -> str:
 def _parse_spec(node: ast.expr | None) -> dict[str, str]:
     if node is None:
         return {}
-    # tweakreg's spec is an f-string whose holes stand in comments only; they are left empty.
+    # The spec of tweakreg is an f-string with values in comments only; they are left empty.
     parts = node.values if isinstance(node, ast.JoinedStr) else [node]
     text = "".join(part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str))
     return dict(ConfigObj(text.splitlines(), interpolation=False, list_values=False))

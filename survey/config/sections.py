@@ -11,7 +11,7 @@ from survey.config.values import ConfigPath, Filter, Section, Server
 from survey.credentials import server_address
 from survey.messages import shown, unquoted
 
-SCALES_ARCSEC = (0.001, 10.0)  # of a mosaic; a slip of the unit is outside
+SCALES_ARCSEC = (0.001, 10.0)  # of a mosaic; values outside are in another unit by mistake
 
 
 class ArchiveConfig(Section):
@@ -180,9 +180,7 @@ class MosaicConfig(Section):
 
     @property
     def grid(self) -> dict[str, Any]:
-        """The output grid and weighting as parameters of the pipeline's resample step; what is not given is left
-        out.
-        """
+        """Output grid and weights as parameters of the pipeline's resample step, without those that are not given."""
         values = {
             "pixel_scale": self.pixel_scale_arcsec,
             "crval": self.crval_deg,

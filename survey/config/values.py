@@ -17,7 +17,7 @@ _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^
 
 
 def expand(text: str) -> str:
-    """Replace ``${NAME}`` by an environment variable, ``${NAME:-default}`` by it or, when unset or empty, the default.
+    """Replace ``${NAME}`` by an environment variable, ``${NAME:-default}`` by the default if it is unset or empty.
 
     Raises
     ------
@@ -26,11 +26,11 @@ def expand(text: str) -> str:
     """
 
     def value(match: re.Match[str]) -> str:
-        if match["name"] == TOKEN:  # it would end up in every record
-            raise ValueError(f"{TOKEN} is a secret: it is read from the environment, and stands in no config.")
+        if match["name"] == TOKEN:  # it would be written to every record
+            raise ValueError(f"{TOKEN} is a secret that is read from the environment; remove it from the config.")
         found = os.environ.get(match["name"]) or match["default"]
         if found is None:
-            raise ValueError(f"environment variable {match['name']} is not set; set it, or write the path itself.")
+            raise ValueError(f"environment variable {match['name']} is not set; set it, or write its value.")
         return found
 
     return _VARIABLE.sub(value, text)
@@ -51,14 +51,14 @@ def _as_path(value: Any) -> Any:
         raise ValueError("a path must not be empty.")
     try:
         if len(os.fsencode(text)) >= MAX_PATH_BYTES or any(len(os.fsencode(part)) > 255 for part in Path(text).parts):
-            raise ValueError(f"{shown(text)}: no file system has so long a path.")
+            raise ValueError(f"{shown(text)}: the path is too long.")
     except UnicodeEncodeError:
-        raise ValueError(f"{shown(text)}: no file system has such a path.") from None
+        raise ValueError(f"{shown(text)}: the path holds characters that no file system accepts.") from None
     if not text.isprintable():
         raise ValueError(f"{shown(text)}: a path must not hold control characters.")
     try:
         return Path(text).expanduser()
-    except RuntimeError as error:  # '~name' of a user who does not exist
+    except RuntimeError as error:  # '~name' of an unknown user
         raise ValueError(f"{shown(text)}: {error}") from None
 
 

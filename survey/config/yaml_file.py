@@ -1,4 +1,7 @@
-"""A YAML file that people wrote: its values, and the line of every key, read safely and in bounded time."""
+"""Read a YAML file: its values, the line of every key, and faults with file and line.
+
+Size, depth and number of values are limited, and tags and aliases are rejected.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +17,29 @@ from survey.errors import ConfigError
 from survey.messages import did_you_mean, nearest, shown, unquoted
 
 MAX_BYTES = 1_000_000
-MAX_DEPTH = 100  # the deepest config has 6 levels
-MAX_NODES = 20_000  # of keys and values; ten times the longest lists that a config may hold
-MAX_FAULTS = 100  # of one file; more tell nothing new
+MAX_DEPTH = 100  # a config has at most 6 levels
+MAX_NODES = 20_000  # keys and values; ten times the largest sensible config
+MAX_FAULTS = 100  # that are listed of one file
 MAX_MESSAGE = 500  # characters of one fault
 
 Place = tuple[str | int, ...]
 
 _OCTAL = re.compile(r"0[0-7_]+")
-# The loader in C where PyYAML has it: the one in Python takes a minute for a megabyte.
+# The Python loader takes a minute for a megabyte.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
 class Document:
-    """A YAML mapping and where its parts stand."""
+    """A YAML mapping and the lines of its parts."""
 
     path: Path
     data: Mapping[str, Any]
     lines: Mapping[Place, int]  # 1-based, of every key and list entry
-    faults: tuple[str, ...] = ()  # keys that stand twice
+    faults: tuple[str, ...] = ()  # keys that are given twice, octal numbers
 
     def locate(self, place: Sequence[str | int]) -> str:
-        """``file:line`` of a place, or of the deepest part of it that the file has."""
+        """``file:line`` of a key, or of the deepest part of its path that is in the file."""
         whole = tuple(place)
         for end in range(len(whole), 0, -1):
             if whole[:end] in self.lines:
@@ -44,9 +47,9 @@ class Document:
         return str(self.path)
 
     def located(self, fault: str) -> str:
-        """A message that starts with a dotted place, ``mosaic.image3.resample: ...``, with file and line before it.
+        """Put file and line before a message that starts with a dotted key, such as ``mosaic.image3.resample: ...``.
 
-        An entry of a list may stand in a place by its only key: ``steps.detector1.jump``.
+        The entries of a list of mappings with one key each are found by that key: ``steps.detector1.jump``.
         """
         place = fault.partition(": ")[0]
         if place.startswith("--"):
@@ -54,7 +57,7 @@ class Document:
         return f"{self.locate(place.split('.'))}: {fault}"
 
     def fault(self, item: Mapping[str, Any], model: Any) -> str:
-        """One of the errors that a pydantic model found in the file, as a message with file and line."""
+        """An error of a pydantic model as a message with file and line."""
         place = tuple(item["loc"])
         name = ".".join(map(unquoted, place))
         message = str(item["msg"]).removeprefix("Value error, ")
@@ -74,12 +77,12 @@ class Document:
 def read_document(path: Path | str) -> Document:
     """Read a YAML file whose top is a mapping. Keys become text.
 
-    Aliases are refused (a few lines of them expand to gigabytes), as are tags that make anything but plain values.
+    Aliases, of which a few lines can expand to gigabytes, and tags that create Python objects are rejected.
 
     Raises
     ------
     ConfigError
-        The file cannot be read, is too large or too deep, or is no YAML mapping; with file and line.
+        The file cannot be read, is too large or too deep, or is not a YAML mapping.
     """
     path = Path(path)
     text = _read_text(path)
@@ -108,7 +111,7 @@ def _read_text(path: Path) -> str:
         with open(path, "rb") as stream:
             content = stream.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes; this is not a config.")
+            raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes; expected a config.")
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
@@ -119,7 +122,7 @@ def _read_text(path: Path) -> str:
 
 
 def _check_events(path: Path, text: str) -> None:
-    """Refuse what would be costly to build, before anything is built."""
+    """Reject what would be costly to construct, before anything is constructed."""
     depth = 0
     for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
         line = event.start_mark.line + 1 if event.start_mark is not None else 1
@@ -133,13 +136,13 @@ def _check_events(path: Path, text: str) -> None:
 
 
 def _walk(node: yaml.Node, path: Place, lines: dict[Place, int]) -> Iterator[tuple[int, str]]:
-    """Note the line of every key and list entry; yields keys that stand twice, and octal numbers."""
+    """Store the line of every key and list entry; yields line and message of keys given twice and octal numbers."""
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
             name, line = str(getattr(key, "value", "")), key.start_mark.line + 1
             if name in seen:
-                yield line, f"{'.'.join(map(unquoted, (*path, name)))}: stands twice; first in line {seen[name]}."
+                yield line, f"{'.'.join(map(unquoted, (*path, name)))}: is given twice; first in line {seen[name]}."
             seen[name] = line
             lines[(*path, name)] = line
             yield from _walk(value, (*path, name), lines)
@@ -149,13 +152,14 @@ def _walk(node: yaml.Node, path: Place, lines: dict[Place, int]) -> Iterator[tup
             if isinstance(value, yaml.ScalarNode):
                 lines.setdefault((*path, str(value.value)), value.start_mark.line + 1)
             elif isinstance(value, yaml.MappingNode) and len(value.value) == 1 and len(path) == 1:
-                for _ in _walk(value, path, lines):  # by its only key; what stands twice in it is told below
+                for _ in _walk(value, path, lines):  # by its only key; faults in it are reported below
                     pass
             yield from _walk(value, (*path, index), lines)
     elif node.tag == "tag:yaml.org,2002:int" and _OCTAL.fullmatch(node.value):
         meant = node.value.replace("_", "").lstrip("0") or "0"
         place = ".".join(str(part) if isinstance(part, int) else unquoted(part) for part in path)
-        yield node.start_mark.line + 1, f"{place}: {node.value}: YAML takes a leading zero for octal; write {meant}."
+        said = f"{place}: {node.value}: YAML reads a number with a leading zero as octal; write {meant}."
+        yield node.start_mark.line + 1, said
 
 
 def keys_of(model: Any, place: Place) -> list[str]:

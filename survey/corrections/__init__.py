@@ -1,3 +1,3 @@
-"""Corrections that surveys add between the pipeline's steps: functions of arrays, each in a thin stpipe Step."""
+"""Corrections that run between steps of the pipeline: functions of arrays, each in a thin stpipe Step."""
 
-__all__: list[str] = []  # entered through the registry of steps alone
+__all__: list[str] = []  # used only through the registry of steps

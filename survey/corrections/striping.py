@@ -1,4 +1,4 @@
-"""1/f striping: noise of the readout, correlated along the fast axis, that is left in a rate image as stripes."""
+"""Subtract 1/f noise: readout noise that is correlated along the fast axis and leaves stripes in a rate image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CLIP_ROUNDS = 5
 
 
 def source_mask(image, good, n_sigma, grow):
-    """Mark pixels that sources raise above the sky.
+    """Mark pixels that are brighter than the sky.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def source_mask(image, good, n_sigma, grow):
 
     Returns
     -------
-    mask : ndarray (ny, nx), bool; True = source. All False where no pixel is good.
+    mask : ndarray (ny, nx), bool; True = source. All False if no pixel is good.
     """
     sky = good & np.isfinite(image)
     for _ in range(_CLIP_ROUNDS):
@@ -48,18 +48,17 @@ def source_mask(image, good, n_sigma, grow):
 
 @dataclass(frozen=True)
 class StripingSettings:
-    """How stripes are measured."""
+    """Parameters of `measure_striping`."""
 
     n_sigma: float = 2.0  # see `source_mask`
     grow: int = 2  # see `source_mask` [pixels]
-    min_pixels: int = 50  # a row with fewer usable pixels in its amplifier is taken to have no stripe
+    min_pixels: int = 50  # rows with fewer usable pixels in an amplifier are not corrected there
 
 
 def measure_striping(sci, good, flat, amplifiers, settings=None):
     """Measure the stripe of every row in every amplifier, on a flat-fielded copy with sources masked.
 
-    The flat keeps the structure of the sky's own light out of the measurement; what is measured is additive in the
-    rate.
+    Flat-fielding removes the structure that sky light has on the detector; the stripes are subtracted from the rate.
 
     Parameters
     ----------
@@ -71,9 +70,8 @@ def measure_striping(sci, good, flat, amplifiers, settings=None):
 
     Returns
     -------
-    stripes : ndarray (ny, nx), float32 [DN/s]; to be subtracted from ``sci``. Each amplifier's median over rows is
-    zero, so
-        that the level of the sky stays. Without noise and sources, a clean image gives zeros.
+    stripes : ndarray (ny, nx), float32 [DN/s]; to be subtracted from ``sci``. The median over the rows of an amplifier
+        is zero, so that the sky level is kept. A uniform image gives zeros.
 
     Raises
     ------
@@ -91,15 +89,15 @@ def measure_striping(sci, good, flat, amplifiers, settings=None):
         raise ValueError(f"{sci.shape[1]} columns do not divide into {amplifiers} amplifiers.")
     usable = good & np.isfinite(sci) & np.isfinite(flat) & (flat > 0)
     flattened = np.divide(sci, flat, out=np.full(sci.shape, np.nan, np.float32), where=usable)
-    # A bright stripe looks like a source and would mask itself: the mask is drawn on what the medians before it leave.
+    # A bright stripe would be masked as a source: subtract first medians before the mask is made.
     rough = _row_medians(np.where(usable, flattened, np.nan), amplifiers, settings.min_pixels)
     sky = usable & ~source_mask(flattened - rough, usable, settings.n_sigma, settings.grow)
     return _row_medians(np.where(sky, flattened, np.nan), amplifiers, settings.min_pixels)
 
 
 def _row_medians(image, amplifiers, min_pixels):
-    """Median of every row in every amplifier, less the amplifier's own median; of the image's shape, 0 where data
-    are few.
+    """Median of every row in every amplifier, minus the amplifier's median, in the shape of the image; 0 for rows with
+    too few pixels.
     """
     stripes = np.zeros((image.shape[0], amplifiers), np.float32)
     for number, block in enumerate(np.split(image, amplifiers, axis=1)):
@@ -111,14 +109,14 @@ def _row_medians(image, amplifiers, min_pixels):
 
 
 class SubtractStripingStep(Step):
-    """Subtract 1/f striping from a rate image, row by row and amplifier by amplifier."""
+    """Subtract 1/f striping from a rate image, for each row of each amplifier."""
 
     class_alias = "subtract_striping"
 
     spec = """
         n_sigma = float(default=2.0, min=0.0) # Pixels this far above the sky are sources [standard deviations]
         grow = integer(default=2, min=0) # Pixels by which the source mask grows
-        min_pixels = integer(default=50, min=1) # Rows with fewer usable pixels in an amplifier are left alone
+        min_pixels = integer(default=50, min=1) # Rows with fewer usable pixels in an amplifier are not corrected
         suffix = string(default='striping')
     """
 

@@ -1,4 +1,4 @@
-"""Mosaics as data: output grids and tiles, zarr groups for xarray, FITS files, level-3 association files."""
+"""Mosaics as data: output grids and tiles, zarr groups, FITS files and level-3 association files."""
 
 # Modules that other packages may import.
 __all__ = [

@@ -17,22 +17,14 @@ from survey.workspace.files import write_file
 
 ASN_TYPE = "image3"  # of a level-3 imaging association
 MAX_FILE_BYTES = 8 * 1024 * 1024  # 20,000 members are 2 MB
-
-
 MAX_MEMBERS = 20_000
-
-
-MAX_FAULTS = 50  # of one file; more tell nothing new
-
+MAX_FAULTS = 50  # that are listed of one file
 
 _EXPOSURE_FILE = re.compile(r"(?P<name>[a-z0-9_-]{1,80}?)(?:_cal|_[oacr]\d{3,4}_crf)\.fits", re.ASCII)
 
 
 def write_association(association: Association, folder: Path) -> Path:
-    """Write ``<product>_asn.json`` by `jwst.associations`; same association, same bytes.
-
-    Members are the plain names of their cal files.
-    """
+    """Write ``<product>_asn.json`` with `jwst.associations`; members are listed as plain names of their cal files."""
     from jwst.associations.asn_from_list import asn_from_list
     from jwst.associations.lib.rules_level3 import Asn_Lv3Image
 
@@ -54,13 +46,13 @@ def write_association(association: Association, folder: Path) -> Path:
 def read_association(path: Path | str) -> Association:
     """Read an existing level-3 association; its members keep their order.
 
-    Members are plain file names of NIRCam cal or crf files and nothing else: no folder, link or absolute path can
-    reach the file system through them. What is not about members (pool, rule, constraints) is ignored.
+    Members must be plain names of NIRCam cal or crf files: a name with a folder is rejected. Pool, rule and constraints
+    are ignored.
 
     Raises
     ------
     ConfigError
-        Every fault of the file, up to 50.
+        The file has faults; the message lists up to 50.
     """
     path = Path(path)
     data = _read_json(path)
@@ -69,7 +61,7 @@ def read_association(path: Path | str) -> Association:
     name = _read_name(product, faults)
     exposures = [_read_member(number, member, faults) for number, member in enumerate(members, 1)]
     names = [str(exposure) for exposure in exposures if exposure is not None]
-    faults += [f"member {member}: stands {count} times." for member, count in Counter(names).items() if count > 1]
+    faults += [f"member {member}: is listed {count} times." for member, count in Counter(names).items() if count > 1]
     if faults or name is None:
         shown = faults[:MAX_FAULTS]
         if len(faults) > len(shown):
@@ -94,28 +86,28 @@ def _filter_of(elements: str) -> str:
 def _read_json(path: Path) -> Any:
     try:
         if not path.is_file():
-            raise ConfigError(f"{path}: no such file; name a level-3 association (*_asn.json).")
+            raise ConfigError(f"{path}: no such file; expected a level-3 association (*_asn.json).")
         with open(path, "rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise ConfigError(f"{path}: cannot be read ({error}).") from error
     if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path.name}: larger than {MAX_FILE_BYTES} bytes; an association of a survey is smaller.")
+        raise ConfigError(f"{path.name}: larger than {MAX_FILE_BYTES} bytes; expected a level-3 association.")
     try:
         return json.loads(content.decode("utf-8"), object_pairs_hook=_no_key_twice)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path.name}: not the JSON of an association ({error}).") from error
+        raise ConfigError(f"{path.name}: not valid JSON ({error}).") from error
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
     if twice:
-        raise ValueError(f"the key {shown(twice[0])} stands twice in one object")
+        raise ValueError(f"the key {shown(twice[0])} is given twice in one object")
     return dict(pairs)
 
 
 def _read_product(data: Any, faults: list[str]) -> tuple[Any, list[Any]]:
-    """Name and members of the only product; ('', []) with a fault when there is none."""
+    """Name and members of the only product; (None, []) and a fault if there is none."""
     if not isinstance(data, dict):
         faults.append(f"found {type(data).__name__}, expected an object with 'products'.")
         return None, []

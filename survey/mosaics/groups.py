@@ -1,4 +1,4 @@
-"""Mosaics as zarr groups for xarray: written from an i2d file in bands, replaced whole, cut out by sky position.
+"""Mosaics as zarr groups: write one from an i2d file, open it with xarray, and cut out a part by sky position.
 
 xr.open_zarr("mosaics/mosaics.zarr", group="F444W", consolidated=False)["sci"]
 """
@@ -29,7 +29,7 @@ _WCS_CARD = re.compile(
     r"WCSAXES|NAXIS[12]|C(?:TYPE|UNIT|RPIX|RVAL|DELT)[12]|(?:PC|CD)[12]_[12]|LONPOLE|LATPOLE|RADESYS|EQUINOX"
 )
 _GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
-# Keywords of the primary header that go along, so that a group says where it comes from without its FITS file.
+# Keywords of the primary header that are copied to the attributes of a group.
 _PRIMARY = {"SURVEY": "survey", "SVYDIGST": "digest", "CRDS_CTX": "context", "CAL_VER": "jwst_version",
             "FILTER": "filter", "PUPIL": "pupil", "SIMULATD": "simulated"}  # fmt: skip
 
@@ -39,14 +39,14 @@ def write_group(
 ) -> Path:
     """Write an i2d file as one group of a zarr store; returns the group's folder.
 
-    Arrays ``sci err wht var_poisson var_rnoise var_flat`` are float32 (y, x), NaN = no data; ``con`` is uint32
-    (plane, y, x), bit i of plane p set where member 32 p + i contributes. One band of ``chunk`` rows is in memory at
-    a time. The group is written aside and renamed, so that a reader or a crash sees the old or the new one.
+    The arrays are those of `survey.mosaics.arrays`: float32 (y, x) with NaN for no data; ``con`` is uint32 (plane, y,
+    x) with bit i of plane p set where member 32 p + i contributes, and ``dq`` uint32. One band of ``chunk`` rows is in
+    memory at a time. The group is replaced atomically.
 
     Parameters
     ----------
-    i2d : FITS file with SCI, WHT and CON, and whatever there is of ERR and VAR_*
-    store : folder of the zarr store; made when it is not there
+    i2d : FITS file with SCI, WHT and CON; ERR, VAR_* and DQ are optional
+    store : folder of the zarr store; created if missing
     group : name, such as the filter
     chunk : pixels on a side of a chunk
     attrs : JSON types, added to the group's attributes
@@ -54,9 +54,9 @@ def write_group(
     Raises
     ------
     TaskError
-        The file is no mosaic: an extension is missing, of another shape, or without a celestial WCS.
+        The file is not a mosaic: an extension is missing or of another shape, or there is no celestial WCS.
     ConfigError
-        ``group`` is no plain name, or ``chunk`` is not positive.
+        ``group`` is not a plain name, or ``chunk`` is not positive.
     """
     if not _GROUP_NAME.fullmatch(group):
         raise ConfigError(f"group {shown(group)}: expected letters, digits, '_' and '-', such as F444W.")
@@ -76,12 +76,12 @@ def write_group(
 
 
 def ensure_store(store: Path) -> None:
-    """Make the store's root group, so that zarr can list the groups in it; one that was changed is made anew.
+    """Create the root group of a store, so that zarr can list its groups; one that was changed is replaced.
 
     Raises
     ------
     ConfigError
-        A link is in its place.
+        The store is a link.
     """
     if store.is_symlink():
         raise ConfigError(f"{store}: is a link; expected a folder of the workspace. Remove the link.")
@@ -92,12 +92,12 @@ def ensure_store(store: Path) -> None:
 
 
 def open_group(store: Path | str, group: str) -> xr.Dataset:
-    """A mosaic, lazily: pixels are read when they are asked for.
+    """Open a mosaic; pixels are read when they are used.
 
     Raises
     ------
     ConfigError
-        There is no such group, or its writing was never finished.
+        There is no such group, or it is incomplete.
     """
     import xarray as xr
 
@@ -107,17 +107,17 @@ def open_group(store: Path | str, group: str) -> xr.Dataset:
         raise ConfigError(f"{store}: no mosaic {shown(group)}; there are {', '.join(there) or 'none'}.")
     dataset = xr.open_zarr(store, group=group, consolidated=False, chunks=None, zarr_format=3)
     if dataset.attrs.get("complete") is not True:
-        raise ConfigError(f"{folder}: was never finished; remove it and run again.")
+        raise ConfigError(f"{folder}: is incomplete; remove it and run again.")
     return dataset
 
 
 def open_mosaic(folder: Path | str) -> xr.Dataset:
-    """A mosaic by the folder of its group, such as mosaics/mosaics.zarr/F444W; lazily, as `open_group`."""
+    """Open a mosaic by the folder of its group, such as mosaics/mosaics.zarr/F444W; see `open_group`."""
     return open_group(Path(folder).parent, Path(folder).name)
 
 
 def read_wcs(mosaic: xr.Dataset | xr.DataArray) -> WCS:
-    """The celestial WCS of a mosaic, of one of its arrays, or of a cutout; pixel (0, 0) is the first one."""
+    """The celestial WCS of a mosaic, of one of its arrays, or of a cutout; the first pixel is (0, 0)."""
     from astropy.wcs import WCS
 
     return WCS(_header(mosaic))
@@ -132,17 +132,21 @@ def cutout(
     size_px: int | None = None,
     size_arcsec: float | None = None,
 ) -> xr.Dataset:
-    """A square around a sky position, with its own WCS; clipped at the mosaic's edge, read lazily.
+    """Cut out a square around a sky position, with its own WCS, clipped at the edge of the mosaic.
 
     Parameters
     ----------
     ra, dec : ICRS [deg]
     size_px, size_arcsec : side of the square; give one of the two
 
+    Returns
+    -------
+    cutout : Dataset whose pixels are read when they are used
+
     Raises
     ------
     ConfigError
-        Neither or both sizes, no such group, or a square that lies outside of the mosaic.
+        Neither or both sizes are given, there is no such group, or the square lies outside of the mosaic.
     """
     import numpy as np
 
@@ -164,16 +168,16 @@ def cutout(
     columns = slice(max(left, 0), min(left + size_px, nx))
     rows = slice(max(bottom, 0), min(bottom + size_px, ny))
     if columns.start >= columns.stop or rows.start >= rows.stop:
-        raise ConfigError(f"cutout: ({ra}, {dec}) deg touches no pixel of {group}.")
+        raise ConfigError(f"cutout: ({ra}, {dec}) deg: the square has no pixel of {group}.")
     return _shift_wcs(mosaic.isel(x=columns, y=rows), columns, rows)
 
 
 def exposures_at(mosaic: xr.Dataset | Path | str, ra: float, dec: float) -> tuple[str, ...]:
-    """Names of the exposures behind a sky position: those that the context planes name at its pixel.
+    """Names of the exposures that contribute to the pixel at a sky position, by the context planes.
 
     Parameters
     ----------
-    mosaic : of `open_group` or xarray, a cutout of it, or the folder of a group: mosaics/mosaics.zarr/F444W
+    mosaic : as opened by `open_group` or xarray, a cutout of it, or the folder of a group: mosaics/mosaics.zarr/F444W
     ra, dec : ICRS [deg]
 
     Returns
@@ -183,7 +187,7 @@ def exposures_at(mosaic: xr.Dataset | Path | str, ra: float, dec: float) -> tupl
     Raises
     ------
     ConfigError
-        The position lies outside of the mosaic, or the mosaic has no context planes.
+        The position is outside of the mosaic, or the mosaic has no context planes.
     """
     import numpy as np
 
@@ -220,15 +224,15 @@ def _write(i2d: Path, folder: Path, chunk: int, attrs: dict[str, Any]) -> None:
             root[name].attrs.update(found["arrays"][name])
             _copy(hdus[ARRAYS[name].extension], root[name], chunk)
         root.attrs.update(found["group"] | attrs)
-        root.attrs["complete"] = True  # last: what lacks it was never finished
+        root.attrs["complete"] = True  # last: a group without it is incomplete
 
 
 def group_attributes(hdus: Any, source: str, shape: tuple[int, int]) -> dict[str, Any]:
-    """What a group and its arrays say of themselves, from the headers of an i2d file.
+    """Attributes of a group and of its arrays, from the headers of an i2d file.
 
     Returns
     -------
-    {"group": attributes, "arrays": {name of the array: attributes}}
+    attributes : {"group": {...}, "arrays": {name: {...}}}
     """
     header, primary = hdus["SCI"].header, hdus[0].header
     cards = {card.keyword: card.value for card in header.cards if _WCS_CARD.fullmatch(card.keyword)}
@@ -258,7 +262,7 @@ def _check(name: str, hdus: Any) -> tuple[int, int]:
 
 
 def _copy(hdu: Any, array: Any, chunk: int) -> None:
-    """Copy pixels by bands of whole chunks; bit patterns of CON are kept, signed or not."""
+    """Copy pixels in bands of whole chunks; signed integers of CON keep their bits."""
     ny, nx = hdu.shape[-2:]
     for plane in range(hdu.shape[0]) if len(hdu.shape) == 3 else (None,):
         for y in range(0, ny, chunk):
@@ -274,10 +278,10 @@ def _copy(hdu: Any, array: Any, chunk: int) -> None:
 
 
 def _to_text(cards: Mapping[str, Any]) -> str:
-    """80-character cards, for ``WCS(fits.Header.fromstring(text))``."""
+    """Header cards as text, for ``WCS(fits.Header.fromstring(text))``."""
     from astropy.io import fits
 
-    # NAXIS1 without NAXIS is no header; WCSAXES says how many axes there are
+    # A header with NAXIS1 needs NAXIS.
     return fits.Header([("NAXIS", 2), *cards.items()]).tostring(endcard=False, padding=False)
 
 
@@ -286,12 +290,12 @@ def _header(mosaic: xr.Dataset | xr.DataArray) -> Header:
 
     text = mosaic.attrs.get("wcs_header")
     if not isinstance(text, str):
-        raise ConfigError("no 'wcs_header' among the attributes; expected a mosaic, or one of its arrays.")
+        raise ConfigError("the attribute 'wcs_header' is missing; expected a mosaic, or one of its arrays.")
     return fits.Header.fromstring(text)
 
 
 def _pixel_scale(cards: Mapping[str, Any]) -> float:
-    """Square root of the pixel's area at the reference pixel [arcsec]."""
+    """Square root of the area of the reference pixel [arcsec]."""
     from astropy.io import fits
     from astropy.wcs import WCS
     from astropy.wcs.utils import proj_plane_pixel_area

@@ -209,7 +209,7 @@ def _shape(value: Sequence[Any]) -> tuple[int, int]:
 
 
 def read_layout(root: Path, product: str) -> Layout | None:
-    """The layout of a mosaic; None when there is none, or none that can be read."""
+    """The layout of a mosaic; None if there is none, or it cannot be read."""
     path = root / FOLDER / f"{product}_{SUFFIX}"
     try:
         if not is_file(path) or path.stat().st_size > MAX_LAYOUT_BYTES:
@@ -220,6 +220,6 @@ def read_layout(root: Path, product: str) -> Layout | None:
 
 
 def read_layouts(root: Path, products: Iterable[str]) -> dict[str, Layout]:
-    """Layouts by product, of those that are there."""
+    """The layouts that exist, by product."""
     found = {product: read_layout(root, product) for product in products}
     return {product: layout for product, layout in found.items() if layout is not None}

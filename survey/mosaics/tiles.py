@@ -1,7 +1,7 @@
-"""The tiles of a mosaic in its zarr group, and the FITS file that is streamed from them.
+"""Tiles of a mosaic in its zarr group, and the FITS file that is streamed from them.
 
-A tile is one chunk of each array, so no two writers share a file; a tile without data is not written. The group's
-metadata come last, with the attribute ``complete``: chunks without them are no mosaic, for zarr and for xarray alike.
+A tile is one chunk of each array, so that no two writers share a file; tiles without data are not written. The metadata
+of the group, with the attribute ``complete``, are written last: without them, neither zarr nor xarray opens the group.
 """
 
 from __future__ import annotations
@@ -24,21 +24,30 @@ SIGN_BIT = 2**31
 def create(
     folder: Path, shape: tuple[int, int], side: int, names: Sequence[str], planes: int, fill: float = float("nan")
 ) -> Any:
-    """Make the group of a mosaic: arrays of shape (ny, nx), con with its planes first, one chunk a tile and plane.
+    """Create the group of a mosaic, whose chunks are tiles.
 
-    ``fill`` is what sci holds where there is no tile.
+    Parameters
+    ----------
+    folder : of the group
+    shape : (ny, nx) of the mosaic [pixels]
+    side : of a tile [pixels]
+    names : arrays of the group
+    planes : of the context, con
+    fill : value of sci where no tile has data
     """
     shapes = {name: (planes, *shape) if ARRAYS[name].planes else shape for name in names}
     return create_group(folder, shapes, (side, side), {"sci": fill})
 
 
 def write_tile(root: Any, tile: Tile, arrays: Mapping[str, Any]) -> list[str]:
-    """Write a tile's arrays, each a whole chunk, also one that holds nothing but the fill value: a tile has all its
-    files or none. Of con, only planes with bits are written.
+    """Write the arrays of a tile, one chunk each.
+
+    A chunk is written even if it holds only the fill value, so that a tile has all of its files or none. Of con, only
+    planes with bits are written.
 
     Returns
     -------
-    files : the chunk files that were written, below the group's folder
+    files : paths of the chunk files, relative to the group's folder
     """
     import zarr
 
@@ -53,28 +62,32 @@ def write_tile(root: Any, tile: Tile, arrays: Mapping[str, Any]) -> list[str]:
 
 
 def chunk_files(names: Sequence[str], tile: Tile, planes: Iterable[int]) -> list[str]:
-    """The chunk files of a tile, below the group's folder; those of con for some planes."""
+    """Paths of a tile's chunk files, relative to the group's folder; of con, those of the given planes."""
     made = [f"{name}/c/{tile.iy}/{tile.ix}" for name in names if name != "con"]
     return made + [f"con/c/{plane}/{tile.iy}/{tile.ix}" for plane in planes if "con" in names]
 
 
 def uncommit(group: Path) -> None:
-    """Take the commit mark off a group, and have that on the disk, before a tile of it is written anew."""
+    """Remove the metadata that make a group complete, before one of its tiles is replaced."""
     if (group / "zarr.json").exists():
         (group / "zarr.json").unlink(missing_ok=True)
         sync_folder(group)
 
 
 def drop_strangers(group: Path, names: Sequence[str], wanted: Sequence[Tile], planes: int) -> int:
-    """Remove chunks of tiles that the mosaic does not have, and arrays it does not have; returns how many files.
+    """Remove chunks and arrays that do not belong to a mosaic, such as those of an earlier grid.
+
+    Returns
+    -------
+    removed : number of files
 
     Raises
     ------
     TaskError
-        The group is a link: whatever it leads to is not ours to remove.
+        The group is a link; nothing is removed through it.
     """
     if group.is_symlink() or group.parent.is_symlink():
-        raise TaskError(f"{group}: it, or its store, is a link; expected a folder of the workspace. Remove the link.")
+        raise TaskError(f"{group}: the group or its store is a link, expected a folder of the workspace. Remove it.")
     keep = {file for tile in wanted for file in chunk_files(names, tile, range(planes))}
     keep |= {"zarr.json", *(f"{name}/zarr.json" for name in names)}
     removed = 0
@@ -91,17 +104,18 @@ def drop_strangers(group: Path, names: Sequence[str], wanted: Sequence[Tile], pl
 
 
 def bands(shape: tuple[int, int], rows: int) -> Iterator[Box]:
-    """The grid in bands of whole rows."""
+    """Divide a grid into bands of ``rows`` whole rows."""
     for y in range(0, shape[0], rows):
         yield Box(0, y, shape[1], min(y + rows, shape[0]))
 
 
 def stream_fits(path: Path, hdus: Any, arrays: Mapping[str, Any], rows: int) -> None:
-    """Write a FITS file whose images come from zarr, a band of rows at a time.
+    """Write a FITS file whose images are read from zarr, one band of rows at a time.
 
     Parameters
     ----------
-    hdus : astropy HDUList with headers of the right shapes; the data of the HDUs in ``arrays`` are not read
+    path : of the file
+    hdus : HDUList of astropy, with headers of the right shapes; data of the HDUs in ``arrays`` are not read
     arrays : extension name -> zarr array (y, x) or (plane, y, x)
     rows : rows of a band
     """
@@ -123,7 +137,7 @@ def _write_whole(stream: Any, hdu: Any) -> None:
 
     from astropy.io import fits
 
-    # Through a list of its own: astropy writes the first HDU of a list as a primary one, which is dropped again.
+    # astropy writes the first HDU of a list as a primary one; that of an extension is dropped again.
     lone = fits.HDUList([hdu]) if isinstance(hdu, fits.PrimaryHDU) else fits.HDUList([fits.PrimaryHDU(), hdu])
     buffer = io.BytesIO()
     lone.writeto(buffer, output_verify="silentfix")
@@ -140,7 +154,7 @@ def _primary_bytes() -> int:
 
 
 def _blocks(array: Any, rows: int, shifted: bool) -> Iterator[Any]:
-    """Bands as FITS stores them. ``shifted``: unsigned numbers, which FITS stores 2**31 lower."""
+    """Bytes of the bands as FITS stores them. ``shifted``: unsigned integers, stored 2**31 lower (BZERO)."""
     shape = array.shape[-2:]
     for plane in range(array.shape[0]) if len(array.shape) == 3 else (None,):
         for band in bands(shape, rows):
@@ -152,7 +166,7 @@ def _blocks(array: Any, rows: int, shifted: bool) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def empty_arrays(folder: Path, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> Iterator[dict[str, Any]]:
-    """Arrays that take neither memory nor disk, for a header that must know their shapes: maps of sparse files."""
+    """Arrays for making a header that depends on their shapes; maps of sparse files take neither memory nor disk."""
     import numpy as np
 
     made, paths = {}, []

@@ -1,4 +1,4 @@
-"""The level-3 association of a mosaic, beside links to its members, valid for `strun calwebb_image3`."""
+"""The level-3 association of a mosaic and links to its members, for `strun calwebb_image3`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from survey.steps.base import Job, Outcome, Step
 
 
 def run(job: Job, step: Step) -> Outcome:
-    """Write the association of the job's members.
-
-    The members are plain names, as the archive writes them; relative links to the cal files stand beside the file.
-    """
+    """Write the association of the job's members, and a relative link to the cal file of each beside it."""
     settings = job.settings
     association = Association(
         product=job.subject,

@@ -1,4 +1,4 @@
-"""Steps that turn one exposure's product into its next one by a pipeline or Step class."""
+"""Run a pipeline or Step class on the product of one exposure, such as Detector1, Image2 or a correction."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from survey.steps.sanity import check_image, check_ramp
 
 
 def run(job: Job, step: Step) -> Outcome:
-    """Run the step's class on the job's one input; every product that it saves is kept.
+    """Run the class of a step on the input of a job, and keep every product that it saves.
 
-    The input is linked under the name that the pipeline expects of its suffix, so that a correction's product goes into
-    the next step as any rate file does, and products come out under the exposure's archive names.
+    The input is linked under the archive's name with the suffix that the step accepts. So products have archive names,
+    and a corrected rate file is read by the next step like any other.
 
     Raises
     ------
     TaskError
-        The class ran and left no product of the suffix that the step promises, or used references that were not
-        planned; the input cannot be an exposure, or the product has no usable pixel.
+        The input is not a valid ramp; the class made no product with the suffix of the step, used reference files
+        that were not planned, or left no usable pixel.
     """
     if len(job.inputs) != 1:
         raise TaskError(f"{job.key}: expected one input, got {len(job.inputs)}.")
@@ -44,10 +44,9 @@ def run(job: Job, step: Step) -> Outcome:
 
 
 def repeats(path: Path) -> bool:
-    """Whether a product says what its neighbour says: the 'ints' of one integration, as large as the rate or cal
-    itself.
+    """Whether a product repeats another one: the rateints or calints of an exposure with one integration.
 
-    A survey's exposures mostly have one; for 13,000 of them such copies are a terabyte.
+    They are as large as the rate or cal file: one terabyte for 13,000 exposures.
     """
     from astropy.io import fits
 
@@ -57,17 +56,17 @@ def repeats(path: Path) -> bool:
 
 
 def rename_product(output: Path, subject: str, step: Step, main: str) -> None:
-    """Give a lone Step's product the suffix of its registry row; stpipe names it after the Step's class.
+    """Rename the product of a single Step, which stpipe names after the class, to the suffix in the registry.
 
     Raises
     ------
     TaskError
-        There is no product to rename.
+        There is no product, or more than one.
     """
     if (output / main).exists():
         return
     made = sorted(output.glob(f"{subject}_*.fits"))
     if len(made) != 1:
         names = ", ".join(path.name for path in made) or "nothing"
-        raise TaskError(f"{subject}: step {step.name!r} should have made {main}, found {names}; its log says why.")
+        raise TaskError(f"{subject}: step {step.name!r} did not make {main}; found {names}. See its log.")
     made[0].rename(output / main)

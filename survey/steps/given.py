@@ -1,4 +1,4 @@
-"""A calibrated file that was made elsewhere, taken into the workspace as it is."""
+"""Copy a calibrated file that was made elsewhere into the workspace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from survey.steps.sanity import check_image
 
 
 def run(job: Job, step: Step) -> Outcome:
-    """Copy the job's one file; it keeps its own header, since this project did not make its pixels."""
+    """Copy the file of a job. Its header is not changed, since its pixels were not made here."""
     if len(job.inputs) != 1:
         raise TaskError(f"{job.key}: expected one file, got {len(job.inputs)}.")
     name = f"{job.subject}_{step.produces}.fits"

@@ -1,4 +1,4 @@
-"""Run one of the pipeline's own classes inside a child process, as its ``call`` does, and stamp what it made."""
+"""Run a pipeline or Step class like its method ``call``, and write where a product comes from into its header."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ log = logging.getLogger(__name__)
 
 
 def call(step_class: str, source: Path, output: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a Step or Pipeline class on a file or association and let it save its products.
+    """Run a Step or Pipeline class on a file or association; it saves its products.
 
-    The same three public calls as in ``Step.call``: build the config (parameter reference files from CRDS first), make
-    the instance, run it. Taken apart because ``call`` keeps the instance, which alone knows the parameters that were
-    run.
+    These are the public calls of ``Step.call``: build the config, with parameter reference files from CRDS, create the
+    instance, run it. ``call`` does not return the instance, which holds the parameters that were used.
 
     Parameters
     ----------
@@ -33,12 +32,12 @@ def call(step_class: str, source: Path, output: Path, settings: Mapping[str, Any
 
     Returns
     -------
-    resolved : dict of JSON types; every parameter of the class and of its steps
+    resolved : every parameter of the class and of its steps, as JSON types
 
     Raises
     ------
     TaskError
-        The class stopped with SystemExit, as crds does, or as `refuse_foreign_orders`.
+        The class raised SystemExit, as crds does; see also `reject_remote_hooks`.
     """
     module_name, _, class_name = step_class.partition(":")
     cls = getattr(importlib.import_module(module_name), class_name)
@@ -49,50 +48,46 @@ def call(step_class: str, source: Path, output: Path, settings: Mapping[str, Any
         )
         for key in ("class", "logcfg"):
             config.pop(key, None)
-        refuse_foreign_orders(config)
+        reject_remote_hooks(config)
         name = config.pop("name", None)
         instance = cls.from_config_section(config, name=name, config_file=config_file)
-        resolved = plain(
-            instance.get_pars()
-        )  # now: Image2 leaves its instance with parameters that its own spec refuses
+        resolved = plain(instance.get_pars())  # before the run, after which Image2's are not valid by its own spec
         result = instance.run(str(source))
     except SystemExit as error:
-        raise TaskError(f"{class_name} ended the process with {error.code!r}; its log says why.") from error
+        raise TaskError(f"{class_name} ended the process with {error.code!r}; see its log.") from error
     _close(result)
     return resolved
 
 
-def refuse_foreign_orders(config: Mapping[str, Any], inside: str = "") -> None:
-    """Refuse what a config of this project could not ask for, and only a parameter file from a CRDS server did.
+def reject_remote_hooks(config: Mapping[str, Any], inside: str = "") -> None:
+    """Reject parameters that a config must not have and that can only come from a parameter file of a CRDS server.
 
     Raises
     ------
     TaskError
-        Class 'never': hooks, which run code, or a place for products other than their own.
+        Of class 'never': a hook, which runs code, or another folder or name for products.
     """
     for name, value in config.items():
         where = f"{inside}{name}"
         if isinstance(value, Mapping):
-            refuse_foreign_orders(value, f"{where}.")
+            reject_remote_hooks(value, f"{where}.")
         elif value and (
             name in ("pre_hooks", "post_hooks")
             or (name in OUTPUT_NAMES and not plain_name(str(value)))
             or (name in ("output_dir", "output_file") and inside)
         ):
-            raise TaskError(f"a parameter file of CRDS says {where} = {shown(value)}, which it has no say in.")
+            raise TaskError(f"a parameter file of CRDS sets {where} = {shown(value)}, which it must not.")
 
 
 def split_settings(spec: StepSpec, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A class's own parameters, and those of its steps."""
+    """Split settings into those of a class and those of its steps."""
     own = {key: value for key, value in settings.items() if key not in spec.steps}
     steps = {key: dict(value) for key, value in settings.items() if key in spec.steps}
     return own, steps
 
 
 def stamp(path: Path, job: Job, simulated: bool) -> None:
-    """Write who made a FITS product into its primary header: SURVEY, SVYDIGST, and SIMULATD when it descends from a
-    simulation.
-    """
+    """Write SURVEY, SVYDIGST, missing members, and SIMULATD for simulated data, to the header of a FITS file."""
     from astropy.io import fits
 
     with fits.open(path, mode="update", memmap=False, lazy_load_hdus=True) as hdus:
@@ -100,7 +95,7 @@ def stamp(path: Path, job: Job, simulated: bool) -> None:
 
 
 def stamp_header(header: Any, job: Job, simulated: bool) -> None:
-    """The same for a primary header that is not in a file yet."""
+    """As `stamp`, for a primary header that is not in a file yet."""
     header["SURVEY"] = (job.survey, "name of the survey")
     header["SVYDIGST"] = job.digest  # 64 digits leave no room for a comment
     if simulated:
@@ -112,16 +107,16 @@ def stamp_header(header: Any, job: Job, simulated: bool) -> None:
 
 
 def is_simulated(path: Path) -> bool:
-    """Whether a FITS file says that it descends from a simulation."""
+    """Whether a FITS file was made from simulated exposures, by its header."""
     from astropy.io import fits
 
     return str(fits.getval(path, "SIMULATD", ext=0) if "SIMULATD" in fits.getheader(path, 0) else "").strip() == "T"
 
 
 def used_references(path: Path) -> dict[str, str]:
-    """Reference files that the pipeline wrote into a product's header: {type: file name}; 'N/A' left out.
+    """Reference files in the header of a product: {type: file name}, without 'N/A'.
 
-    A type is the keyword behind ``R_`` in lower case, shortened by the FITS limit of eight characters.
+    A type is the keyword after ``R_`` in lower case, cut to six characters by the limit of FITS.
     """
     from astropy.io import fits
 
@@ -131,25 +126,25 @@ def used_references(path: Path) -> dict[str, str]:
 
 
 def check_references(product: Path, source: Path, job: Job) -> None:
-    """Refuse a product that was made with other reference files than the plan's digest stands for.
+    """Reject a product that was made with reference files that are not in the plan.
 
     Raises
     ------
     TaskError
-        Class 'never': a file that the product's header adds to its source's is not in the plan; it is named.
+        Of class 'never': the header of the product names a reference file that neither its source nor the plan has.
     """
     planned = {name for name in job.references.values() if name != "N/A"}
     planned |= {Path(name).name for name in override_files(job.settings)}
     added = set(used_references(product).values()) - set(used_references(source).values())
     if added - planned:
         raise TaskError(
-            f"{job.key}: used {', '.join(sorted(added - planned))}, which the plan for {job.context} does not hold. "
-            "Run 'survey refs' again; the cache has changed since the plan was made."
+            f"{job.key}: used {', '.join(sorted(added - planned))}, which is not in the plan for {job.context}: "
+            "the cache has changed since. Run 'survey refs' again."
         )
 
 
 def link(source: str, folder: Path, name: str) -> Path:
-    """Give a step its input under the name that the pipeline expects, without a copy."""
+    """Link an input of a step under the name that the pipeline expects."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / name
     target.symlink_to(source)
@@ -157,7 +152,7 @@ def link(source: str, folder: Path, name: str) -> Path:
 
 
 def plain(value: Any) -> Any:
-    """Parameters as JSON types: tuples become lists, anything else its text."""
+    """Parameters as JSON types: tuples become lists, other objects text."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Whether pixels can be an exposure's at all: looked at before the first step, and in what every step made."""
+"""Reject files without usable pixels: raw ramps before the first step, and the product of every step."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ RAMP_AXES = 4  # integrations, groups, y, x
 
 
 def check_ramp(path: Path, key: str) -> None:
-    """Refuse a raw ramp that holds no signal, or none that could be one.
+    """Reject a raw ramp without a valid signal.
 
-    The pipeline does not: jwst 3.0.0 makes an image of exact zeros, all of them good, from a ramp of NaN.
+    From a ramp of NaN, jwst 3.0.0 makes an image of zeros without a flag.
 
     Raises
     ------
     TaskError
-        The ramp is not what its header declares, has no samples, has samples that are no finite numbers, or never
-        changes.
+        The ramp differs from its header, has no samples, holds NaN or infinity, or is constant.
     """
     from astropy.io import fits
 
-    # Unsigned integers are stored with an offset, which matters to none of these questions.
+    # Unsigned integers are stored with an offset, which does not matter here.
     with fits.open(path, memmap=True, do_not_scale_image_data=True) as hdus:
         ramp = hdus["SCI"].data
         fault = ramp_fault(ramp) or shape_fault(ramp.shape, hdus[0].header)
@@ -37,7 +36,7 @@ def check_ramp(path: Path, key: str) -> None:
 
 
 def ramp_fault(ramp: np.ndarray | None) -> str:
-    """What is wrong with a ramp (integrations, groups, y, x) as a whole; '' when it may be one."""
+    """What is wrong with a ramp (integrations, groups, y, x), for a message; '' if it may be valid."""
     if ramp is None or ramp.ndim != RAMP_AXES or not ramp.size:
         shape = "nothing" if ramp is None else f"an array of shape {ramp.shape}"
         return f"holds {shape}, expected integrations x groups x rows x columns with at least one of each."
@@ -53,9 +52,9 @@ def ramp_fault(ramp: np.ndarray | None) -> str:
 
 
 def shape_fault(shape: tuple[int, ...], header: Mapping[str, Any]) -> str:
-    """How the shape of a ramp differs from what its primary header declares; '' when it does not.
+    """How the shape of a ramp differs from its primary header, for a message; '' if it does not.
 
-    A segment of an exposure holds some of its integrations.
+    A segment of an exposure holds only some of its integrations.
     """
     integrations, *rest = shape
     for keyword, found in zip(("NGROUPS", "SUBSIZE2", "SUBSIZE1"), rest, strict=True):
@@ -69,16 +68,16 @@ def shape_fault(shape: tuple[int, ...], header: Mapping[str, Any]) -> str:
 
 
 def check_image(path: Path, key: str) -> float:
-    """Refuse a product without a pixel that a mosaic could use.
+    """Reject a product without usable pixels.
 
     Returns
     -------
-    usable : share of its pixels that are finite and not flagged DO_NOT_USE, 0 to 1
+    usable : fraction of pixels that are finite and not flagged DO_NOT_USE
 
     Raises
     ------
     TaskError
-        There is none, or all of them hold one value.
+        There is no usable pixel, or all of them have the same value.
     """
     from astropy.io import fits
 
@@ -92,7 +91,7 @@ def check_image(path: Path, key: str) -> float:
         usable &= (flags & DO_NOT_USE) == 0
     good = image[usable]
     if not good.size:
-        raise TaskError(f"{key}: no pixel of {path.name} is usable: each of {image.size} is NaN or flagged DO_NOT_USE.")
+        raise TaskError(f"{key}: no pixel of {path.name} is usable: all {image.size} are NaN or flagged DO_NOT_USE.")
     if good.size > 1 and good.min() == good.max():
-        raise TaskError(f"{key}: all {good.size} usable pixels of {path.name} hold {good[0]:g}; that is no image.")
+        raise TaskError(f"{key}: all {good.size} usable pixels of {path.name} have the value {good[0]:g}.")
     return good.size / image.size

@@ -1,4 +1,4 @@
-"""`engine: stock`: the pipeline's own Image3 on a whole association, and its mosaic as a zarr group."""
+"""Steps of `engine: stock`: the pipeline's Image3 on an association, and its mosaic as a zarr group."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from survey.mosaics.groups import write_group
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.pipeline import call, is_simulated, link, stamp
 
-# Products of one exposure (jw..._<acid>_crf.fits) go to stage3, products of the association to mosaics.
+# Products of an exposure (jw..._<acid>_crf.fits) go to stage3, those of the association to mosaics.
 _EXPOSURE_PRODUCT = re.compile(r"jw\d{11}_", re.ASCII)
 
 
 def run_image3(job: Job, step: Step) -> Outcome:
-    """Run Image3 on the job's association: its first input; the others are its members' cal files.
+    """Run Image3 on an association, the first input of the job; the other inputs are the cal files of its members.
 
-    Products: i2d, source catalogue and segmentation map as the settings ask for them, and a crf per member.
+    Products: i2d, source catalogue and segmentation map, depending on the settings, and a crf file of each member.
 
     Raises
     ------
     TaskError
-        Image3 ended without an i2d.
+        Image3 made no i2d file.
     """
     association, *members = job.inputs
     folder = job.path / "in"
@@ -37,7 +37,7 @@ def run_image3(job: Job, step: Step) -> Outcome:
     main = output / f"{job.subject}_{step.produces}.fits"
     if main not in made:
         found = ", ".join(path.name for path in made) or "nothing"
-        raise TaskError(f"{job.subject}: Image3 made no {main.name}, found {found}; its log says why.")
+        raise TaskError(f"{job.subject}: Image3 did not make {main.name}; found {found}. See its log.")
     simulated = any(is_simulated(Path(member)) for member in members)
     for path in made:
         if path.suffix == ".fits":
@@ -50,7 +50,7 @@ def run_image3(job: Job, step: Step) -> Outcome:
 
 
 def write_zarr(job: Job, step: Step) -> Outcome:
-    """Write the job's i2d as the group that its settings name."""
+    """Write the i2d file of a job as a zarr group."""
     if len(job.inputs) != 1:
         raise TaskError(f"{job.key}: expected one i2d, got {len(job.inputs)}.")
     settings = job.settings
@@ -71,7 +71,7 @@ def _folder(name: str, step: Step) -> str:
 
 
 def _measure(i2d: Path, association: Path) -> dict[str, float]:
-    """Size and members of a mosaic, for its record."""
+    """Size and number of members of a mosaic, for its record."""
     from astropy.io import fits
 
     header = fits.getheader(i2d, "SCI")

@@ -11,7 +11,7 @@ from typing import Any
 
 from survey.errors import TaskError
 from survey.steps.base import Job
-from survey.steps.pipeline import plain, refuse_foreign_orders
+from survey.steps.pipeline import plain, reject_remote_hooks
 
 PIPELINE = "jwst.pipeline.calwebb_image3:Image3Pipeline"
 
@@ -22,7 +22,7 @@ def part(job: Job, name: str) -> Any:
     Raises
     ------
     TaskError
-        A planned parameter file is not in the cache, or as `refuse_foreign_orders`.
+        A planned parameter file is not in the cache, or as `reject_remote_hooks`.
     """
     from configobj import ConfigObj
     from stpipe.config_parser import merge_config
@@ -36,7 +36,7 @@ def part(job: Job, name: str) -> Any:
     merge_config(config, ConfigObj(dict(job.settings.get(name, {}))))
     for key in ("class", "name", "logcfg", "steps"):
         config.pop(key, None)
-    refuse_foreign_orders(config, f"{name}.")
+    reject_remote_hooks(config, f"{name}.")
     return cls.from_config_section(config, name=name)
 
 
