@@ -12,7 +12,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-GROUND = ("errors", "names", "nircam", "models", "digest", "credentials", "versions")
+OLD_NAMES = {"retirement"}  # kept for one version
 _EXCLUDED = ("model_config", "model_post_init")
 
 
@@ -23,11 +23,13 @@ def write(app: Sphinx) -> None:
     folder = Path(app.srcdir) / "reference" / "api"
     folder.mkdir(exist_ok=True)
     pages = {"survey": _public(survey)}
-    packages = sorted(item.name for item in pkgutil.iter_modules(survey.__path__) if item.ispkg)
+    found = list(pkgutil.iter_modules(survey.__path__))
+    packages = sorted(item.name for item in found if item.ispkg)
+    modules = sorted(item.name for item in found if not item.ispkg and item.name not in OLD_NAMES)
     for name in packages:
         package = importlib.import_module(f"survey.{name}")
         pages[name] = _package(package, list(getattr(package, "__all__", ())))
-    pages["modules"] = _modules("Modules beside the packages", [f"survey.{name}" for name in GROUND])
+    pages["modules"] = _modules("Modules beside the packages", [f"survey.{name}" for name in modules])
     for path in set(folder.glob("*.rst")) - {folder / f"{name}.rst" for name in pages}:
         path.unlink()
     for name, text in pages.items():
