@@ -1,4 +1,4 @@
-"""Workers by jobs of a batch system, in groups, as many as the tasks that wait can use."""
+"""A cluster whose workers run in jobs of a batch system; the number of jobs follows the ready tasks."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from survey.errors import ClusterError
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS = 60
+GRACE_SECONDS = 60  # that dask waits longer for a worker than the cluster does
 TICK_SECONDS = 2.0
-QUEUE_SECONDS = 10.0  # between questions to the batch system
-LOST_SECONDS = 6.0  # after which a job whose workers are all gone is given up; a nanny starts a worker anew in less
-LOST_WORKERS = 20  # that one task may see
-FAILED_STARTS = 3  # jobs in a row that end before a worker is there; more would end the same way
+QUEUE_SECONDS = 10.0  # between queries of the batch system
+LOST_SECONDS = 6.0  # after which a job without its workers counts as lost; a nanny restarts a worker in less
+LOST_WORKERS = 20  # that may end during one task before it fails
+FAILED_STARTS = 3  # jobs in a row that end without a worker; more would end the same way
 QUEUE_COMMANDS = {"slurm": "squeue --noheader --format=%i|%T|%r --jobs=", "pbs": "qstat "}
 LOG_LINES = 5
 
 
 @dataclass
 class _Job:
-    """One submitted job, as it is seen from here."""
+    """One submitted job."""
 
     group: str
     workers: tuple[str, ...]  # names of its workers
     submitted: float
-    seen: float = 0.0  # when one of its workers was last there; 0: never
-    busy: float = 0.0  # when one of them last had something to do
+    seen: float = 0.0  # when one of its workers was last connected; 0: never
+    busy: float = 0.0  # when one of them last had a task
 
 
 @dataclass
@@ -53,28 +53,26 @@ class _Startup:
     """Whether jobs bring workers: failed jobs, the time without any worker, and the error that ends the cluster."""
 
     failed_jobs: int = 0  # in a row
-    without_since: float = (
-        0.0  # since when workers are wanted and there is no worker; 0: there is one, or none is wanted
-    )
+    without_since: float = 0.0  # since when there is no worker although tasks are ready; 0: there is one, or no task
     error: ClusterError | None = None
     queue: dict[str, str] = field(default_factory=dict)  # job id -> its state in the batch system
 
 
 class BatchCluster(SpecCluster):
-    """A scheduler in this process and jobs that bring its workers.
+    """A scheduler in this process, and jobs that start its workers.
 
-    dask's own adaptive scaling knows one size of workers and nothing of resources; this one counts, for each group, the
-    ready tasks that no smaller group's workers can hold. It resubmits jobs that were ended from outside, and gives up
-    when jobs keep ending before a worker is there, or none starts in time.
+    dask's adaptive scaling has one size of workers and no resources. This cluster counts, for each group, the ready
+    tasks that the workers of no smaller group can hold. It replaces jobs that were ended by others, and gives up when
+    jobs end repeatedly without starting a worker, or when no worker starts in time.
     """
 
     def __init__(self, site: BatchSite, logs: Path, scheduler: dict[str, Any], security: Security | None = None):
         self.site = site
         self.capacity_gb = site.capacity_gb
-        self.start_seconds = float(site.start_timeout + GRACE_SECONDS)  # that a worker of any size may take to come
+        self.start_seconds = float(site.start_timeout + GRACE_SECONDS)  # until a worker of any size starts
         self._logs = logs
         for group in site.groups.values():
-            job_options(site, group, str(logs))  # raises here, and not at the first job, what no script can say
+            job_options(site, group, str(logs))  # raises here for what a job script cannot contain
         logs.mkdir(parents=True, exist_ok=True)
         self._extra = encryption(security)
         self._class = job_class(site.kind)
@@ -92,7 +90,7 @@ class BatchCluster(SpecCluster):
         self.sync(self._begin)
 
     def trouble(self) -> ClusterError | None:
-        """Why no worker will come; None as long as there is hope."""
+        """Why no worker will start; None while one may."""
         return self._startup.error
 
     async def _begin(self) -> None:
@@ -102,7 +100,7 @@ class BatchCluster(SpecCluster):
         while self.status.name == "running" and self._startup.error is None:
             try:
                 await self._tick(time.monotonic())
-            except (RuntimeError, OSError, ValueError) as error:  # of the submitting command
+            except (RuntimeError, OSError, ValueError) as error:  # from the command that submits
                 self._startup.error = ClusterError(f"a job could not be submitted: {' '.join(str(error).split())}")
             await asyncio.sleep(TICK_SECONDS)
 
@@ -113,7 +111,7 @@ class BatchCluster(SpecCluster):
         await super()._close()
 
     async def _tick(self, now: float) -> None:
-        """Look at jobs and tasks, and start and end jobs accordingly."""
+        """Compare jobs with ready tasks, and submit or end jobs."""
         self._look_at_workers(now)
         await self._drop([name for name, job in self._jobs.items() if job.seen and now - job.seen > LOST_SECONDS])
         wanted = self._wanted()
@@ -126,9 +124,9 @@ class BatchCluster(SpecCluster):
             await self._scale(wanted, now)
 
     def _look_at_workers(self, now: float) -> None:
-        there = {worker.name: worker for worker in self.scheduler.workers.values()}
+        connected = {worker.name: worker for worker in self.scheduler.workers.values()}
         for job in self._jobs.values():
-            workers = [there[name] for name in job.workers if name in there]
+            workers = [connected[name] for name in job.workers if name in connected]
             if workers:
                 job.seen = now
                 self._startup.failed_jobs = 0
@@ -155,7 +153,7 @@ class BatchCluster(SpecCluster):
         await self._correct_state()
 
     def _free(self, names: list[str]) -> list[str]:
-        """Of idle jobs, those whose results have somewhere to go; lost ones would have to be computed again."""
+        """Those idle jobs that can be ended without losing results: another worker can take them."""
         workers = {worker.name: worker for worker in self.scheduler.workers.values()}
         idle = {worker for name in names for worker in self._jobs[name].workers if worker in workers}
         if set(workers) - idle:
@@ -164,7 +162,7 @@ class BatchCluster(SpecCluster):
         return [name for name in names if not holding.intersection(self._jobs[name].workers)]
 
     def _submit(self, group: str, now: float) -> None:
-        """Have a job started by the next `_correct_state`."""
+        """Add a job, which the next `_correct_state` submits."""
         self._submitted += 1
         name = f"{self._name}-{group}-{self._submitted}"
         size = self.site.groups[group]
@@ -178,7 +176,7 @@ class BatchCluster(SpecCluster):
         self._jobs[name] = _Job(group, workers, now)
 
     async def _drop(self, names: list[str]) -> None:
-        """End jobs; what their workers hold goes to others first."""
+        """End jobs, after their workers' results were moved to other workers."""
         if not names:
             return
         workers = [worker for name in names for worker in self._jobs[name].workers]
@@ -189,13 +187,13 @@ class BatchCluster(SpecCluster):
         await self._correct_state()
 
     async def _look_at_queue(self, names: list[str], now: float) -> None:
-        """Ask the batch system for jobs that have brought no worker yet; those that it no longer knows have failed."""
+        """Query the batch system for jobs without a worker; those that it does not list any more have failed."""
         ids = {str(self.workers[name].job_id): name for name in names if name in self.workers}
-        told = await self._ask_queue(list(ids))
-        if told is None:
+        listed = await self._ask_queue(list(ids))
+        if listed is None:
             return
-        self._startup.queue = told
-        gone = [name for job_id, name in ids.items() if job_id not in told]
+        self._startup.queue = listed
+        gone = [name for job_id, name in ids.items() if job_id not in listed]
         gone = [name for name in gone if now - self._jobs[name].submitted > QUEUE_SECONDS]
         if not gone:
             return
@@ -210,17 +208,17 @@ class BatchCluster(SpecCluster):
             await self._drop(gone)
 
     async def _ask_queue(self, ids: list[str]) -> dict[str, str] | None:
-        """Job id -> its state, of those that the batch system still knows; None: it does not answer."""
+        """State of each job that the batch system still lists, by its id; None if it does not answer."""
         separator = "," if self.site.kind == "slurm" else " "
         command = shlex.split(QUEUE_COMMANDS[self.site.kind] + separator.join(ids))
         with contextlib.suppress(OSError, TimeoutError):
             process = await asyncio.create_subprocess_exec(
                 *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
             )
-            out, said = await asyncio.wait_for(process.communicate(), QUEUE_SECONDS)
-            told = dict(_states(out.decode(errors="replace"), ids))
-            if process.returncode == 0 or _names_all_others(said.decode(errors="replace"), ids, told):
-                return told
+            out, errors = await asyncio.wait_for(process.communicate(), QUEUE_SECONDS)
+            found = dict(_states(out.decode(errors="replace"), ids))
+            if process.returncode == 0 or _only_ended_jobs(errors.decode(errors="replace"), ids, found):
+                return found
         return None
 
     def _look_for_trouble(self, wanted: dict[str, int], now: float) -> None:
@@ -230,15 +228,15 @@ class BatchCluster(SpecCluster):
             return
         startup.without_since = startup.without_since or now
         if startup.error is None and now - startup.without_since > self.site.start_timeout:
-            said = "; ".join(f"job {job_id}: {state}" for job_id, state in startup.queue.items())
+            states = "; ".join(f"job {job_id}: {state}" for job_id, state in startup.queue.items())
             startup.error = ClusterError(
                 f"no worker was there for {clock(self.site.start_timeout)} while tasks waited"
-                f"{f' ({said})' if said else ''}. What was complete stays. Raise 'start_timeout' in the deploy file, "
-                "or ask for a smaller or shorter job."
+                f"{f' ({states})' if states else ''}. Finished products stay. Increase 'start_timeout' in the deploy "
+                "file, or ask for a smaller or shorter job."
             )
 
     def _tail(self, job_id: str) -> str:
-        """The last lines that a job said."""
+        """The last lines of a job's output."""
         lines: list[str] = []
         for path in sorted(self._logs.glob(f"*{job_id}*")):
             with contextlib.suppress(OSError):
@@ -276,15 +274,15 @@ def batch_client(site: BatchSite, logs: Path, security: Security) -> Iterator[Cl
         yield client
 
 
-def _names_all_others(said: str, ids: list[str], told: dict[str, str]) -> bool:
-    """Whether a question that failed did so only for jobs that are over.
+def _only_ended_jobs(errors: str, ids: list[str], found: dict[str, str]) -> bool:
+    """Whether a query failed only because jobs have ended.
 
-    qstat prints those that it knows and names each other one; squeue names none, and fails when it was asked for one.
+    qstat prints the jobs that it lists, and an error for each other one; squeue fails only if asked for a single job.
     """
-    others = [job_id for job_id in ids if job_id not in told]
-    if "Invalid job id" in said:
+    others = [job_id for job_id in ids if job_id not in found]
+    if "Invalid job id" in errors:
         return len(ids) == 1
-    gone = [line for line in said.splitlines() if "Unknown Job" in line or "has finished" in line]
+    gone = [line for line in errors.splitlines() if "Unknown Job" in line or "has finished" in line]
     numbers = {number for line in gone for number in re.findall(r"\d+(?:\[\d*\])?", line)}
     return all(job_id.split(".")[0] in numbers for job_id in others)
 

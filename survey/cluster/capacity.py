@@ -1,4 +1,4 @@
-"""Memory that workers declare, and that workers still to be started will declare."""
+"""Memory of the workers of a cluster: of those that are connected, and of those that it will start."""
 
 from __future__ import annotations
 

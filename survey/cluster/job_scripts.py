@@ -1,4 +1,4 @@
-"""Scripts of batch jobs that bring workers: dask-jobqueue writes them, from what a deploy file says."""
+"""Scripts of the batch jobs that start workers, which dask-jobqueue writes from a deploy file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from survey.cluster.groups import JobGroup, clock
 from survey.errors import ConfigError
 
 JOB_NAME = "survey"
-CONNECT_SECONDS = 300  # a worker that finds no scheduler for so long ends, and its job
+CONNECT_SECONDS = 300  # after which a worker that cannot connect to the scheduler ends, and with it its job
 
 
 def job_options(site: BatchSite, group: JobGroup, logs: str | None) -> dict[str, Any]:
@@ -23,15 +23,15 @@ def job_options(site: BatchSite, group: JobGroup, logs: str | None) -> dict[str,
     Parameters
     ----------
     site, group : of the deploy file
-    logs : folder for the jobs' output
+    logs : folder of the jobs' output
     """
     workers = group.workers_per_job
     lifetime, stagger = group.lifetimes
     quoted = _quoted_logs(site.kind, logs) if logs else []
     options: dict[str, Any] = {
-        "cores": workers,  # one thread per worker process, whatever a worker's cores are
+        "cores": workers,  # for dask: one thread per worker process
         "processes": workers,
-        "memory": f"{workers * group.asked_gb * 1e9:.0f}B",  # dask-jobqueue's is of a whole job
+        "memory": f"{workers * group.asked_gb * 1e9:.0f}B",  # of the whole job
         "job_name": JOB_NAME,
         "queue": group.queue,
         "account": site.account,
@@ -62,9 +62,9 @@ def job_options(site: BatchSite, group: JobGroup, logs: str | None) -> dict[str,
 
 
 def shell_word(text: str) -> str:
-    """One word of a shell command, in which $NAME and ${NAME} stand for the job's variables and nothing else does.
+    """Quote a word of a shell command, so that only $NAME and ${NAME} are expanded, in the job.
 
-    A word without special characters stays as it is.
+    A word without special characters is returned unchanged.
     """
     if re.fullmatch(r"(?:[A-Za-z0-9_./:@%+=,-]|\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*\})+", text):
         return text if "$" not in text else f'"{text}"'
@@ -73,19 +73,19 @@ def shell_word(text: str) -> str:
 
 
 def _quoted_logs(kind: str, logs: str) -> list[str]:
-    """Directives for a folder of logs with spaces; dask-jobqueue writes those of others."""
+    """Directives for a log folder with spaces; dask-jobqueue writes those for other folders."""
     if not re.search(r"[\s\"'\\#]", logs):
         return []
     if kind == "slurm" and not re.search(r"[\x00-\x1f\x7f\"\\]", logs):
         return [f'-{option} "{logs}/{JOB_NAME}-%J.{end}"' for option, end in (("e", "err"), ("o", "out"))]
     raise ConfigError(
-        f"folder of the jobs' logs {logs!r}: {kind} cannot be told a path with such characters. "
+        f"folder of the jobs' logs {logs!r}: {kind} does not accept a path with these characters. "
         "Set 'logs' in the deploy file to one without."
     )
 
 
 def _pbs_megabytes(gigabytes: float) -> int:
-    """PBS says MB and means 2^20 bytes."""
+    """Memory in the unit that PBS calls MB, which is 2^20 bytes, rounded up."""
     return -int(-gigabytes * 1e9 // 2**20)
 
 
@@ -108,7 +108,7 @@ def job_class(kind: str) -> type:
 
 
 class _Accounted:
-    """Says how a job ended: dask-jobqueue does not, and a cluster that closes asks for it."""
+    """Sets the status of a job at its end, which a closing cluster needs and dask-jobqueue does not set."""
 
     async def start(self) -> None:
         try:
@@ -123,23 +123,24 @@ class _Accounted:
 
 
 def job_scripts(site: BatchSite, logs: str, security: Security | None) -> dict[str, str]:
-    """The script of a job of each group, as it would be submitted; makes no folder.
+    """The script of a job of each group, as it would be submitted; no folder is created.
 
     Parameters
     ----------
-    logs : folder of the jobs' output as the scripts are to name it
+    logs : folder of the jobs' output, as it is written in the scripts
     security : certificates for encrypted connections
     """
     scripts = {}
     protocol = "tls" if security else "tcp"
     for name, group in site.groups.items():
-        with tempfile.TemporaryDirectory() as folder:  # dask-jobqueue makes the folder that it is told
-            told = logs if _quoted_logs(site.kind, logs) else folder
-            options = job_options(site, group, told) | encryption(security)
+        with tempfile.TemporaryDirectory() as folder:  # dask-jobqueue creates the folder that it is given
+            target = logs if _quoted_logs(site.kind, logs) else folder
+            options = job_options(site, group, target) | encryption(security)
             job = job_class(site.kind)(f"{protocol}://SCHEDULER:PORT", name=f"{JOB_NAME}-{name}-1", **options)
             scripts[name] = str(job.job_script()).replace(folder, logs)
     return scripts
 
 
 def encryption(security: Security | None) -> dict[str, Any]:
+    """Arguments of a job class for encrypted connections; empty without certificates."""
     return {} if security is None else {"security": security, "protocol": "tls"}

@@ -1,8 +1,8 @@
-"""Which workers may go when fewer are asked for: a preload of the scheduler on Kubernetes.
+"""Preload of the scheduler on Kubernetes: the autoscaler may retire ordinary workers only.
 
-The operator's autoscaler tells the scheduler a number of workers to retire, whatever their group, and then deletes the
-pods of those that the scheduler chose. It makes ordinary workers anew when they are needed, and no others: a worker
-with much memory that was chosen would be gone for good, and so would be whoever could hold the large tasks.
+The operator's autoscaler asks the scheduler for a number of workers to retire, of any group, and then deletes the pods
+of those that the scheduler chose. It starts only ordinary workers again when they are needed: if a worker with more
+memory were chosen, no worker could run the large tasks any more.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from survey.cluster.deploy import RESOURCE
 
 
 class Retirement(SchedulerPlugin):
-    """Lets ordinary workers go alone: those that declare no more memory than the smallest that ever came."""
+    """Restricts retirement to ordinary workers: those that declare no more memory than the smallest worker so far."""
 
     name = "survey-retirement"
     idempotent = True
 
     def __init__(self) -> None:
-        self._smallest = math.inf  # remembered: when ordinary workers are all away, a large one is none of them
+        self._smallest = math.inf  # kept: without any ordinary worker, a large one must not count as ordinary
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         self._smallest = min(self._smallest, _declared(scheduler.workers[worker], math.inf))
@@ -32,7 +32,7 @@ class Retirement(SchedulerPlugin):
 
 
 def dask_setup(scheduler: Scheduler) -> None:
-    """What ``dask scheduler --preload survey.cluster.kubernetes_preload`` calls."""
+    """Called by ``dask scheduler --preload survey.cluster.kubernetes_preload``."""
     scheduler.add_plugin(Retirement())
 
 

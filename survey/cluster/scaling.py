@@ -1,4 +1,4 @@
-"""How many jobs of each size a cluster should have, from the memory that its ready tasks need."""
+"""Number of jobs of each size that a cluster needs, from the memory of its ready tasks."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ class Group:
     """Jobs of one size."""
 
     name: str
-    memory_gb: float  # largest task that a worker takes
+    memory_gb: float  # of the largest task that a worker runs
     workers_per_job: int
     minimum: int  # jobs
     maximum: int
 
 
 def jobs_wanted(needs_gb: Iterable[float], groups: Sequence[Group]) -> dict[str, int]:
-    """Jobs of each group.
+    """Number of jobs of each group.
 
-    Each task counts for the group with the least memory that holds it: a worker for every ready task, up to the group's
-    maximum. A task that no group holds counts for none.
+    Each task counts for the group with the least memory that can hold it, with one worker for each task up to the
+    group's maximum. A task that no group can hold is not counted.
 
     Parameters
     ----------
-    needs_gb : memory of each task that runs or could run
-    groups : sizes that there are
+    needs_gb : memory of each task that runs or is ready
+    groups : sizes of the cluster
 
     Returns
     -------
