@@ -189,7 +189,7 @@ def test_a_run_with_a_report_keeps_it_in_the_workspace(client, tmp_path, monkeyp
     again = reduction._run_tasks(job_with_a_report(line, client), line.plan, line.references)
     assert len(again.reused) == 4 and saved.read_bytes() == before
     assert line.said == [
-        "dashboard.html is not written: every task was done before, so that nothing ran. The last run's stays."
+        "dashboard.html is not written, since all tasks were done before. That of an earlier run is kept."
     ]
 
 

@@ -571,4 +571,4 @@ def test_kinds_that_start_nothing(tmp_path):
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "starts nothing from here" in done.stderr
+    assert "is not started by this command" in done.stderr

@@ -62,11 +62,11 @@ def test_members_come_from_raw_files_or_lie_beside_the_association(config, tmp_p
     raw, given = members_of(config, association, folder)
     assert [item.name for item in raw] == [NAMES[0]]
     assert [(item.name, item.uri) for item in given] == [(other, str(folder / f"{other}_cal.fits"))]
-    with pytest.raises(ConfigError, match=f"{NAMES[0]} is of F200W, the product of clear-f444w"):
+    with pytest.raises(ConfigError, match=f"{NAMES[0]} has filter F200W, the product clear-f444w"):
         members_of(config, replace(association, product="jw01345-a3001_t001_nircam_clear-f444w"), folder)
     (folder / f"{other}_cal.fits").rename(tmp_path / f"{other}_cal.fits")
     (folder / f"{other}_cal.fits").symlink_to(tmp_path / f"{other}_cal.fits")
-    with pytest.raises(ConfigError, match="leads out of its folder"):
+    with pytest.raises(ConfigError, match="is a link out of its folder"):
         members_of(config, association, folder)
 
 

@@ -146,8 +146,8 @@ def test_what_is_missing_and_what_does_not_belong_there(copy):
     faults = verify(config_of(copy))
     assert faults == {
         f"{GROUP}/con/c/0/0/0": "cannot be read: No such file or directory",
-        f"{GROUP}/sci/c/0/1": "no record knows it",
-        f"{GROUP}/con/c/0/0/1": "no record knows it",
+        f"{GROUP}/sci/c/0/1": "is in no record",
+        f"{GROUP}/con/c/0/0/1": "is in no record",
     }
 
 

@@ -1,4 +1,4 @@
-"""Commands for where surveys run: the cluster of a deploy file, and the certificates of one."""
+"""Commands that start a cluster from a deploy file, and that make certificates for one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import click
 from survey.cli.console import JSON, emit
 from survey.errors import ConfigError
 
-LOOK_SECONDS = 1.0  # between two looks at a cluster that is held
+POLL_SECONDS = 1.0  # between two checks of a running cluster
 
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--host", "hosts", multiple=True, help="Name or address of the scheduler; may be given again.")
-@click.option("--days", type=click.IntRange(1), default=365, show_default=True, help="How long the certificates hold.")
-@click.option("--force", is_flag=True, help="Replace the certificates in DIRECTORY; the old ones are turned away.")
+@click.option("--host", "hosts", multiple=True, help="Name or address of the scheduler; may be repeated.")
+@click.option("--days", type=click.IntRange(1), default=365, show_default=True, help="Validity in days.")
+@click.option("--force", is_flag=True, help="Replace the certificates in DIRECTORY; the old ones are then rejected.")
 @JSON
 def tls(directory: Path, hosts: tuple[str, ...], days: int, force: bool, as_json: bool) -> None:
     """Make the certificates of one deployment in DIRECTORY: for a scheduler, its workers and its clients.
@@ -34,22 +34,26 @@ def tls(directory: Path, hosts: tuple[str, ...], days: int, force: bool, as_json
     commands = certificates.commands(folder, hosts[0] if hosts else "localhost")
     files = list(certificates.FILES)
     document = {"folder": str(folder), "files": files, "ends": ends.isoformat(), "commands": commands}
-    text = f"{folder}: certificates until {ends:%Y-%m-%d}, for your eyes alone. Copy the folder to where they are used."
+    text = (
+        f"{folder}: certificates until {ends:%Y-%m-%d}, readable by you alone. Copy the folder to where they are used."
+    )
     emit(document, as_json, lambda: "\n".join([text, *commands]))
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--dry-run", is_flag=True, help="Print the job scripts or manifests that would be submitted, and end.")
-@click.option("--workspace", type=click.Path(path_type=Path), help="Folder below which jobs write their logs.")
+@click.option("--dry-run", is_flag=True, help="Print the job scripts or manifests that would be submitted, and exit.")
+@click.option(
+    "--workspace", type=click.Path(path_type=Path), help="Folder in which jobs write their logs, below logs/."
+)
 @click.option("--tls", type=click.Path(path_type=Path), help="Folder of certificates; overrides the file's.")
-@click.option("--insecure", is_flag=True, help="Take a scheduler that is neither on this host nor behind TLS.")
+@click.option("--insecure", is_flag=True, help="Accept a scheduler that is neither on this host nor protected by TLS.")
 @JSON
 def cluster(file: Path, dry_run: bool, workspace: Path | None, tls: Path | None, insecure: bool, as_json: bool) -> None:
-    """Start the cluster of the deploy FILE and hold it, or show what it would submit.
+    """Start the cluster of the deploy FILE and keep it running, or show what it would submit.
 
-    The first line of output is JSON: the address for --cluster. Jobs come with the first tasks, and go behind the last.
-    When none can come, it ends as a run would, and says why.
+    The first line of output is JSON with the address for --cluster. Jobs are submitted when tasks arrive, and end after
+    the last task. If no job can start, the command fails with the cause, as a run would.
 
     Example: survey cluster deploy/slurm.yaml --dry-run
     """
@@ -69,12 +73,14 @@ def cluster(file: Path, dry_run: bool, workspace: Path | None, tls: Path | None,
         emit({"file": str(file), "kind": kind, "documents": shown}, as_json, text.rstrip)
         return
     if kind in ("kubernetes", "address"):
-        raise ConfigError(f"{file}: kind {kind} starts nothing from here; with --dry-run, it shows what to apply.")
+        raise ConfigError(
+            f"{file}: a cluster of kind {kind} is not started by this command; --dry-run prints what to apply."
+        )
     folder = (workspace or Path(".")).absolute()
     with connect(str(file), log=folder / "logs" / "cluster.log", tls=tls, insecure=insecure) as client:
         click.echo(json.dumps({"scheduler": client.scheduler.address, "dashboard": dashboard(client)}))
         sys.stdout.flush()
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         while (trouble := getattr(client.cluster, "trouble", lambda: None)()) is None:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
         raise trouble

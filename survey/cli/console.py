@@ -1,4 +1,4 @@
-"""What all commands have in common: words for people on standard error, a document for scripts on standard output."""
+"""Output that all commands share: messages on standard error, results as text or JSON on standard output."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from survey.credentials import scrub
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, nothing else there.")
 
 
-# Control characters but tab and line feed, and those that turn the direction of writing.
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Control characters except tab and line feed, and those that change the direction of writing.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def say(text: str) -> None:
-    """One line for people, on standard error; the archive's token never appears in it."""
+    """Print a message on standard error."""
     click.echo(shown(text), err=True)
 
 
 def emit(document: Any, as_json: bool, text: Callable[[], str]) -> None:
+    """Print a result on standard output: the document as JSON, or the text."""
     click.echo(shown(json.dumps(document, indent=1, default=str) if as_json else text()))
 
 
 def shown(text: str) -> str:
-    """Words fit for a terminal: foreign ones neither steer it nor hold the archive's token."""
-    return _STEERING.sub("?", scrub(text))
+    """Text that is safe to print: without control characters and without the archive's token."""
+    return _CONTROL.sub("?", scrub(text))

@@ -9,7 +9,7 @@ from survey.workspace.provenance import Lineage
 
 
 def lineage_document(tree: Lineage, stale: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """The tree, each task once: a mosaic's association and its drizzle stand on the same members."""
+    """The tree with each task once, though several tasks of a mosaic depend on the same members."""
     nodes: dict[str, Any] = {}
     for _, node in tree.walk():
         record = node.record
@@ -45,6 +45,7 @@ def lineage_document(tree: Lineage, stale: Mapping[str, Sequence[str]]) -> dict[
 
 
 def lineage_text(tree: Lineage, stale: Mapping[str, Sequence[str]]) -> str:
+    """The tree, indented by depth, with settings, reference files and causes of staleness below each task."""
     lines: list[str] = []
     seen: set[str] = set()
     for depth, node in tree.walk():
@@ -67,6 +68,7 @@ def lineage_text(tree: Lineage, stale: Mapping[str, Sequence[str]]) -> str:
 
 
 def _flat(settings: Mapping[str, Any], path: str = "") -> list[str]:
+    """Settings as lines 'step.parameter = value'."""
     rows: list[str] = []
     for key, value in settings.items():
         name = f"{path}.{key}" if path else key

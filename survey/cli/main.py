@@ -1,4 +1,4 @@
-"""The command `survey`: arguments in, text or one JSON document out. Nothing is decided here."""
+"""The command `survey`: read arguments, call `survey.reduction`, print the result as text or JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="survey")
-@click.option("-v", "--verbose", is_flag=True, help="More log lines on standard error.")
+@click.option("-v", "--verbose", is_flag=True, help="Print debug messages on standard error.")
 def main(verbose: bool) -> None:
     """Reduce JWST imaging surveys: from a program number to science-ready mosaics.
 
@@ -42,7 +42,7 @@ def main(verbose: bool) -> None:
 
 
 class _Scrubbed(logging.Formatter):
-    """Log lines and tracebacks without the archive's token, whichever library writes them."""
+    """Formats log records of all libraries, with the archive's token removed."""
 
     def format(self, record: logging.LogRecord) -> str:
         return shown(super().format(record))
@@ -58,7 +58,7 @@ main.add_command(cluster_commands.tls)
 @main.command()
 @config_options
 def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
-    """Query the archive, download what is missing, verify.
+    """Find the exposures in the archive, download missing raw files, and verify all of them.
 
     Example: survey fetch configs/demo.yaml
     """
@@ -80,7 +80,7 @@ def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
 @main.command()
 @config_options
 def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
-    """Sync and verify the CRDS context and the references that these exposures need.
+    """Fetch and verify the CRDS context and the reference files of the raw files in the workspace.
 
     Example: survey refs configs/demo.yaml
     """
@@ -110,13 +110,14 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
 
 @main.command()
 @config_options
-@click.option("--context", help="What would change with this CRDS context, such as jwst_1600.pmap; nothing is run.")
+@click.option("--context", help="Show what another CRDS context would change, such as jwst_1600.pmap.")
 @OFFLINE
 def plan(config: Path, workspace: Path | None, as_json: bool, context: str | None, offline: bool) -> None:
-    """Show what would run, and why; touches no pixel.
+    """Show which tasks would run, and why, without running any.
 
-    One table counts tasks by step and filter. Below are the mosaics with their grids, failures of earlier runs, why
-    tasks would run, and what they take. When the archive does not answer, the raw files in the workspace are planned.
+    A table counts tasks by step and filter. Below it are the mosaics with their grids, failures of earlier runs, the
+    reasons to run tasks, and their cost. If the archive does not answer, the plan is made for the raw files in the
+    workspace.
 
     Example: survey plan configs/ceers.yaml --context jwst_1600.pmap
     """
@@ -147,12 +148,12 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
 @cluster_options
 @click.option("--until", metavar="STEP", help="Last step to run, such as image2.")
 @click.option(
-    "--report", is_flag=True, help="Keep the survey page and dask's performance report in reports/dashboard.html."
+    "--report", is_flag=True, help="Save the survey page and dask's performance report as reports/dashboard.html."
 )
 def run(
     config: Path, workspace: Path | None, as_json: bool, until: str | None, report: bool, options: RunOptions
 ) -> None:
-    """The main job: fetch, references, then every step that is not already done.
+    """Run a survey: fetch raw files and reference files, then run all tasks that are not done.
 
     Example: survey run configs/demo.yaml --until image2 --report
     """
@@ -169,10 +170,10 @@ def run(
 
 @main.command()
 @config_options
-@click.option("--asn", "association", required=True, type=click.Path(path_type=Path), help="A level-3 association.")
+@click.option("--asn", "association", required=True, type=click.Path(path_type=Path), help="Level-3 association file.")
 @cluster_options
 def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Path, options: RunOptions) -> None:
-    """Mosaic the members of an existing level-3 association.
+    """Make the mosaic of an existing level-3 association.
 
     Example: survey mosaic configs/demo.yaml --asn my_asn.json
     """
@@ -190,9 +191,9 @@ def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Pat
 @config_options
 @OFFLINE
 def status(config: Path, workspace: Path | None, as_json: bool, offline: bool) -> None:
-    """Show per step and filter what is done, running, to run, failed or skipped, and why.
+    """Show how many tasks are done, running, to run, failed or skipped, by step and filter, and causes of failures.
 
-    It reads the workspace alone, also while a run goes on, and asks no server, with or without --offline.
+    Only the workspace is read, also during a run; no server is asked, with or without --offline.
 
     Example: survey status configs/demo.yaml --json
     """
@@ -204,8 +205,8 @@ def status(config: Path, workspace: Path | None, as_json: bool, offline: bool) -
     loaded = load_config(config, workspace=workspace)
     try:
         planned = inspection.planned_states(loaded)
-    except SurveyError as error:  # records count all the same
-        say(f"Tasks without a record are not counted: {error}")
+    except SurveyError as error:  # the records can be shown without a plan
+        say(f"Tasks that were never run are not counted: {error}")
         planned = []
     document = status_report.status_document(loaded, inspection.status(loaded), planned)
     emit_blocks(document, as_json, lambda: status_report.status_blocks(document))
@@ -215,7 +216,7 @@ def status(config: Path, workspace: Path | None, as_json: bool, offline: bool) -
 @config_options
 @click.argument("product")
 def explain(config: Path, workspace: Path | None, as_json: bool, product: str) -> None:
-    """Show how PRODUCT was made: inputs, settings, versions, references, and what is stale.
+    """Show how PRODUCT was made: inputs, settings, versions, reference files, and which of these have changed.
 
     Example: survey explain configs/demo.yaml jw01345-a3001_t001_nircam_clear-f444w-sub320_i2d.fits
     """
@@ -231,7 +232,7 @@ def explain(config: Path, workspace: Path | None, as_json: bool, product: str) -
 @main.command()
 @config_options
 def verify(config: Path, workspace: Path | None, as_json: bool) -> None:
-    """Compare every product with its recorded sha256.
+    """Compare the sha256 of every file in the workspace with the recorded one.
 
     Example: survey verify configs/demo.yaml
     """
@@ -248,7 +249,7 @@ def verify(config: Path, workspace: Path | None, as_json: bool) -> None:
 
 
 def _finish(config: SurveyConfig, done: Run, as_json: bool) -> None:
-    """Print what a run made, name what it did not, and end with its exit code."""
+    """Print the result of a run and its failures, and exit with 1 if there are any."""
     from survey.cli import run_report
 
     document = run_report.run_document(config, done)
@@ -264,14 +265,14 @@ def _finish(config: SurveyConfig, done: Run, as_json: bool) -> None:
 
 
 def console() -> NoReturn:
-    """Entry point: every expected error ends with its exit code and without a traceback."""
+    """Entry point of the command: expected errors are printed without a traceback and give the exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.excepthook = _show_unexpected
-    # Imports and plans make many objects that all live on: looking for garbage among them is time lost.
+    # Imports and plans make many objects that stay in use: rare garbage collections save time.
     gc.set_threshold(50_000, 20, 20)
     try:
         main(standalone_mode=False)
-        gc.freeze()  # and so is one more look at all of them on the way out
+        gc.freeze()  # no collection of them at exit either
         sys.exit(0)
     except click.exceptions.Abort:
         _fail(InterruptedRunError("interrupted; run again to continue."))
@@ -290,7 +291,7 @@ def console() -> NoReturn:
 
 
 def _show_unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A fault of this program's own, in full but for the archive's token."""
+    """Print the traceback of an unexpected error, with the archive's token removed."""
     say("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
 

@@ -19,10 +19,10 @@ from survey.errors import ConfigError
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--scene", type=click.Path(path_type=Path), help="Scene file; default: the demo scene's values.")
-@click.option("--seed", type=click.IntRange(min=0), help="Replaces the scene's seed.")
+@click.option("--seed", type=click.IntRange(min=0), help="Random seed; overrides the scene's.")
 @JSON
 def simulate(directory: Path, scene: Path | None, seed: int | None, as_json: bool) -> None:
-    """Make a small observatory: raw exposures, truth, CRDS rules and references.
+    """Simulate a small observatory: raw exposures, true sources, CRDS rules and reference files.
 
     Example: survey simulate runs/observatory --scene configs/scenes/demo.yaml
     """
@@ -41,10 +41,12 @@ def simulate(directory: Path, scene: Path | None, seed: int | None, as_json: boo
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on loopback; default: a free one.")
 @click.option(
-    "--faults", type=click.Path(path_type=Path), help="File of faults to make, for trying how a run bears them."
+    "--faults",
+    type=click.Path(path_type=Path),
+    help="YAML file of faults that the servers make, to test how a run handles them.",
 )
-@click.option("--per-exposure", is_flag=True, help="List a row per exposure beside the level-3 rows.")
-@click.option("--page-size", type=click.IntRange(min=1), default=200, help="Rows a page at most.")
+@click.option("--per-exposure", is_flag=True, help="List a row per exposure in addition to the level-3 rows.")
+@click.option("--page-size", type=click.IntRange(min=1), default=200, help="Largest number of rows in a page.")
 @click.option("--token", default="simulated-token", help="Token that opens proprietary files.", show_default=True)
 def serve(directory: Path, command: tuple[str, ...], port: int, faults: Path | None, **settings: Any) -> None:
     """Serve DIRECTORY as an archive (MAST protocol) and a CRDS server on loopback.
@@ -70,7 +72,7 @@ def serve(directory: Path, command: tuple[str, ...], port: int, faults: Path | N
 
 
 def _run_command(command: tuple[str, ...], environment: dict[str, str]) -> int:
-    """Run a command to its end; Control-C reaches it as well, and is its to answer."""
+    """Run a command to its end. It receives Control-C itself, so that it is ignored here."""
     try:
         process = subprocess.Popen(command, env=environment)
     except OSError as error:

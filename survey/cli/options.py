@@ -41,7 +41,9 @@ def cluster_options(command: Command) -> Command:
     @click.option(
         "--tls", type=click.Path(path_type=Path), help="Folder of certificates for a tls:// address, by 'survey tls'."
     )
-    @click.option("--insecure", is_flag=True, help="Take a scheduler that is neither on this host nor behind TLS.")
+    @click.option(
+        "--insecure", is_flag=True, help="Accept a scheduler that is neither on this host nor protected by TLS."
+    )
     @functools.wraps(command)
     def collected(cluster: str | None, tls: Path | None, insecure: bool, **others: Any) -> None:
         command(options=RunOptions(cluster=cluster, tls=tls, insecure=insecure), **others)

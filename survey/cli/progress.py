@@ -1,4 +1,4 @@
-"""Progress of a run: bars on a terminal, plain lines otherwise; always on standard error."""
+"""Progress of runs and downloads on standard error: bars on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LINE_SECONDS = 15.0  # between plain lines of unfinished steps
 
 
 class TaskProgress(AbstractContextManager["TaskProgress"]):
-    """Counts, rate and time left per step.
+    """Shows the number of finished tasks, rate and remaining time of each step.
 
     Parameters
     ----------
@@ -35,11 +35,11 @@ class TaskProgress(AbstractContextManager["TaskProgress"]):
         self._done: Counter[str] = Counter()
         self._ran: Counter[str] = Counter()
         self._began: dict[str, float] = {}
-        self._told = time.monotonic()
+        self._printed = time.monotonic()
         self._skips: set[tuple[str, str]] = set()
 
     def watch(self, plan: Plan) -> Callable[[TaskRecord, bool], None]:
-        """Start with a plan; what is returned takes each decided record."""
+        """Start with a plan; the returned function is called with the record of each finished task."""
         self._total = Counter(task.step for task in plan)
         if self._terminal:
             from rich.console import Console
@@ -61,19 +61,19 @@ class TaskProgress(AbstractContextManager["TaskProgress"]):
         self._began.setdefault(step, time.monotonic() - record.seconds)
         self._done[step] += 1
         self._ran[step] += not reused and record.status == COMPLETE
-        # Tiles are counted once the alignment has laid them out; a plan may have guessed another number.
+        # The number of tiles is known after the alignment; the plan's may have been a guess.
         self._total[step] = max(self._total[step], self._done[step])
-        self._tell_failure(record)
+        self._print_failure(record)
         if self._bars is not None:
             if step not in self._rows:
                 self._rows[step] = self._bars.add_task(step, total=self._total[step], note="")
             self._bars.update(self._rows[step], advance=1, total=self._total[step], note=self._note(step))
-        elif self._done[step] == self._total[step] or time.monotonic() - self._told > LINE_SECONDS:
-            self._told = time.monotonic()
+        elif self._done[step] == self._total[step] or time.monotonic() - self._printed > LINE_SECONDS:
+            self._printed = time.monotonic()
             self._say(f"{step}: {self._done[step]}/{self._total[step]} {self._note(step)}".rstrip())
 
-    def _tell_failure(self, record: TaskRecord) -> None:
-        """Each failure; of the tasks that are skipped for one cause, the first of each step."""
+    def _print_failure(self, record: TaskRecord) -> None:
+        """Print each failure, and of tasks that are skipped for the same cause the first of each step."""
         if record.status == COMPLETE:
             return
         if record.status != SKIPPED:
@@ -97,20 +97,20 @@ class TaskProgress(AbstractContextManager["TaskProgress"]):
 
 
 class DownloadProgress:
-    """Bytes of all files together. Safe for threads."""
+    """Prints the size of all downloaded files now and then. Thread-safe."""
 
     def __init__(self, say: Callable[[str], None]):
         self._say = say
         self._lock = threading.Lock()
         self._bytes: dict[str, int] = {}
-        self._told = time.monotonic()
+        self._printed = time.monotonic()
 
     def __call__(self, name: str, done: int, total: int | None) -> None:
         with self._lock:
             self._bytes[name] = done
             whole = total is not None and done >= total
-            if time.monotonic() - self._told < LINE_SECONDS and not (whole and len(self._bytes) == 1):
+            if time.monotonic() - self._printed < LINE_SECONDS and not (whole and len(self._bytes) == 1):
                 return
-            self._told = time.monotonic()
+            self._printed = time.monotonic()
             gigabytes = sum(self._bytes.values()) / 1e9
             self._say(f"fetch: {len(self._bytes)} files, {gigabytes:.3f} GB")

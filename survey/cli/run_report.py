@@ -1,4 +1,4 @@
-"""`survey run` and `survey mosaic`: what was made, as a document of JSON types, and as text."""
+"""The result of `survey run` and `survey mosaic` as a document of JSON types, and as text."""
 
 from __future__ import annotations
 

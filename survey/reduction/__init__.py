@@ -1,4 +1,4 @@
-"""The main job and what surrounds it: load a config, find and fetch exposures, plan, run, inspect."""
+"""Reduce a survey: load a config, find and fetch exposures, plan, run, and inspect the result."""
 
 # Modules that other packages may import.
 __all__ = ["inputs", "inspection", "job", "load", "offline", "options", "outcome", "suggest"]

@@ -1,4 +1,4 @@
-"""What a reduction starts from: exposures, their raw files, the references that they need."""
+"""Inputs of a reduction: exposures, their raw files, and the reference files that they need."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from survey.steps.registry import REGISTRY
 from survey.workspace.folders import Workspace
 
 CAL = "_cal.fits"
-MAX_LIST_BYTES = 4_000_000  # a catfile of 20,000 exposures
-MAX_SHOWN = 20  # of faults that are all of one kind
+MAX_LIST_BYTES = 4_000_000  # size of a catfile of 20,000 exposures
+MAX_SHOWN = 20  # faults of one kind in a message
 
 
 def find_exposures(config: SurveyConfig, *, say: Say = silent) -> tuple[Exposure, ...]:
-    """The program's exposures, from the archive or the folder that the config names.
+    """Find the program's exposures in the archive, or in the folder of raw files that the config names.
 
-    What the ledger of earlier downloads knows of a file (sha256, time, groups, footprint) is filled in.
+    For files in the workspace, sha256, time, number of groups and footprint are taken from the ledger of downloads.
 
     Raises
     ------
     ServiceError
         The archive cannot be reached or refuses.
     SurveyError
-        No exposure fits the config.
+        No exposure matches the config.
     """
     archive = config.archive
     raw = config.folders.raw
@@ -70,7 +70,7 @@ def find_exposures(config: SurveyConfig, *, say: Say = silent) -> tuple[Exposure
 
 
 def _unreadable(config: SurveyConfig, faults: Mapping[str, str]) -> list[Exposure]:
-    """Files of the program that cannot be read, as exposures whose filter is not known."""
+    """Files of the program that cannot be read, as exposures with a fault and without a filter."""
     found = []
     for filename, cause in faults.items():
         try:
@@ -92,16 +92,21 @@ def fetch(
     progress: Progress | None = None,
     say: Say = silent,
 ) -> tuple[Exposure, ...]:
-    """Bring every raw file into the workspace, verified.
+    """Download missing raw files into the workspace, or link those of a folder, and verify all of them.
+
+    Parameters
+    ----------
+    exposures : of `find_exposures`; default: found here
+    progress, say : called with the progress of downloads, and with messages
 
     Returns
     -------
-    exposures : with the sha256 of each file, and what its header tells
+    exposures : with the sha256 of each file, and the facts of its header
 
     Raises
     ------
     DownloadError
-        Some files could not be had; they are named, the others are kept.
+        Some files could not be fetched; they are named, the others are kept.
     ServiceError, DiskFullError
     """
     from survey.archive.download import FetchSettings
@@ -137,14 +142,14 @@ def fetch(
 
 
 def sync_references(config: SurveyConfig, exposures: Sequence[Exposure]) -> References:
-    """Sync and verify the context and the references that these exposures need; see `survey.references.sync`.
+    """Fetch and verify the CRDS context and the reference files of exposures; see `survey.references.sync`.
 
-    Exposures that lack one stand in no one's way: see `unreferenced`.
+    Exposures for which the context has no file are not an error here, unless all of them are: see `unreferenced`.
 
     Raises
     ------
     ReferencesError
-        Every exposure lacks one, so that nothing could be run, or the sync failed.
+        A file could not be fetched or verified, or no exposure has all the files that it needs.
     """
     workspace = config.folders
     try:
@@ -158,7 +163,12 @@ def sync_references(config: SurveyConfig, exposures: Sequence[Exposure]) -> Refe
 
 
 def unreferenced(config: SurveyConfig, exposures: Sequence[Exposure], found: References) -> dict[str, str]:
-    """Exposures for which the context names no file of a type that one of the config's steps needs -> why."""
+    """Find exposures that lack a reference file of a type that one of the config's steps needs.
+
+    Returns
+    -------
+    faults : name of the exposure -> step, type and context
+    """
     chain = recipe_of(config).chain
     faults = {}
     for exposure in exposures:
@@ -170,18 +180,20 @@ def unreferenced(config: SurveyConfig, exposures: Sequence[Exposure], found: Ref
             lacking = found.not_found(exposure.name, types)
             if lacking:
                 kind = min(lacking)
-                faults[exposure.name] = f"step {name!r} needs a {kind} file, and {found.context} says {lacking[kind]}"
+                faults[exposure.name] = (
+                    f"step {name!r} needs a {kind} file; context {found.context} has none: {lacking[kind]}"
+                )
                 break
     return faults
 
 
 def look_up(config: SurveyConfig, exposures: Sequence[Exposure]) -> References:
-    """Sync a context for these exposures without making it the workspace's.
+    """Fetch and verify the reference files of exposures under the config's context, without recording them.
 
     Raises
     ------
     SurveyError
-        No raw file is there whose references could be looked up.
+        There are no exposures.
     """
     if not exposures:
         raise SurveyError(f"{config.workspace}/raw: no verified raw files yet; run 'survey fetch' first.")
@@ -189,7 +201,7 @@ def look_up(config: SurveyConfig, exposures: Sequence[Exposure]) -> References:
 
 
 def held_exposures(config: SurveyConfig) -> tuple[Exposure, ...]:
-    """The config's exposures whose verified raw files are in the workspace, known from the ledger alone."""
+    """The config's exposures whose verified raw files are in the workspace, as the ledger of downloads lists them."""
     workspace = config.folders
     return tuple(
         exposure
@@ -201,9 +213,7 @@ def held_exposures(config: SurveyConfig) -> tuple[Exposure, ...]:
 
 
 def raw_files(workspace: Workspace, exposures: Sequence[Exposure]) -> dict[str, Path]:
-    """Exposure name -> the file whose header says which references it takes: its raw file, or the one that was
-    given.
-    """
+    """Files from whose headers reference files are chosen: name of the exposure -> raw file, or supplied cal file."""
     found = {}
     for exposure in exposures:
         if exposure.sha256:
@@ -215,17 +225,17 @@ def raw_files(workspace: Workspace, exposures: Sequence[Exposure]) -> dict[str, 
 def members_of(
     config: SurveyConfig, association: Association, folder: Path
 ) -> tuple[tuple[Exposure, ...], tuple[Exposure, ...]]:
-    """Where the members of an association come from.
+    """Find the files of an association's members.
 
     Returns
     -------
     raw : members whose verified raw files are in the workspace
-    given : members that lie as ``<exposure>_cal.fits`` in ``folder``; their ``uri`` is that path
+    given : other members, of which ``folder`` has ``<exposure>_cal.fits``; their ``uri`` is that path
 
     Raises
     ------
     ConfigError
-        Members that are neither, or whose file is a link that leads out of the folder; all are named.
+        Members that have neither file, or a cal file that is a link out of the folder; all are named.
     """
     everything = config.model_copy(update={"filters": None, "observations": None, "program": association.program})
     held = {exposure.name: exposure for exposure in held_exposures(everything)}
@@ -238,15 +248,16 @@ def members_of(
             given.append(_given(name, folder.absolute()))
         except (OSError, DamagedFileError, ProductNameError) as error:
             faults.append(
-                f"{association.product}: member {name} has no raw file in {config.workspace}/raw, and beside the "
-                f"association: {error}. Run 'survey fetch' with a config that holds it, or put its cal file there."
+                f"{association.product}: member {name} has no raw file in {config.workspace}/raw and no usable cal "
+                f"file in the association's folder ({error}). Run 'survey fetch' with a config that includes it, or "
+                "put its cal file there."
             )
     elements = parse_mosaic(association.product).elements
     for exposure in (*raw, *given):
         if exposure.filter.lower() not in elements.split("-"):
             faults.append(
-                f"{association.product}: member {exposure.name} is of {exposure.filter}, the product of {elements}; "
-                "a mosaic holds one filter."
+                f"{association.product}: member {exposure.name} has filter {exposure.filter}, the product {elements}; "
+                "a mosaic has one filter."
             )
     if faults:
         raise ConfigError(faults)
@@ -256,22 +267,22 @@ def members_of(
 def _given(name: str, folder: Path) -> Exposure:
     path = folder / f"{name}{CAL}"
     if path.resolve().parent != folder.resolve():
-        raise DamagedFileError(f"{path.name} is a link that leads out of its folder")
+        raise DamagedFileError(f"{path.name} is a link out of its folder")
     exposure = archive_local.exposure_from_headers(path, read_hdus(path), f"{name}_uncal.fits")
     if exposure is None:
-        raise DamagedFileError(f"{path.name} is no NIRCam image")
+        raise DamagedFileError(f"{path.name} is not a NIRCam image")
     return replace(exposure, uri=str(path), size=None, sha256=file_sha256(path))
 
 
 def override_digests(config: SurveyConfig) -> dict[str, str]:
-    """sha256 of every file that a parameter names: references that override CRDS, catalogues, WCS, lists of sky levels.
+    """sha256 of every file that a parameter names: reference files, catalogues, WCS files, lists of sky levels.
 
-    Of a catfile the catalogues that it lists count as well, of a folder of alignments every ``*_wcs.asdf`` in it.
+    That of a catfile includes the catalogues that it lists, that of a folder of alignments all its ``*_wcs.asdf``.
 
     Raises
     ------
     ConfigError
-        A file is not there; all such files are named.
+        Files that do not exist; all are named.
     """
     recipe = recipe_of(config)
     alignment = config.mosaic.alignment
@@ -293,7 +304,7 @@ def _digest_of(path: Path) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines of a small text file; none of any other."""
+    """Lines of a small text file; empty for any other file."""
     if path.suffix in (".fits", ".asdf", ".ecsv") or path.stat().st_size > MAX_LIST_BYTES:
         return []
     try:

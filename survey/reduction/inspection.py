@@ -1,4 +1,4 @@
-"""Look at a workspace: what is done, how a product was made, whether every byte is as recorded."""
+"""Inspect a workspace: states of tasks, lineage of products, and whether files are as recorded."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ MIN_PARTS = 3  # underscores in an exposure's name
 
 
 def status(config: SurveyConfig) -> list[TaskRecord]:
-    """The records of the workspace, as they are now; read while a run goes on as well."""
+    """The newest record of each task in the workspace; may be read during a run."""
     return list(read_records(config.folders.records).latest.values())
 
 
 def explain(config: SurveyConfig, product: str) -> tuple[Lineage, dict[str, tuple[str, ...]]]:
-    """How a product was made, and what of it is stale.
+    """Find how a product was made, and which of its tasks are stale.
 
     Returns
     -------
     lineage : survey.workspace.provenance.Lineage, from the product down to its raw files
-    stale : key of a task -> why its product would be another now; compared with the config, the raw files and the
-        references at hand, without asking any server
+    stale : key of a task -> why it would run again with the config, the raw files and the reference files of now; no
+        server is asked
 
     Raises
     ------
     ConfigError
-        No record made such a product.
+        No record has such a product.
     """
     workspace = config.folders
     records = read_records(workspace.records).by_key
@@ -72,7 +72,7 @@ def explain(config: SurveyConfig, product: str) -> tuple[Lineage, dict[str, tupl
 
 
 def _is_foreign(record: TaskRecord, held: set[str]) -> bool:
-    """Whether a record belongs to an association from outside: the config does not plan it, and never did."""
+    """Whether a record belongs to an association that the user supplied, which no config plans."""
     step = row_of(record)
     if step.external:
         return True
@@ -84,21 +84,21 @@ def _is_foreign(record: TaskRecord, held: set[str]) -> bool:
 
 def _why_unplanned(record: TaskRecord, held: set[str]) -> str:
     if record.subject in held or record.subject.count("_") < MIN_PARTS:
-        return "the config does not ask for it any more"
-    return f"raw/{record.subject}_uncal.fits is not there, or changed since it was checked; run 'survey fetch'"
+        return "the config no longer includes it"
+    return f"raw/{record.subject}_uncal.fits is missing, or was changed since it was verified; run 'survey fetch'"
 
 
 def verify(config: SurveyConfig) -> dict[str, str]:
-    """Compare every byte with what was recorded: products, records, mosaics in zarr, provenance, raw files.
+    """Compare all files with their recorded checksums: products, records, mosaics in zarr, provenance, raw files.
 
     Returns
     -------
-    faults : path -> what is wrong; empty when every byte is as recorded
+    faults : path -> what is wrong; empty if all files are as recorded
 
     Raises
     ------
     ConfigError
-        The workspace holds nothing that could be compared.
+        The workspace has neither records nor raw files.
     """
     workspace = config.folders
     found = read_records(workspace.records)
@@ -121,14 +121,14 @@ def verify(config: SurveyConfig) -> dict[str, str]:
                 faults[product.path] = f"cannot be read: {getattr(error, 'strerror', None) or error}"
                 continue
             if sha256 != product.sha256:
-                faults[product.path] = f"sha256 is {sha256[:12]}..., its record says {product.sha256[:12]}..."
+                faults[product.path] = f"sha256 is {sha256[:12]}..., its record has {product.sha256[:12]}..."
     faults |= _store_faults(workspace, known) | _raw_faults(workspace, found)
     cause = provenance_fault(workspace.root)
     return faults | ({STORE: cause} if cause else {})
 
 
 def _record_faults(workspace: Workspace, found: Records) -> dict[str, str]:
-    """Records that hold other bytes than were written."""
+    """Records whose content differs from what was written."""
     faults = {}
     for path in sorted(workspace.records.glob("[!.]*.json")):
         if path.name not in found.faults:
@@ -140,14 +140,14 @@ def _record_faults(workspace: Workspace, found: Records) -> dict[str, str]:
 
 
 def _store_faults(workspace: Workspace, known: set[str]) -> dict[str, str]:
-    """Files of committed mosaics that no record knows, and a root of the store that is none.
+    """Files of finished mosaics that are in no record, and faults of the store's root metadata.
 
-    A group without its commit mark is no mosaic yet; a run that was killed may have left chunks there.
+    A group without metadata is not finished: a run that was killed may have left chunks there.
     """
     store = workspace.root / "mosaics" / "mosaics.zarr"
     marks = sorted(store.glob("[!.]*/zarr.json"))
     cause = _root_fault(store / "zarr.json", needed=bool(marks))
-    faults = {"mosaics/mosaics.zarr/zarr.json": f"{cause}; run again to write it anew"} if cause else {}
+    faults = {"mosaics/mosaics.zarr/zarr.json": f"{cause}; run again to rewrite it"} if cause else {}
     for mark in marks:
         group = mark.parent
         if group.relative_to(workspace.root).as_posix() in known:  # one product: its sha256 is that of all its files
@@ -155,15 +155,15 @@ def _store_faults(workspace: Workspace, known: set[str]) -> dict[str, str]:
         for path in sorted(group.rglob("*")):
             name = path.relative_to(workspace.root).as_posix()
             if name not in known and (path.is_symlink() or not path.is_dir()):
-                faults[name] = "no record knows it"
+                faults[name] = "is in no record"
     return faults
 
 
 def _root_fault(path: Path, *, needed: bool) -> str:
-    """Why the root metadata of the store is not as it was written; a store of no mosaic may do without."""
+    """What is wrong with the root metadata of the store; it is needed once the store has a mosaic."""
     if not os.path.lexists(path):
-        return "is not there, and mosaics are" if needed else ""
-    if not paths.is_file(path):  # a pipe would be waited for
+        return "is missing, though the store has mosaics" if needed else ""
+    if not paths.is_file(path):  # reading a pipe would block
         return "is a folder, a link or a device; expected a file"
     try:
         return "" if path.read_bytes() == ROOT_METADATA else "was changed since it was written"
@@ -172,14 +172,14 @@ def _root_fault(path: Path, *, needed: bool) -> str:
 
 
 def _raw_faults(workspace: Workspace, found: Records) -> dict[str, str]:
-    """Raw files against the ledger; and those that tasks read and the ledger does not know any more."""
+    """Raw files that differ from the ledger, and those that tasks have read and the ledger does not list."""
     faults = archive_held.verify(workspace.raw)
     known = set(Ledger(workspace.raw / LEDGER).names())
     for record in found.by_key.values():
         for name in record.inputs if record.status == COMPLETE else ():
             file = name.removeprefix("raw/")
             if file != name and file not in known and (workspace.root / name).exists():
-                faults[name] = f"{record.key} stands on it, and raw/{LEDGER} does not know it; run 'survey fetch'"
+                faults[name] = f"was read by {record.key}, and is not in raw/{LEDGER}; run 'survey fetch'"
     return faults
 
 
@@ -189,7 +189,7 @@ def _sha256_of(path: Path) -> str:
     Raises
     ------
     ValueError
-        It is neither a file nor a folder: a link, a pipe, a device.
+        It is neither a file nor a folder, but a link, a pipe or a device.
     """
     if paths.is_folder(path):
         return tree_sha256(path)[0]
@@ -199,13 +199,13 @@ def _sha256_of(path: Path) -> str:
 
 
 def plan_states(config: SurveyConfig, made: Plan) -> list[State]:
-    """What a plan's tasks are, beside the workspace's records."""
+    """States of a plan's tasks: done, or why they would run, compared with the workspace's records."""
     workspace = config.folders
     return states(made, read_records(workspace.records).by_key, workspace.root)
 
 
 def planned_states(config: SurveyConfig) -> list[State]:
-    """What the tasks are that the config plans for the raw files in the workspace; no server is asked."""
+    """States of the tasks that the config plans for the raw files in the workspace. No server is asked."""
     exposures = held_exposures(config)
     return plan_states(config, plan(config, exposures)) if exposures else []
 
@@ -218,7 +218,7 @@ def plan_grids(config: SurveyConfig, made: Plan) -> dict[str, Grid | None]:
 
 
 def plan_room(config: SurveyConfig, made: Plan, found: list[State]) -> Room:
-    """What the tasks of a plan that are not done will write, beside what is free."""
+    """Disk space that the unfinished tasks of a plan need, and that is free."""
     workspace = config.folders
     waiting = [item.task for item in found if item.state != DONE]
     read = {task.key: stored_record(workspace, task.key) for task in waiting}
@@ -227,6 +227,6 @@ def plan_room(config: SurveyConfig, made: Plan, found: list[State]) -> Room:
 
 
 def _inside(product: str, workspace: Workspace) -> str:
-    """A product's path relative to the workspace, when it was given as any other path to it."""
+    """A product's path relative to the workspace, whichever path to it was given."""
     path = Path(os.path.abspath(product))
     return path.relative_to(workspace.root).as_posix() if path.is_relative_to(workspace.root) else product

@@ -1,4 +1,4 @@
-"""The main job, for Python users and the command line alike: find, fetch, look up references, plan, run, verify."""
+"""Plan and run a survey: fetch raw files and reference files, plan the tasks, run them on dask."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ from survey.steps.registry import REGISTRY, row_of
 from survey.workspace.provenance import ProvenanceWriter
 from survey.workspace.records import failure_path, read_records, write_record
 
-LEFTOVER_SECONDS = 24 * 3600.0
-REPORT = "dashboard.html"  # of the last run, in reports/
+LEFTOVER_SECONDS = 24 * 3600.0  # age at which folders of killed tasks are removed from a shared workspace
+REPORT = "dashboard.html"  # of a run, in reports/
 
 
 def plan(config: SurveyConfig, exposures: Sequence[Exposure], references: References | None = None) -> Plan:
-    """List what a run would do; pure but for a look at what earlier runs left in the workspace.
+    """List the tasks of a survey, each with the digest of its result. Reads the workspace, writes nothing.
 
     Parameters
     ----------
     config : what to reduce
     exposures : of `find_exposures`
-    references : default: what the last sync found, when it still holds
+    references : of `sync_references`; default: those that it recorded, if they are still valid
 
     Raises
     ------
     ConfigError
-        Wrong steps, parameters or override files; every fault is named.
+        Wrong steps, parameters or override files; all faults are named.
     """
     workspace = config.folders
     if references is None:
@@ -80,19 +80,19 @@ def plan(config: SurveyConfig, exposures: Sequence[Exposure], references: Refere
 def run(
     config: SurveyConfig, options: RunOptions | None = None, callbacks: Callbacks | None = None, **keywords: Any
 ) -> Run:
-    """The main job: fetch, references, then every task that is not already done.
+    """Run a survey: fetch raw files and reference files, then run all tasks that are not done.
 
     Parameters
     ----------
     config : what to reduce
-    options : where tasks run, and how far; default: all of them, on a cluster of this machine
+    options : where tasks run, and the last step; default: all steps, on workers on this machine
     callbacks : functions for the plan, each task's record, downloads and messages
     keywords : fields of `RunOptions` and `Callbacks` by name: ``run(config, client=client, until="image2")``
 
     Raises
     ------
     WorkspaceBusyError, ServiceError, ReferencesError, DiskFullError, InterruptedRunError, ConfigError
-        See `survey.errors`. Failures of single files and tasks do not raise: they are in the result.
+        See `survey.errors`. Failures of single files and tasks are not raised: they are in the result.
     """
     options, callbacks = combined(options, callbacks, keywords)
     check_config(config, options)
@@ -100,7 +100,7 @@ def run(
         exposures, missing = _fetch_available(job)
         present = [exposure for exposure in exposures if exposure.sha256]
         if not present:
-            raise SurveyError(f"{config.workspace}: none of {len(exposures)} raw files could be had.")
+            raise SurveyError(f"{config.workspace}: none of {len(exposures)} raw files is available.")
         references = sync_references(config, present)
         made = plan(config, exposures, references)
         missing |= {item.name: item.fault for item in made.exposures if item.fault and item.sha256}
@@ -114,21 +114,21 @@ def mosaic(
     callbacks: Callbacks | None = None,
     **keywords: Any,
 ) -> Run:
-    """Mosaic the members of an existing level-3 association.
+    """Make the mosaic of an existing level-3 association.
 
-    A member whose raw file is in the workspace goes through the config's steps; another is taken as it lies beside the
-    association: ``<exposure>_cal.fits``.
+    Members whose raw files are in the workspace are reduced with the config's steps. Of other members the calibrated
+    files in the association's folder are used: ``<exposure>_cal.fits``.
 
     Parameters
     ----------
-    config : the steps and the grid
+    config : steps and grid
     association : path of the association file
     options, callbacks, keywords : see `run`
 
     Raises
     ------
     ConfigError
-        The association is not one, or a member is neither; every such member is named.
+        The file is not an association, or members have neither file; all such members are named.
     """
     options, callbacks = combined(options, callbacks, keywords)
     check_config(config, options)
@@ -147,7 +147,7 @@ def mosaic(
 
 @dataclass(frozen=True)
 class _Job:
-    """A run that holds its workspace."""
+    """A run that holds the lock of its workspace."""
 
     config: SurveyConfig
     options: RunOptions
@@ -160,7 +160,7 @@ def _started(config: SurveyConfig, options: RunOptions, callbacks: Callbacks) ->
     """Hold the workspace for a run; folders that killed tasks left are removed before and after it."""
     workspace = config.folders
     alone = options.client is None and options.cluster in (None, "local")
-    age = 0.0 if alone else LEFTOVER_SECONDS  # workers of other clusters may still be at it for a while
+    age = 0.0 if alone else LEFTOVER_SECONDS  # workers of an earlier run may still write on other hosts
     with workspace.lock() as name:
         workspace.create()
         workspace.sweep(age)
@@ -176,13 +176,13 @@ def _fetch_available(job: _Job) -> tuple[tuple[Exposure, ...], dict[str, str]]:
     Returns
     -------
     exposures : all of them; those with a sha256 have a verified raw file
-    missing : exposure -> why its file could not be fetched; `mosaic.max_missing` decides what that means
+    missing : exposure -> why its file could not be fetched; `mosaic.max_missing` says how many a mosaic may lack
     """
     config, say = job.config, job.callbacks.say
     found = find_exposures(config, say=say)
     say(f"{len(found)} exposures of program {config.program}")
     if config.archive.local is None and any(not exposure.sha256 for exposure in found):
-        # Before hours of fetching: do the products fit as well?
+        # Check the disk space for the products before hours of downloads.
         _waiting(job, plan(config, found), read_records(job.config.folders.records).by_key)
     try:
         return fetch(config, found, progress=job.callbacks.progress, say=say), {}
@@ -205,12 +205,12 @@ def _run_tasks(job: _Job, made: Plan, references: References) -> Run:
         def decided(record: TaskRecord, was_reused: bool) -> None:
             if was_reused:
                 reused.add(record.key)
-            elif record.status != COMPLETE:  # a worker that was lost, or a skip, has written nothing itself
+            elif record.status != COMPLETE:  # a lost worker or a skipped task has written no record
                 with contextlib.suppress(OSError):
                     write_record(root / "records", record)
             if not was_reused or record.key in found.failures:
                 writer.add(record)
-            if was_reused and record.key in found.failures:  # the cause is gone
+            if was_reused and record.key in found.failures:  # an earlier failure that no longer applies
                 failure_path(root / "records", record.key).unlink(missing_ok=True)
             if watch is not None:
                 watch(record, was_reused)
@@ -220,15 +220,15 @@ def _run_tasks(job: _Job, made: Plan, references: References) -> Run:
             records = [stored[task.key] for task in tasks]
             for record in records:
                 decided(record, True)
-            # What a run that was killed at its very end did not.
+            # A run that was killed at its very end may not have removed intermediate products.
             mosaics: dict[str, list[Task]] = {}
             for task in tasks:
                 mosaics.setdefault(task.mosaic, []).append(task)
             decided_now = {task.key: stored[task.key] for task in tasks}
             clean_up(root, decided_now, mosaics, stored, config.mosaic.keep_intermediate)
             if job.options.report:
-                before = " The last run's stays." if (root / "reports" / REPORT).exists() else ""
-                job.callbacks.say(f"{REPORT} is not written: every task was done before, so that nothing ran.{before}")
+                before = " That of an earlier run is kept." if (root / "reports" / REPORT).exists() else ""
+                job.callbacks.say(f"{REPORT} is not written, since all tasks were done before.{before}")
         else:
             records = _on_cluster(job, made, references, stored, decided)
     if any(row_of(record).commits and record.status == COMPLETE for record in records):
@@ -237,7 +237,13 @@ def _run_tasks(job: _Job, made: Plan, references: References) -> Run:
 
 
 def _waiting(job: _Job, made: Plan, stored: Mapping[str, TaskRecord]) -> list[Task]:
-    """Tasks of a plan that are not done, up to the last step that was asked for; refused when they cannot fit."""
+    """Tasks of a plan that are not done, up to the last step of the options.
+
+    Raises
+    ------
+    DiskFullError
+        Their products do not fit on the disk.
+    """
     root, names = job.config.folders.root, steps_until(made, job.options.until)
     waiting = [task for task in made if task.step in names and state_of(task, stored.get(task.key), root).state != DONE]
     check_room(room(root, made, waiting, stored, job.config.archive.local is None), root, job.callbacks.say)
@@ -247,8 +253,8 @@ def _waiting(job: _Job, made: Plan, stored: Mapping[str, TaskRecord]) -> list[Ta
 def _on_cluster(
     job: _Job, made: Plan, references: References, stored: Mapping[str, TaskRecord], decided: Watch
 ) -> list[TaskRecord]:
-    """Run a plan's tasks on the cluster of the options; their records, those of earlier runs included."""
-    # dask takes half a second to import; a run that finds everything done does not need it.
+    """Run a plan's tasks on the cluster of the options, and return all their records, reused ones included."""
+    # dask takes half a second to import, which a run without tasks does not need.
     from survey.cluster.connect import connect, dashboard, starts_workers
     from survey.dashboard.feed import feed
     from survey.scheduling.run_plan import RunSettings, run_plan

@@ -36,7 +36,7 @@ def known_exposures(config: SurveyConfig, *, offline: bool = False, say: Say = s
     ServiceError
         The archive refuses.
     SurveyError
-        No exposure fits the config; with ``offline``, the workspace has no raw files.
+        No exposure matches the config; with ``offline``, the workspace has no raw files.
     """
     if config.archive.local is not None:
         return Known(find_exposures(config, say=say), FOLDER)

@@ -1,4 +1,4 @@
-"""How a run is done: where its tasks run and how far it goes, and the functions that are called as it goes on."""
+"""Options of a run: where its tasks run, the last step, and functions that are called meanwhile."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def silent(_text: str) -> None:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where the tasks of a run are done, and how far it goes."""
+    """Where the tasks of a run are executed, and which step is the last."""
 
     client: Client | None = None  # any dask Client; default: the one of `cluster`
     cluster: str | None = None  # 'local' (default), a scheduler's address, or a deploy file
@@ -35,7 +35,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Functions that a run calls as it goes on."""
+    """Functions that a run calls meanwhile."""
 
     watch: Callable[[Plan], Watch] | None = None  # with the plan; its result is called with each task's record
     progress: Progress | None = None  # as a file is downloaded

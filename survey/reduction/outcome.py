@@ -1,4 +1,4 @@
-"""What a run ended with."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ from survey.models import COMPLETE, FAILED, SKIPPED, TaskRecord
 
 @dataclass(frozen=True)
 class Run:
-    """What a run ended with."""
+    """The result of a run: the records of its tasks, and the files that were missing."""
 
     records: tuple[TaskRecord, ...]
-    reused: frozenset[str] = frozenset()
-    missing: Mapping[str, str] = field(default_factory=dict)  # raw file -> why it could not be had
+    reused: frozenset[str] = frozenset()  # keys of the tasks that were done before
+    missing: Mapping[str, str] = field(default_factory=dict)  # raw file -> why it is not available
 
     @property
     def failed(self) -> tuple[TaskRecord, ...]:
+        """Records of the tasks that failed, and of those that were skipped after them."""
         return tuple(record for record in self.records if record.status in (FAILED, SKIPPED))
 
     @property
     def ran(self) -> tuple[TaskRecord, ...]:
-        """Records of the tasks that this run ran itself."""
+        """Records of the tasks that this run completed itself."""
         return tuple(item for item in self.records if item.key not in self.reused and item.status == COMPLETE)
 
     @property
     def products(self) -> tuple[str, ...]:
+        """Paths of all products, relative to the workspace."""
         return tuple(
             product.path for record in self.records if record.status == COMPLETE for product in record.products
         )
 
     @property
     def incomplete_mosaics(self) -> tuple[TaskRecord, ...]:
-        """Mosaics that were made without some of their members."""
+        """Records of mosaics that were made without some of their members."""
         return tuple(record for record in self.records if record.status == COMPLETE and record.missing)

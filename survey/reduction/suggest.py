@@ -85,14 +85,14 @@ def suggest(request: Request, *, say: Say = silent) -> Suggestion:
     Parameters
     ----------
     request : the program, and the servers to ask
-    say : takes remarks meanwhile
+    say : called with messages
 
     Raises
     ------
     ServiceError
         The archive does not answer, or refuses. A CRDS server that does not leaves a placeholder in the config.
     ConfigError
-        The archive lists no NIRCam imaging of the program, or none that fits.
+        The archive lists no NIRCam imaging of the program, or none of these observations and filters.
     """
     try:
         found = find_program(
