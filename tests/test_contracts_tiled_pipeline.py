@@ -200,6 +200,7 @@ def test_the_solution_asks_for_statistics_alone(subtract):
     """Levels of recorded images are those of images with pixels, as is what is taken from the pixels."""
     from stcal.skymatch import SkyImage, SkyStats, skymatch
 
+    from survey.steps.image3.levels import Statistics
     from survey.steps.image3.numbers import untyped
     from survey.steps.image3.sky import _plain, _recorded_class
 
@@ -222,7 +223,7 @@ def test_the_solution_asks_for_statistics_alone(subtract):
         overlaps = {str(n): _plain(one.calc_sky(overlap=other, delta=False))
                     for n, other in enumerate(images) if n != own}  # fmt: skip
         whole = _plain(one.calc_sky(overlap=None, delta=False))
-        recorded.append(_recorded_class()({"start": [0.0, "float"], "whole": whole, "overlaps": overlaps}, str(own)))
+        recorded.append(_recorded_class()(Statistics([0.0, "float"], whole, overlaps), str(own)))
         recorded[-1].number = own
     before = [one.image.copy() for one in images]
     for found in (images, recorded):

@@ -26,7 +26,7 @@ def test_a_tile_in_the_corner_of_a_turned_exposures_box_is_empty(tmp_path):
     scales = {"final": Scale([0.03, "float"], [1.0, "float"])}
     layout = Layout((256, 256), (256, 256), True, (Member(name, 0, box, box, found),), "d", scales)
     (tmp_path / "p_layout.json").write_text(json.dumps(layout.to_json()))
-    (tmp_path / "p_sky.json").write_text(json.dumps({"members": {}, "subtracted": False}))
+    (tmp_path / "p_sky.json").write_text(json.dumps({"method": "match", "members": {}, "subtracted": False}))
     np.save(tmp_path / f"{name}_a3001_pixmap.npy", turned)
     np.save(tmp_path / f"{name}_a3001_leftout.npy", np.zeros((0, 0), bool))
     (tmp_path / "job").mkdir()

@@ -8,7 +8,7 @@ from typing import Any
 
 from survey.mosaics.grid import Box
 from survey.mosaics.layouts import Member
-from survey.steps.image3.numbers import untyped
+from survey.steps.image3.levels import SkyLevels
 
 NAMES = {"data": "SCI", "dq": "DQ", "err": "ERR", "var_rnoise": "VAR_RNOISE", "var_poisson": "VAR_POISSON",
          "var_flat": "VAR_FLAT"}  # fmt: skip
@@ -38,17 +38,16 @@ def read_arrays(path: Path | str, names: Iterable[str], box: Box | None = None) 
     return found
 
 
-def member_model(member: Member, sky: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+def member_model(member: Member, sky: SkyLevels, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """A member as stcal's resampler takes it, but for its 'wcs'.
 
     Parameters
     ----------
     member : of the layout
-    sky : what `survey.steps.image3.sky.solve` wrote
+    sky : the levels of all members
     arrays : of `read_arrays`
     """
-    found, aligned = sky["members"][member.name], member.aligned
-    matched = found["status"] == "COMPLETE"
+    found, aligned = sky.members[member.name], member.aligned
     return {
         **arrays,
         "exposure_time": aligned.exposure_time,
@@ -59,6 +58,6 @@ def member_model(member: Member, sky: Mapping[str, Any], arrays: Mapping[str, An
         "pixelarea_steradians": aligned.pixelarea_steradians,
         "filename": aligned.filename,
         "group_id": aligned.group_id,
-        "level": untyped(found["level"]) if matched else None,
-        "subtracted": bool(sky["subtracted"]) if matched else None,
+        "level": found.value if found.is_matched else None,
+        "subtracted": sky.subtracted if found.is_matched else None,
     }

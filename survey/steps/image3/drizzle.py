@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from survey.mosaics.grid import Box, Tile
@@ -13,6 +11,7 @@ from survey.mosaics.tiles import create, write_tile
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.image3 import files
 from survey.steps.image3.arrays import member_model, read_arrays
+from survey.steps.image3.levels import SkyLevels
 from survey.steps.image3.numbers import untyped
 from survey.steps.image3.parts import parameters, part
 from survey.steps.image3.resampling import (
@@ -56,7 +55,7 @@ def run(job: Job, step: Step) -> Outcome:
     array, in the mosaic's zarr group; none when no pixel of the tile has data.
     """
     layout = files.read_layout(job.inputs[0])
-    sky = json.loads(Path(job.inputs[1]).read_text())
+    sky = SkyLevels.read(job.inputs[1])
     resample = part(job, "resample")
     tile = job.own_tile
     names = array_names(resample)
@@ -116,9 +115,7 @@ def _touching(job: Job, resample: Any, layout: Layout, tile: Tile) -> list[_Touc
     return found
 
 
-def _drizzle(
-    job: Job, resample: Any, layout: Layout, sky: dict[str, Any], touched: list[_Touching], window: Box
-) -> Any:
+def _drizzle(job: Job, resample: Any, layout: Layout, sky: SkyLevels, touched: list[_Touching], window: Box) -> Any:
     """The resampler of a window, with what touches its tile drizzled onto it."""
     import numpy as np
 

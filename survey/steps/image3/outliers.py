@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from survey.names import parse_mosaic
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.image3 import files
 from survey.steps.image3.arrays import member_model, read_arrays
+from survey.steps.image3.levels import SkyLevels
 from survey.steps.image3.members import apply_meta, read_description, used_pixels
 from survey.steps.image3.numbers import untyped
 from survey.steps.image3.parts import parameters, part
@@ -97,7 +97,7 @@ def drizzle_group(job: Job, step: Step) -> Outcome:
     from stcal.outlier_detection.utils import compute_weight_threshold
 
     layout = files.read_layout(job.inputs[0])
-    sky = json.loads(Path(job.inputs[1]).read_text())
+    sky = SkyLevels.read(job.inputs[1])
     detection = part(job, "outlier_detection")
     indices = [int(index) for index in job.settings["members"]]
     box = layout.group_box(indices)
@@ -114,8 +114,8 @@ def drizzle_group(job: Job, step: Step) -> Outcome:
             continue
         pixmap = np.load(outlier_map(inputs, files.member_subject(member.name, acid)))
         arrays = read_arrays(inputs.path(files.CAL, member.name), ("data", "dq", "var_rnoise"))
-        for delta in sky["members"][member.name]["deltas"]:
-            arrays["data"] -= untyped(delta)
+        for delta in sky.members[member.name].subtractions:
+            arrays["data"] -= delta
         arrays, stored = place(arrays, pixmap, member.aligned.used, box, resampler)
         resampler.add_model(member_model(member, sky, arrays) | {"wcs": stored})
     resampler.finalize()
@@ -212,7 +212,7 @@ def flag(job: Job, step: Step) -> Outcome:
 
     layout_path, sky_path, aligned, cal, *_ = job.inputs
     layout, described = files.read_layout(layout_path), read_description(aligned)
-    sky = json.loads(Path(sky_path).read_text())
+    sky = SkyLevels.read(sky_path)
     detection = part(job, "outlier_detection")
     index = int(job.settings["index"])
     name = layout.members[index].name

@@ -6,17 +6,16 @@ the answers are written down; the solution then asks what was written.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from survey.errors import TaskError
 from survey.mosaics.layouts import Layout
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.image3 import files
+from survey.steps.image3.levels import SKIPPED_LEVEL, Level, Measured, SkyLevels, Statistics
 from survey.steps.image3.members import apply_meta, read_description
 from survey.steps.image3.numbers import typed, untyped
 from survey.steps.image3.parts import parameters, part
@@ -34,7 +33,7 @@ def run(job: Job, step: Step) -> Outcome:
     cal, aligned, layout_path = job.inputs
     layout = files.read_layout(layout_path)
     skymatch = part(job, "skymatch")
-    found: dict[str, Any] = {"start": typed(0.0), "whole": None, "overlaps": {}}
+    found = Statistics()
     if not skymatch.skip and skymatch.skymethod != "user":
         number = next(index for index, member in enumerate(layout.members) if member.name == job.settings["exposure"])
         with datamodels.open(cal) as model:
@@ -43,12 +42,12 @@ def run(job: Job, step: Step) -> Outcome:
             model.meta.wcs = described.wcs
             found = measure(model, skymatch, layout, number)
     path = job.path / files.SKY_STATISTICS.name(job.subject)
-    path.write_text(json.dumps(found))
+    found.write(path)
     return Outcome(((path.name, f"{step.folder}/{path.name}"),), {"skymatch": parameters(skymatch)})
 
 
-def measure(model: Any, skymatch: Any, layout: Layout, number: int) -> dict[str, Any]:
-    """What stcal's skymatch would ask of one exposure, as JSON types: [sky or None, pixels, area in sr]."""
+def measure(model: Any, skymatch: Any, layout: Layout, number: int) -> Statistics:
+    """What stcal's skymatch would ask of one exposure; ``number``: of it in the layout."""
     from astropy.nddata.bitmask import interpret_bit_flags
     from stcal.skymatch import SkyStats
     from stdatamodels.jwst.datamodels.dqflags import pixel
@@ -64,8 +63,7 @@ def measure(model: Any, skymatch: Any, layout: Layout, number: int) -> dict[str,
         binwidth=skymatch.binwidth,
     )
     image = skymatch._imodel2skyim(model, number)
-    overlaps: dict[str, Any] = {}
-    found: dict[str, Any] = {"start": typed(image.sky), "whole": None, "overlaps": overlaps}
+    found = Statistics(typed(image.sky))
     if "match" in skymatch.skymethod:
         borders = [member.aligned.sky_border for member in layout.members]
         for group, indices in enumerate(layout.groups):
@@ -73,9 +71,9 @@ def measure(model: Any, skymatch: Any, layout: Layout, number: int) -> dict[str,
                 continue
             others = [_outline(borders[index]) for index in indices]
             overlap = others[0] if len(others) == 1 else _group_class()(others, group)
-            overlaps[str(group)] = _plain(image.calc_sky(overlap=overlap, delta=False))
+            found.overlaps[str(group)] = _plain(image.calc_sky(overlap=overlap, delta=False))
     if skymatch.skymethod != "match":
-        found["whole"] = _plain(image.calc_sky(overlap=None, delta=False))
+        found.whole = _plain(image.calc_sky(overlap=None, delta=False))
     return found
 
 
@@ -105,17 +103,16 @@ def solve(job: Job, step: Step) -> Outcome:
     layout = files.read_layout(layout_path)
     skymatch = part(job, "skymatch")
     names = [member.name for member in layout.members]
-    measured = [json.loads(Path(path).read_text()) for path in paths]
-    found: dict[str, Any]
+    found: dict[str, Level]
     if skymatch.skip:
-        found = {name: {"level": None, "status": "SKIPPED", "deltas": []} for name in names}
+        found = dict.fromkeys(names, SKIPPED_LEVEL)
     elif skymatch.skymethod == "user":
         found = _user_levels(skymatch, names, layout)
     else:
-        found = _solve(skymatch, layout, measured)
+        found = _solve(skymatch, layout, [Statistics.read(path) for path in paths])
     path = job.path / files.SKY.name(job.subject)
-    path.write_text(json.dumps({"method": skymatch.skymethod, "subtracted": skymatch.subtract, "members": found}))
-    levels = [item["level"][0] for item in found.values() if item["level"] is not None]
+    SkyLevels(skymatch.skymethod, skymatch.subtract, found).write(path)
+    levels = [item.level[0] for item in found.values() if item.level is not None]
     return Outcome(
         ((path.name, f"{step.folder}/{path.name}"),),
         {"skymatch": parameters(skymatch)},
@@ -123,7 +120,7 @@ def solve(job: Job, step: Step) -> Outcome:
     )
 
 
-def _solve(skymatch: Any, layout: Layout, measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _solve(skymatch: Any, layout: Layout, measured: Sequence[Statistics]) -> dict[str, Level]:
     from stcal.skymatch import skymatch as match
 
     members = [_recorded_class()(item, member.name) for item, member in zip(measured, layout.members, strict=True)]
@@ -136,16 +133,14 @@ def _solve(skymatch: Any, layout: Layout, measured: Sequence[Mapping[str, Any]])
         )
     match(images, skymethod=skymatch.skymethod, match_down=skymatch.match_down, subtract=skymatch.subtract)
     return {
-        member.sky_id: {
-            "level": typed(member.sky) if member.is_sky_valid else None,
-            "status": "COMPLETE" if member.is_sky_valid else "SKIPPED",
-            "deltas": member.image.deltas if member.is_sky_valid else [],
-        }
+        member.sky_id: Level(typed(member.sky), deltas=tuple(member.image.deltas))
+        if member.is_sky_valid
+        else SKIPPED_LEVEL
         for member in members
     }
 
 
-def _user_levels(skymatch: Any, names: Sequence[str], layout: Layout) -> dict[str, Any]:
+def _user_levels(skymatch: Any, names: Sequence[str], layout: Layout) -> dict[str, Level]:
     """Levels that the config's list gives, read by the step itself from models that have nothing but a name."""
     from jwst.datamodels import ModelLibrary
     from stdatamodels.jwst.datamodels import ImageModel
@@ -162,21 +157,21 @@ def _user_levels(skymatch: Any, names: Sequence[str], layout: Layout) -> dict[st
     with library:
         for name, model in zip(names, library, strict=True):
             level = typed(model.meta.background.level)
-            found[name] = {"level": level, "status": "COMPLETE", "deltas": [level] if subtract else []}
+            found[name] = Level(level, deltas=(level,) if subtract else ())
             library.shelve(model, modify=False)
     return found
 
 
-def set_background(model: Any, sky: Mapping[str, Any], name: str) -> None:
+def set_background(model: Any, sky: SkyLevels, name: str) -> None:
     """Write a member's sky level into its datamodel, and take it from the pixels when the config wants that."""
-    found = sky["members"][name]
-    if found["status"] == "COMPLETE":
-        model.meta.background.method = str(sky["method"])
-        model.meta.background.level = untyped(found["level"])
-        model.meta.background.subtracted = bool(sky["subtracted"])
-        for delta in found["deltas"]:
-            model.data -= untyped(delta)
-    model.meta.cal_step.skymatch = found["status"]
+    found = sky.members[name]
+    if found.is_matched:
+        model.meta.background.method = sky.method
+        model.meta.background.level = found.value
+        model.meta.background.subtracted = sky.subtracted
+        for delta in found.subtractions:
+            model.data -= delta
+    model.meta.cal_step.skymatch = found.status
 
 
 class _Deltas:
@@ -197,20 +192,20 @@ def _recorded_class() -> type:
     class Recorded(SkyImage):  # type: ignore[misc]
         """An image whose statistics were measured before."""
 
-        def __init__(self, measured: Mapping[str, Any], name: str):
+        def __init__(self, measured: Statistics, name: str):
             self._measured = measured
             self.sky_id = name
-            self.sky = untyped(measured["start"])
+            self.sky = untyped(measured.start)
             self.is_sky_valid = False
             self.image = _Deltas()
             self.number = -1
 
         def calc_sky(self, overlap: Any = None, delta: bool = True) -> tuple[float | None, int, float]:
             if overlap is None:
-                found = self._measured["whole"]
+                found = self._measured.whole
             else:
                 number = overlap.number if isinstance(overlap, Recorded) else overlap.sky_id
-                found = self._measured["overlaps"].get(str(number))
+                found = self._measured.overlaps.get(str(number))
             if found is None or found[0] is None:
                 return None, 0, 0.0
             sky = untyped(found[0])
@@ -259,10 +254,10 @@ def _circle(found: Border) -> tuple[tuple[float, float, float], float]:
     return (middle[0], middle[1], middle[2]), max(math.dist(middle, point) for point in points)
 
 
-def _plain(found: tuple[Any, Any, Any]) -> list[Any]:
+def _plain(found: tuple[Any, Any, Any]) -> Measured:
     sky, pixels, area = found
     if sky is None:
-        return [None, 0, 0.0]
+        return None, 0, 0.0
     if not math.isfinite(sky):
         raise TaskError(f"sky statistics gave {sky}.")
-    return [typed(sky), int(pixels), float(area)]
+    return typed(sky), int(pixels), float(area)
