@@ -51,6 +51,18 @@ def test_products_of_exposures_and_tiles(tmp_path):
     assert found.fetch_gb == 0  # both are there
 
 
+def test_a_mosaics_file_holds_its_whole_grid_and_its_tiles_what_has_data(tmp_path):
+    made = make_plan(tmp_path)
+    box = Box(0, 0, 200, 200)
+    members = tuple(Member(item.name, number, box, box) for number, item in enumerate(made.exposures))
+    layout = Layout((1000, 2000), (1000, 2000), True, members, made[f"align/{PRODUCT}"].digest)
+    made = make_plan(tmp_path, layouts={PRODUCT: layout})
+    (tile,) = [task for task in made if task.step == "drizzle"]
+    assert tile.disk_gb == pytest.approx(28e-9 * 256 * 256)
+    assert made[f"assemble/{PRODUCT}"].disk_gb == pytest.approx(28e-9 * 1000 * 2000)
+    assert made[f"source_catalog/{PRODUCT}"].disk_gb == pytest.approx(4e-9 * 1000 * 2000)
+
+
 def test_the_stock_engine_writes_about_as_much(tmp_path):
     made = make_plan(tmp_path, "stock")
     assert made[f"image3/{PRODUCT}"].disk_gb == pytest.approx((2 * 7.3 + 7) * PLANE)
