@@ -158,7 +158,7 @@ _EXPOSURE = ("exposure_time", "start_time", "end_time", "duration", "measurement
 
 
 def _facts(aligned: Aligned) -> dict[str, Any]:
-    """An aligned member as JSON types, but for the group, which stands in a list of its own."""
+    """An aligned member as JSON types, without its group, which is in a list of its own."""
     used = aligned.used
     return {
         **{name: getattr(aligned, name) for name in _EXPOSURE},

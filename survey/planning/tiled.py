@@ -4,8 +4,8 @@
       -> pixmap (exposure) -> outlier_i2d (group) -> median (tile) -> outliers (exposure) -> drizzle (tile)
       -> assemble (association) -> source_catalog
 
-What stands behind the alignment depends on the grids that it lays out. Before it has run they are predicted from
-footprints: the tasks then have no digest yet, and a run makes them again from the layout.
+The tasks after the alignment depend on the grids that it lays out. Before it has run, the grids are predicted from
+footprints: the tasks then have no digest, and a run plans them again from the layout.
 """
 
 from __future__ import annotations
