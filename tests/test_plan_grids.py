@@ -93,3 +93,12 @@ def test_exposures_beyond_the_grid_are_named(tmp_path):
     found = grid_of(tmp_path, [inside, cut, missed], **{**GIVEN, "rotation_deg": 0.0})
     assert (found.cut, found.missed) == ((cut.name,), (missed.name,))
     assert found.to_json()["missed"] == [missed.name]
+    within = placed(4, -600 / 324 - 0.05)  # 16 pixels beyond the border, as an alignment may move it
+    assert grid_of(tmp_path, [inside, within], **{**GIVEN, "rotation_deg": 0.0}).cut == ()
+
+
+def test_an_alignment_holds_its_exposures_whatever_their_footprints_are(tmp_path):
+    exposures = [placed(1), placed(2, -9)]
+    _, made = planned(tmp_path, exposures)
+    found = grid_of(tmp_path, exposures, aligned(made))
+    assert (found.source, found.cut, found.missed) == ("alignment", (), ())

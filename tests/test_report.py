@@ -70,6 +70,7 @@ def test_a_plan_shows_one_table_and_failures_with_their_cause(config, made):
     states += [State(failed, "failed", ("ValueError: broken\nmore",)), State(behind, "failed", ("not run, because",))]
     states += [State(task, "new", ("never run",)) for task in made.tasks[4:]]
     planned = Planned(config, made, states)
+    reached = plan_document(planned)["reach"]["ValueError: broken\nmore"]["tasks"]
     assert plan_document(planned)["table"]["image2"] == {"F200W": {"done": 1, "skipped": 1}}
     text = plan_text(planned).splitlines()
     assert [line.split() for line in text[2:5]] == [
@@ -77,7 +78,7 @@ def test_a_plan_shows_one_table_and_failures_with_their_cause(config, made):
         ["detector1", "1", "done,", "1", "failed"],
         ["image2", "1", "done,", "1", "skipped"],
     ]
-    assert f"failed {failed.key}: ValueError: broken" in text
+    assert f"failed {failed.key}: ValueError: broken: 1 exposure, 1 mosaic ({reached} tasks)" in text
     assert not any(line.startswith(f"failed {behind.key}") for line in text)
 
 
@@ -87,6 +88,21 @@ def test_a_plan_counts_files_that_are_not_fetched_in_one_line(config):
     text = plan_text(Planned(config, made, states(made, {}, config.workspace)))
     assert "  raw files are not fetched yet: 2 exposures, 1 mosaic (7 tasks)" in text.splitlines()
     assert "is not there yet" not in text
+
+
+def test_a_failure_that_waits_for_another_task_is_named_all_the_same(config, made):
+    states = [State(made.tasks[0], "stale", ("a setting",)), State(made.tasks[1], "failed", ("broken.",))]
+    text = plan_text(Planned(config, made, states)).splitlines()
+    assert f"failed {made.tasks[1].key}: broken" in text
+    assert "  a setting: 1 exposure (2 tasks)" in text
+
+
+def test_causes_that_reach_most_come_first(config, made):
+    states = [State(made.tasks[0], "stale", ("a small cause",))]
+    states += [State(task, "stale", ("a large cause",)) for task in made.tasks[2:]]
+    lines = plan_text(Planned(config, made, states)).splitlines()
+    start = lines.index("to run because:")
+    assert [line.split(":")[0].strip() for line in lines[start + 1 : start + 3]] == ["a large cause", "a small cause"]
 
 
 def test_a_plan_says_where_grids_are_known_from(config, made):

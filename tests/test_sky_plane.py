@@ -41,6 +41,7 @@ def test_positions_inside_and_outside_a_grid():
         for corners in (((0, 0), (46199, 15399)), ((10, 10), (46210, 10)), ((46210, 0), (46220, 10)))
     )
     assert (GRID.holds(inside), GRID.holds(across), GRID.holds(outside)) == (True, False, False)
+    assert GRID.holds(across, tolerance_arcsec=0.4) and not GRID.holds(across, tolerance_arcsec=0.2)
     assert (GRID.misses(inside), GRID.misses(across), GRID.misses(outside)) == (False, False, True)
 
 

@@ -145,7 +145,7 @@ def plan_blocks(made: Planned) -> list[Block]:
     blocks += [f"mosaic {item['product']}: {_mosaic_text(item)}" for item in document["associations"]]
     blocks += _grid_lines(made)
     blocks += [f"left out {item.name}: {item.fault}" for item in plan.exposures if item.fault]
-    blocks += [*_failure_lines(made.states), *_cause_lines(made.states)]
+    blocks += _reason_lines(made.states)
     costs = f": {document['cpu_hours']:.2f} CPU-hours, largest task {document['peak_gb']:.1f} GB of memory"
     blocks.append(
         f"{document['to_run']} of {len(made.states)} tasks to run{costs if document['to_run'] else ''}, "
@@ -197,22 +197,27 @@ def _grid_text(grid: Grid | None) -> str:
     )
 
 
-def _failure_lines(found: Sequence[State]) -> list[str]:
-    """Tasks that failed in an earlier run, with their cause; those that were skipped after them are not listed."""
-    failed = {item.task.key: item for item in found if item.state == staleness.FAILED}
-    first = [item for item in failed.values() if not failed.keys() & set(item.task.inputs)]
-    lines = [f"failed {item.task.key}: {first_line(item.reasons[0])}" for item in first[:SHOWN]]
-    more = len(first) - SHOWN
-    return lines if more <= 0 else [*lines, f"... and {more} more failures; --json lists them all"]
+def _reason_lines(found: Sequence[State]) -> list[str]:
+    """Why tasks run: failures of earlier runs, then other causes; each with what it reaches, the farthest first.
+
+    Tasks that were skipped after a failure are not listed.
+    """
+    reached = reach([_without_names(item) for item in found])
+    reached = dict(sorted(reached.items(), key=lambda row: -row[1]["tasks"]))
+    keys = {item.task.key for item in found if item.state == staleness.FAILED}
+    first = [item for item in found if item.task.key in keys and not keys.intersection(item.task.inputs)]
+    failed = [f"failed {item.task.key}: {_reached(item.reasons[0], reached)}" for item in first]
+    failures = {item.reasons[0] for item in first}
+    causes = [f"  {_reached(reason, reached)}" for reason in reached if reason not in failures]
+    lines = _shortened(failed, "failures")
+    return [*lines, "to run because:", *_shortened(causes, "  causes")] if causes else lines
 
 
-def _cause_lines(found: Sequence[State]) -> list[str]:
-    """Why tasks run: each first cause, and what it reaches."""
-    rows = reach([_without_names(item) for item in found])
-    lines = [f"  {first_line(reason)}: {_reached(counts)}" for reason, counts in list(rows.items())[:SHOWN]]
-    if len(rows) > SHOWN:
-        lines.append(f"  ... and {len(rows) - SHOWN} more causes; --json lists them all")
-    return ["to run because:", *lines] if lines else []
+def _shortened(lines: Sequence[str], what: str) -> list[str]:
+    more = len(lines) - SHOWN
+    indent = what.removesuffix(what.strip())
+    extra = [f"{indent}... and {more} more {what.strip()}; --json lists them all"] if more > 0 else []
+    return [*lines[:SHOWN], *extra]
 
 
 def _without_names(item: State) -> State:
@@ -221,9 +226,13 @@ def _without_names(item: State) -> State:
     return replace(item, reasons=("raw files are not fetched yet",)) if any(waits) else item
 
 
-def _reached(counts: Mapping[str, int]) -> str:
-    """What a cause makes run again: '16 exposures, 1 mosaic (70 tasks)'."""
+def _reached(reason: str, reach_of: Mapping[str, Mapping[str, int]]) -> str:
+    """A cause and what it makes run: 'flat b replaced a: 16 exposures, 1 mosaic (70 tasks)'."""
+    text = first_line(reason).rstrip(".")
+    counts = reach_of.get(reason)
+    if counts is None:  # the task waits for another one in any case
+        return text
     named = [f"{counts[name]} {name.removesuffix('s') if counts[name] == 1 else name}"
              for name in ("exposures", "mosaics") if counts[name]]  # fmt: skip
     tasks = f"{counts['tasks']} task{'s' if counts['tasks'] != 1 else ''}"
-    return f"{', '.join(named)} ({tasks})" if named else tasks
+    return f"{text}: {', '.join(named)} ({tasks})" if named else f"{text}: {tasks}"

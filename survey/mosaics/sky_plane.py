@@ -75,11 +75,12 @@ class LinearWcs:
         x, y = project(point, self.crval_deg, self.pixel_scale_arcsec, self.rotation_deg)
         return x + self.crpix[0], y + self.crpix[1]
 
-    def holds(self, points: Iterable[Point]) -> bool:
-        """Whether all sky positions are on pixels of the grid."""
+    def holds(self, points: Iterable[Point], tolerance_arcsec: float = 0.0) -> bool:
+        """Whether all sky positions are on pixels of the grid, or beyond its border by no more than a tolerance."""
         nx, ny = self.shape
+        low = -0.5 - tolerance_arcsec / self.pixel_scale_arcsec
         pixels = [self.pixel_of(point) for point in points]
-        return all(-0.5 <= x <= nx - 0.5 and -0.5 <= y <= ny - 0.5 for x, y in pixels)
+        return all(low <= x <= nx - 1 - low and low <= y <= ny - 1 - low for x, y in pixels)
 
     def misses(self, points: Iterable[Point]) -> bool:
         """Whether the box around sky positions has no pixel of the grid."""

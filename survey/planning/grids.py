@@ -14,6 +14,7 @@ from survey.nircam import native_scale_arcsec
 from survey.steps.registry import REGISTRY
 
 CONFIG, ALIGNMENT, FOOTPRINTS = "config", "alignment", "footprints"
+TOLERANCE_ARCSEC = 1.0  # a footprint is known to this accuracy before the alignment
 # Parameters of the pipeline's resample step that fix a grid when all of them are given.
 _COMPLETE = ("pixel_scale", "crval", "crpix", "rotation", "output_shape")
 
@@ -24,7 +25,7 @@ class Grid:
 
     source: str  # 'config', 'alignment' or 'footprints'
     wcs: LinearWcs
-    cut: tuple[str, ...] = ()  # members of which a part is outside the grid, by their footprints
+    cut: tuple[str, ...] = ()  # members of which a part is outside the grid that the config gives, by footprints
     missed: tuple[str, ...] = ()  # members that are outside the grid
 
     def to_json(self) -> dict[str, Any]:
@@ -65,6 +66,10 @@ def _grid(
         source, wcs = FOOTPRINTS, predict_wcs(members, resample, native_scale_arcsec(members[0].detector))
     if wcs is None:
         return None
-    beyond = {item.name: item.footprint for item in members if item.footprint and not wcs.holds(item.footprint)}
+    beyond = {
+        item.name: item.footprint
+        for item in members
+        if source == CONFIG and item.footprint and not wcs.holds(item.footprint, TOLERANCE_ARCSEC)
+    }
     missed = tuple(name for name, corners in beyond.items() if wcs.misses(corners))
     return Grid(source, wcs, tuple(name for name in beyond if name not in missed), missed)
