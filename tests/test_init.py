@@ -120,6 +120,7 @@ def test_a_program_that_the_archive_does_not_have_is_2(observatory, monkeypatch,
         in_environment(monkeypatch, server)
         code, _, err = console(monkeypatch, capsys, "init", "4321")
         assert code == 2 and "program 4321" in err and "no NIRCam imaging" in err
+        assert "Check the program's number and --server." in err and "archive.server" not in err
         code, _, err = console(monkeypatch, capsys, "init", "1345", "--filter", "F115W")
         assert code == 2 and "it has filters F200W, F444W" in err
     assert not list(observatory.parent.glob("*.yaml"))
@@ -142,6 +143,7 @@ def test_an_archive_that_is_away_is_3(observatory, monkeypatch, capsys):
     monkeypatch.setattr(survey.reduction.suggest, "TIMEOUT_SECONDS", 2.0)
     code, _, err = console(monkeypatch, capsys, "init", "1345", "--server", "http://127.0.0.1:9")
     assert code == 3 and "127.0.0.1:9" in err
+    assert "Check --server" in err and "archive." not in err
     with serve(observatory, faults=[Fault(kind="error", match="invoke", status=403)]) as server:
         assert console(monkeypatch, capsys, "init", "1345", "--server", server.url)[0] == 3
     assert not list(observatory.parent.glob("*.yaml"))
@@ -153,17 +155,32 @@ def test_without_a_crds_server_a_placeholder_is_left_that_is_refused(observatory
         code, out, err = console(monkeypatch, capsys, "init", "1345", *options, "--json")
         assert code == 0
         assert json.loads(out)["context"] is None
-        assert "references.context is not filled in" in err
+        assert "references.context is not filled in" in err and "references.server" not in err
         assert f"server: {server.url}\n" in Path("jw01345.yaml").read_text()
         code, _, err = console(monkeypatch, capsys, "plan", "jw01345.yaml")
     assert code == 2
-    assert "jwst_NNNN.pmap" in err and "is not a pinned context" in err
+    assert "references.context: is not filled in (jwst_NNNN.pmap). Write a name such as jwst_1584.pmap." in err
+
+
+def test_without_a_context_the_next_step_is_to_write_it(observatory, monkeypatch, capsys):
+    with serve(observatory) as server:
+        options = ["--server", server.url, "--crds-server", "http://127.0.0.1:9/crds"]
+        code, out, _ = console(monkeypatch, capsys, "init", "1345", *options)
+    assert code == 0
+    assert out.splitlines()[-1] == ("next: write references.context in jw01345.yaml, then survey plan jw01345.yaml")
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_archive_is_asked(observatory, monkeypatch, capsys):
+    options = ["--output", "/proc/c.yaml", "--server", "http://127.0.0.1:9"]
+    code, _, err = console(monkeypatch, capsys, "init", "1345", *options)
+    assert code == 2
+    assert "/proc/c.yaml: cannot be written in /proc (" in err and "127.0.0.1" not in err
 
 
 def test_observations_and_filters_can_be_chosen(observatory, monkeypatch, capsys):
     with serve(observatory) as server:
         in_environment(monkeypatch, server)
-        options = ["--observation", "2", "--filter", "F444W", "--workspace", "elsewhere"]
+        options = ["--observation", "2", "--filter", "f444w", "--workspace", "elsewhere"]
         assert console(monkeypatch, capsys, "init", "1345", *options)[0] == 0
         config = load_config("jw01345.yaml")
     assert (config.observations, config.filters) == ((2,), ("F444W",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import click
 from survey.cli.console import JSON, emit, say
 from survey.errors import ConfigError
 from survey.nircam import FILTERS
+from survey.workspace.files import is_disk_full
 
 if TYPE_CHECKING:
     from survey.reduction.suggest import Server, Suggestion
@@ -22,7 +24,7 @@ OBSERVATION = click.option(
     help="Observation to take; may be repeated. Default: all.",
 )  # fmt: skip
 FILTER = click.option(
-    "--filter", "filters", multiple=True, type=click.Choice(FILTERS), metavar="NAME",
+    "--filter", "filters", multiple=True, type=click.Choice(FILTERS, case_sensitive=False), metavar="NAME",
     help="Filter to take, such as F200W; may be repeated. Default: all.",
 )  # fmt: skip
 
@@ -75,6 +77,13 @@ def _check_output(path: Path) -> None:
         raise ConfigError(f"{path}: exists, and is not overwritten. Give another --output.")
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: folder {path.parent} does not exist. Make it, or give another --output.")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        cause = error.strerror or type(error).__name__
+        raise ConfigError(f"{path}: cannot be written in {path.parent} ({cause}). Give another --output.") from error
 
 
 def _server(given: str | None, variable: str, default: str, option: str) -> Server:
@@ -112,4 +121,7 @@ def _text(path: Path, made: Suggestion) -> str:
             f"grid: {grid.shape[0]} x {grid.shape[1]} pixels of {grid.pixel_scale_arcsec:g} arcsec around "
             f"{grid.crval_deg[0]:.5f} {grid.crval_deg[1]:.5f} deg, rotation {grid.rotation_deg:g} deg"
         )
+    if made.context is None:
+        lines.append(f"next: write references.context in {path}, then survey plan {path}")
+        return "\n".join(lines)
     return "\n".join([*lines, f"next: survey plan {path}"])

@@ -15,8 +15,14 @@ from survey.errors import ConfigError, ReferencesError, ServiceError, SurveyErro
 from survey.reduction.options import Say, silent
 from survey.reduction.suggested_grid import GridChoice, choose_grid, count, pixel_scale_arcsec
 
-PLACEHOLDER = "jwst_NNNN.pmap"  # a config with it is refused, with the name that the server recommends
 TIMEOUT_SECONDS = 45.0  # as the default of archive.timeout_seconds
+# Advice of `survey.archive`, which names keys of a config -> the same with the options of a command without a config.
+OPTIONS = {
+    "Check program and archive.server": "Check the program's number and --server",
+    "Check archive.server": "Check --server",
+    "Try again later, or lengthen archive.timeout_seconds": "Check --server; try again later",
+    "Change filters or observations": "Change --filter or --observation",
+}
 MAX_CATALOGUE_PX = 2e8  # the source catalogue of a larger mosaic takes more than 32 GB
 # Recommended settings, as of the CEERS team (Bagley et al. 2023, ApJL 946, L12).
 JUMP = {
@@ -99,10 +105,10 @@ def suggest(request: Request, *, say: Say = silent) -> Suggestion:
             request.program, server=request.archive.url, observations=request.observations, filters=request.filters,
             timeout_seconds=TIMEOUT_SECONDS,
         )  # fmt: skip
-    except ServiceError:
-        raise
+    except ServiceError as error:
+        raise type(error)(_with_options(error)) from error
     except SurveyError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(_with_options(error)) from error
     say(f"{len(found.exposures)} exposures of program {request.program}")
     try:
         context: str | None = crds_references.operational_context(request.crds.url)
@@ -110,6 +116,14 @@ def suggest(request: Request, *, say: Say = silent) -> Suggestion:
         say(str(error))
         context = None
     return write(request, found, context)
+
+
+def _with_options(error: SurveyError) -> str:
+    """The message of an error, with the options of the command in place of the keys of a config."""
+    message = str(error)
+    for keys, options in OPTIONS.items():
+        message = message.replace(keys, options)
+    return message
 
 
 def write(request: Request, found: Program, context: str | None) -> Suggestion:
@@ -145,7 +159,7 @@ def _values(
         "archive": {"server": request.archive.written},
         "references": {
             "server": request.crds.written,
-            "context": context or PLACEHOLDER,
+            "context": context or crds_references.PLACEHOLDER,
             "cache": request.cache,
         },
         "steps": STEPS,

@@ -6,7 +6,16 @@ package (`cache`). Workers get a read-only cache, an explicit context and no ser
 
 from survey.references.child import worker_environment
 from survey.references.record import References
-from survey.references.sync import operational_context, pin, recall, reference_types, sync
+from survey.references.sync import PLACEHOLDER, operational_context, pin, recall, reference_types, sync
 
 # Functions and classes that other packages may import.
-__all__ = ["References", "operational_context", "pin", "recall", "reference_types", "sync", "worker_environment"]
+__all__ = [
+    "PLACEHOLDER",
+    "References",
+    "operational_context",
+    "pin",
+    "recall",
+    "reference_types",
+    "sync",
+    "worker_environment",
+]

@@ -100,7 +100,7 @@ def _run(request: Message, cache: Path | None, server: str | None, limit_seconds
             tail = errors.read().decode(errors="replace")[-400:] if errors.seek(0) == 0 else ""
             raise ReferencesError(f"{where}: the crds library ended with status {status}: {tail}") from error
     if isinstance(answer, Failure):
-        _raise(answer, where)
+        _raise(answer, where, has_cache=cache is not None)
     return answer
 
 
@@ -151,10 +151,11 @@ def _ask(
     return status, reply
 
 
-def _raise(failure: Failure, where: str) -> None:
+def _raise(failure: Failure, where: str, *, has_cache: bool) -> None:
     message = f"{where}: {failure.error[:600]}"
     if failure.kind == "access":
         raise AccessRefusedError(message)
     if failure.kind == "unreachable":
-        raise ServiceUnreachableError(f"{message}. Run again later, or set references.server: null (the cache alone).")
+        advice = ", or set references.server: null (the cache alone)" if has_cache else ""
+        raise ServiceUnreachableError(f"{message}. Run again later{advice}.")
     raise ReferencesError(message)

@@ -23,6 +23,7 @@ _BAD = ("RULES", "REFERENCES")
 LOCK_WAIT_SECONDS = 1800.0  # a first sync of a large survey takes this long
 LOOKUP_SECONDS = 600.0  # offline, bounded by the machine alone
 ADVICE_SECONDS = 20.0  # to look up the name to write in place of "latest": a bad config is refused within 30 s
+PLACEHOLDER = "jwst_NNNN.pmap"  # where the name of a context has to be written
 _CONTEXT = re.compile(r"jwst_\d{4,}\.pmap", re.ASCII)
 
 
@@ -46,10 +47,12 @@ def pin(context: str | None, server: str | None = None, timeout_seconds: float =
     ------
     ConfigError
         Anything else ('latest', 'jwst-edit', a date, nothing); the message names the server's operational context, if
-        the server answers within ``timeout_seconds``.
+        the server answers within ``timeout_seconds``. Of a placeholder, it gives an example.
     """
     if isinstance(context, str) and _CONTEXT.fullmatch(context):
         return context
+    if context == PLACEHOLDER:
+        raise ConfigError(f"references.context: is not filled in ({PLACEHOLDER}). Write a name such as jwst_1584.pmap.")
     advice = "a name such as jwst_1584.pmap"
     if server is not None:
         try:
