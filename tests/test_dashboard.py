@@ -22,7 +22,8 @@ from browser import browser, found
 from stub_steps import TESTS, FakeReferences, exposure
 from stub_tiled import ENVIRONMENT
 
-from survey.cli.status_report import status_document, status_text
+from survey.cli.status_report import status_blocks, status_document
+from survey.cli.tables import text_of
 from survey.cluster.connect import connect
 from survey.cluster.deploy import RESOURCE
 from survey.config.model import SurveyConfig
@@ -300,7 +301,8 @@ def test_the_page_in_a_browser_while_a_run_goes_on(tmp_path, monkeypatch):
     # Seen from another terminal meanwhile: by records alone.
     assert f"process {os.getpid()}" in status["run"]["holder"]
     assert 0 < status["run"]["left"] < status["run"]["tasks"] and status["run"]["seconds_left"] > 0
-    assert re.match(r"run by process \d+ on .*: \d+ of \d+ tasks, \d+ exposures an hour, .* left", status_text(status))
+    text = text_of(status_blocks(status, line.workspace.root))
+    assert re.match(r"run by process \d+ on .*: \d+ of \d+ tasks, \d+ exposures an hour, .* left", text)
     assert not journal_path(line.workspace.root).exists()
 
 

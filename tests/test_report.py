@@ -9,9 +9,10 @@ import pytest
 from stub_steps import FakeReferences, exposure
 
 from survey.cli.lineage_report import lineage_document, lineage_text
-from survey.cli.plan_report import Planned, plan_document, plan_text
+from survey.cli.plan_report import Planned, plan_blocks, plan_document
 from survey.cli.run_report import run_document, run_text
-from survey.cli.status_report import status_document, status_text
+from survey.cli.status_report import status_blocks, status_document
+from survey.cli.tables import text_of
 from survey.config.model import SurveyConfig
 from survey.execution.task import blank_record
 from survey.models import COMPLETE, FAILED, SKIPPED, Product
@@ -58,7 +59,7 @@ def test_a_plan_counts_what_waits(config, made, tmp_path):
     assert document["cpu_hours"] == pytest.approx(sum(task.cpu_seconds for task in waiting) / 3600, abs=5e-4)
     assert document["peak_gb"] == max(task.memory_gb for task in waiting)
     assert [item["fetched"] for item in document["exposures"]] == [True, True]
-    text = plan_text(planned)
+    text = text_of(plan_blocks(planned))
     assert "2 exposures (2 fetched" in text
     assert f"mosaic {PRODUCT}: 2 exposures" in text
     assert "6 of 7 tasks to run" in text
@@ -72,7 +73,7 @@ def test_a_plan_shows_one_table_and_failures_with_their_cause(config, made):
     planned = Planned(config, made, states)
     reached = plan_document(planned)["reach"]["ValueError: broken\nmore"]["tasks"]
     assert plan_document(planned)["table"]["image2"] == {"F200W": {"done": 1, "skipped": 1}}
-    text = plan_text(planned).splitlines()
+    text = text_of(plan_blocks(planned)).splitlines()
     assert [line.split() for line in text[2:5]] == [
         ["step", "F200W"],
         ["detector1", "1", "done,", "1", "failed"],
@@ -85,14 +86,14 @@ def test_a_plan_shows_one_table_and_failures_with_their_cause(config, made):
 def test_a_plan_counts_files_that_are_not_fetched_in_one_line(config):
     absent = [replace(exposure(number), sha256=None) for number in (1, 2)]
     made = plan(config, absent)
-    text = plan_text(Planned(config, made, states(made, {}, config.workspace)))
+    text = text_of(plan_blocks(Planned(config, made, states(made, {}, config.workspace))))
     assert "  raw files are not fetched yet: 2 exposures, 1 mosaic (7 tasks)" in text.splitlines()
     assert "is not there yet" not in text
 
 
 def test_a_failure_that_waits_for_another_task_is_named_all_the_same(config, made):
     states = [State(made.tasks[0], "stale", ("a setting",)), State(made.tasks[1], "failed", ("broken.",))]
-    text = plan_text(Planned(config, made, states)).splitlines()
+    text = text_of(plan_blocks(Planned(config, made, states))).splitlines()
     assert f"failed {made.tasks[1].key}: broken" in text
     assert "  a setting: 1 exposure (2 tasks)" in text
 
@@ -100,7 +101,7 @@ def test_a_failure_that_waits_for_another_task_is_named_all_the_same(config, mad
 def test_causes_that_reach_most_come_first(config, made):
     states = [State(made.tasks[0], "stale", ("a small cause",))]
     states += [State(task, "stale", ("a large cause",)) for task in made.tasks[2:]]
-    lines = plan_text(Planned(config, made, states)).splitlines()
+    lines = text_of(plan_blocks(Planned(config, made, states))).splitlines()
     start = lines.index("to run because:")
     assert [line.split(":")[0].strip() for line in lines[start + 1 : start + 3]] == ["a large cause", "a small cause"]
 
@@ -113,14 +114,14 @@ def test_a_plan_says_where_grids_are_known_from(config, made):
         "source": "config", "crval_deg": [214.8, 52.8], "crpix": [9.5, 8.0], "pixel_scale_arcsec": 0.03,
         "rotation_deg": -49.7, "shape": [20, 10], "cut": ["jw1"], "missed": ["jw2", "jw3"],
     }  # fmt: skip
-    lines = plan_text(planned).splitlines()
+    lines = text_of(plan_blocks(planned)).splitlines()
     assert (
         f"grid of {PRODUCT}: 20 x 10 pixels of 0.03 arcsec, crval 214.800000 52.800000 deg, crpix 9.5 8 (0-based), "
         "rotation -49.7 deg (given by the config)"
     ) in lines
     assert f"partly outside the grid of {PRODUCT}: jw1" in lines
     assert f"outside the grid of {PRODUCT}: jw2, jw3" in lines
-    both = plan_text(Planned(config, made, (), grids={PRODUCT: Grid("footprints", wcs), "other": None}))
+    both = text_of(plan_blocks(Planned(config, made, (), grids={PRODUCT: Grid("footprints", wcs), "other": None})))
     assert "(predicted from footprints;" in both
     assert "grid of other: not known before raw files are fetched" in both
 
@@ -160,7 +161,7 @@ def test_status_counts_by_step_and_filter(config, made):
     assert document["running"] == [made.tasks[3].key]
     assert document["failed"] == {made.tasks[2].key: "broken"}
     assert list(document["skipped"]) == [second.key]
-    text = status_text(document).splitlines()
+    text = text_of(status_blocks(document, config.workspace)).splitlines()
     assert f"running {made.tasks[3].key}" in text
     assert f"failed {made.tasks[2].key}: broken" in text
     assert "skipped 1 task: detector1/x: broken input" in text
@@ -186,7 +187,10 @@ def test_a_task_whose_references_are_not_known_is_done_all_the_same(config, made
 
 
 def test_status_of_nothing(config):
-    assert status_text(status_document(config, [])) == "nothing was run yet"
+    document = status_document(config, [])
+    assert status_blocks(document, config.workspace) == [f"{config.workspace}: the workspace does not exist"]
+    config.workspace.mkdir(parents=True)
+    assert status_blocks(document, config.workspace) == ["nothing was run yet"]
 
 
 def test_lineage_shows_every_task_once_and_what_is_stale(made):

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from stub_steps import FakeReferences, exposure
 
-from survey.cli.plan_report import Planned, plan_text
+from survey.cli.plan_report import Planned, plan_blocks
+from survey.cli.tables import text_of
 from survey.config.model import SurveyConfig
 from survey.digest import file_sha256
 from survey.execution.task import blank_record
@@ -190,7 +191,7 @@ def test_one_reference_file_reaches_its_detector_and_that_mosaic(done):
     assert reason == "flat nrcb1_flat_0002.fits replaced nrcb1_flat.fits"
     assert (counts["exposures"], counts["mosaics"]) == (2, 1)
     assert counts["tasks"] == len(done.waiting(found))
-    text = plan_text(Planned(done.config, Plan((), (), ()), found))
+    text = text_of(plan_blocks(Planned(done.config, Plan((), (), ()), found)))
     assert f"  {reason}: 2 exposures, 1 mosaic ({counts['tasks']} tasks)" in text.splitlines()
 
 

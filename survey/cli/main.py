@@ -17,7 +17,7 @@ import click
 from survey import __version__
 from survey.cli import cluster_commands, init_command, observatory_commands
 from survey.cli.console import emit, say, shown
-from survey.cli.options import OFFLINE, cluster_options, config_options
+from survey.cli.options import NO_SERVER, OFFLINE, cluster_options, config_options
 from survey.errors import DiskFullError, InterruptedRunError, SurveyError
 from survey.reduction.options import Callbacks, RunOptions
 from survey.workspace.files import is_disk_full
@@ -189,7 +189,7 @@ def mosaic(config: Path, workspace: Path | None, as_json: bool, association: Pat
 
 @main.command()
 @config_options
-@OFFLINE
+@NO_SERVER
 def status(config: Path, workspace: Path | None, as_json: bool, offline: bool) -> None:
     """Show how many tasks are done, running, to run, failed or skipped, by step and filter, and causes of failures.
 
@@ -209,7 +209,7 @@ def status(config: Path, workspace: Path | None, as_json: bool, offline: bool) -
         say(f"Tasks that were never run are not counted: {error}")
         planned = []
     document = status_report.status_document(loaded, inspection.status(loaded), planned)
-    emit_blocks(document, as_json, lambda: status_report.status_blocks(document))
+    emit_blocks(document, as_json, lambda: status_report.status_blocks(document, loaded.workspace))
 
 
 @main.command()

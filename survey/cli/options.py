@@ -13,6 +13,7 @@ from survey.cli.console import JSON
 from survey.reduction.options import RunOptions
 
 Command = Callable[..., None]
+NO_SERVER = click.option("--offline", is_flag=True, help="Without effect: this command never asks a server.")
 OFFLINE = click.option("--offline", is_flag=True, help="Ask no server; use the raw files in the workspace.")
 
 

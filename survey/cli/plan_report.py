@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from survey.cli.tables import AGAIN, DONE, FAILED, SKIPPED, TO_RUN, Block, count, steps_table, text_of
+from survey.cli.tables import AGAIN, DONE, FAILED, SKIPPED, TO_RUN, Block, count, steps_table
 from survey.config.model import SurveyConfig
 from survey.dashboard.state import first_line
 from survey.models import Plan
@@ -125,10 +125,6 @@ def _tiles(made: Plan, product: str) -> dict[str, Any]:
         "laid_out": not any(task.unknown for task in tiles),
         "mosaic_gb": round(sum(box.pixels for box in boxes) * MOSAIC_BYTES / 1e9, 3),
     }
-
-
-def plan_text(made: Planned) -> str:
-    return text_of(plan_blocks(made))
 
 
 def plan_blocks(made: Planned) -> list[Block]:

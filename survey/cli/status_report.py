@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from survey.cli.tables import AGAIN, DONE, RUNNING, TO_RUN, Block, count, sort_steps, steps_table, text_of
+from survey.cli.tables import AGAIN, DONE, RUNNING, TO_RUN, Block, count, sort_steps, steps_table
 from survey.config.model import SurveyConfig
 from survey.dashboard.journal import run_state
 from survey.dashboard.markup import clock
@@ -104,14 +105,10 @@ def _under_way_text(run: Mapping[str, Any]) -> str:
     )
 
 
-def status_text(document: Mapping[str, Any]) -> str:
-    return text_of(status_blocks(document))
-
-
-def status_blocks(document: Mapping[str, Any]) -> list[Block]:
+def status_blocks(document: Mapping[str, Any], workspace: Path) -> list[Block]:
     """The current run, the table, what runs now, failures with their causes."""
     if not document["run"] and not document["table"]:
-        return ["nothing was run yet"]
+        return ["nothing was run yet" if workspace.is_dir() else f"{workspace}: the workspace does not exist"]
     blocks: list[Block] = [_under_way_text(document["run"]), ""] if document["run"] else []
     if document["table"]:
         times = {step: _time_text(seconds) for step, seconds in document["seconds"].items()}
