@@ -50,13 +50,19 @@ def private_imports(modules):
     faults = []
     for module in modules.values():
         for item in module.imports:
-            package = ".".join(item.target.split(".")[:2])
-            if package not in listed or module.package == package or package == lines.PACKAGE:
-                continue
-            asked = item.target.removeprefix(package).lstrip(".").split(".")[0] or item.name
-            if asked and asked not in listed[package]:
-                faults.append(f"{module.path}:{item.line}: {asked} is not in __all__ of {package}")
+            for package in packages_around(item.target, listed):
+                inside = module.name == package or module.name.startswith(f"{package}.")
+                asked = item.target.removeprefix(package).lstrip(".").split(".")[0] or item.name
+                # A package inside another is entered by its own list.
+                if not inside and asked and f"{package}.{asked}" not in listed and asked not in listed[package]:
+                    faults.append(f"{module.path}:{item.line}: {asked} is not in __all__ of {package}")
     return faults
+
+
+def packages_around(name, packages):
+    """The packages below `survey` that a module lies in, and itself when it is one."""
+    parts = name.split(".")
+    return [found for end in range(2, len(parts) + 1) if (found := ".".join(parts[:end])) in packages]
 
 
 def test_the_page_prints_the_contract_of_imports():

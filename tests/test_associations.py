@@ -92,7 +92,7 @@ def test_no_exposures_make_no_mosaics():
 @pytest.mark.parametrize(
     ("bad", "cause"),
     [
-        ([make_exposure(), make_exposure()], "stands 2 times"),
+        ([make_exposure(), make_exposure()], "is listed 2 times"),
         ([make_exposure(filter="")], "filter is unknown"),
     ],
 )

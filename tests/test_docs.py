@@ -14,9 +14,11 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from survey.cli.main import main
+from survey.config.model import SurveyConfig
 
 ROOT = Path(__file__).parent.parent
 TOP = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "CHANGELOG.md")
@@ -64,6 +66,31 @@ def check(words: list[str], whole: bool) -> None:
         assert {word.partition("=")[0] for word in words[1:behind] if word.startswith("-")} <= known
     if words[behind + 1 : behind + 2] == ["survey"]:
         check(words[behind + 2 :], whole)
+
+
+def yaml_blocks(text: str) -> list[str]:
+    """Code blocks, fenced as yaml or indented, that begin with a key and hold no command."""
+    fenced = [item["body"] for item in _FENCE.finditer(text) if item["kind"] in ("yaml", "")]
+    rest = _FENCE.sub("", text)
+    indented = [textwrap.dedent(item) for item in re.findall(r"(?:^(?: {4}.*)?\n)+", rest, re.MULTILINE)]
+    starts = re.compile(r"\s*[a-z_]+:(?:\s|$)")
+    return [block for block in (*fenced, *indented) if starts.match(block)]
+
+
+YAML = [(page, block) for page in PAGES for block in yaml_blocks(page.read_text())]
+
+
+@pytest.mark.parametrize(("page", "block"), YAML, ids=[f"{page.name}: {block.split()[0]}" for page, block in YAML])
+def test_blocks_of_yaml_are_read_as_they_are_meant(page, block):
+    found = yaml.safe_load(block)
+    assert found.keys() <= SurveyConfig.model_fields.keys(), f"{page}: {found}"
+    assert all(isinstance(step, dict) and len(step) == 1 for step in found.get("steps", ()))
+
+
+def test_a_block_of_yaml_that_was_wrapped_as_prose_is_found():
+    (block,) = yaml_blocks("Text:\n\n    steps:\n      - detector1: {} - image2: {}\n\nmore\n")
+    with pytest.raises(yaml.YAMLError):
+        yaml.safe_load(block)
 
 
 @pytest.mark.parametrize(("page", "line"), FOUND, ids=[f"{page.name}: {line}" for page, line in FOUND])

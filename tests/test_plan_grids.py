@@ -102,3 +102,26 @@ def test_an_alignment_holds_its_exposures_whatever_their_footprints_are(tmp_path
     _, made = planned(tmp_path, exposures)
     found = grid_of(tmp_path, exposures, aligned(made))
     assert (found.source, found.cut, found.missed) == ("alignment", (), ())
+
+
+def test_tiles_are_not_predicted_on_the_grid_of_an_alignment_that_the_config_has_left(tmp_path):
+    """The layout of an earlier alignment is a good guess at the next one's only on the same grid."""
+    exposures = [placed(1), placed(2, x=1.0)]
+    config, made = planned(tmp_path, exposures, tile=512, **GIVEN)
+    layouts = aligned(made, final_shape=(100, 100), final_wcs=ALIGNED, digest="an earlier one")
+    tiles = {task.tile for task in plan(config, exposures, FakeReferences(), layouts=layouts) if task.step == "drizzle"}
+    assert tiles == {task.tile for task in made if task.step == "drizzle"} and len(tiles) > 1
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({}, True),
+        ({"rotation_deg": 20.0 + 1e-12}, True),
+        ({"shape": (1200, 1001)}, False),
+        ({"crpix": (601.0, 500.0)}, False),
+    ],
+)
+def test_two_grids_are_one(change, same):
+    first = LinearWcs((10.0, 0.0), (600.0, 500.0), 0.03, 20.0, (1200, 1000))
+    assert first.is_close(replace(first, **change)) is same

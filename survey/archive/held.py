@@ -87,7 +87,7 @@ def _with_entry(exposure: Exposure, entry: Entry | None, directory: Path) -> Exp
     path = directory / entry.name
     try:
         found = signature(path)
-        # A touched or copied file is read: its times are nothing that a product stands on.
+        # A touched or copied file is read: no product depends on its times.
         unchanged = found == entry.stat or (found[0] == entry.size and file_sha256(path) == entry.sha256)
     except OSError:
         return exposure

@@ -108,7 +108,7 @@ def _parsed(line: bytes) -> Entry | None:
 
 
 def _sound(facts: Any) -> bool:
-    """Whether each fact is of its kind: what a plan stands on must not fail in it."""
+    """Whether each fact is of its kind: a plan that reads them must not fail."""
     if not isinstance(facts, dict):
         return False
     told = {key: value for key, value in facts.items() if value is not None}

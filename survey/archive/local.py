@@ -43,9 +43,8 @@ def find_exposures(
     ----------
     folder : of raw files
     program, observations, filters : wanted; None: all
-    cache : a ledger of files that were linked before: unchanged ones are not opened again. It is only read, since
-    whoever
-        plans does not hold the workspace
+    cache : a ledger of files that were linked before: unchanged ones are not opened again. It is only read, because
+        planning does not lock the workspace
 
     Returns
     -------
@@ -57,7 +56,7 @@ def find_exposures(
     ConfigError
         No such folder.
     SurveyError
-        No exposure fits; the message says what the folder has.
+        No exposure fits; the message lists what the folder has.
     """
     folder = Path(folder).absolute()
     try:
@@ -101,7 +100,7 @@ def read_exposure(path: Path | str) -> Exposure | None:
     Raises
     ------
     DamagedFileError
-        Not a whole FITS file, or its header speaks of another exposure than its name.
+        Not a whole FITS file, or its header describes another exposure than its name.
     ProductNameError
         The file's name does not follow the archive's grammar.
     OSError

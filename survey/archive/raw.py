@@ -83,8 +83,8 @@ def checked_facts(path: Path, exposure: Exposure) -> dict[str, object]:
     if exposure.filter and found.filter != exposure.filter:
         raise DamagedFileError(f"holds filter {found.filter} by its header, expected {exposure.filter} by its row.")
     # A row may name the narrow filter alone, whose partner in the other wheel it then does not tell.
-    untold = exposure.pupil == "CLEAR" and exposure.filter in PUPIL_FILTERS
-    if primary.text("PUPIL") and exposure.pupil and not untold and found.pupil != exposure.pupil:
+    pupil_unknown = exposure.pupil == "CLEAR" and exposure.filter in PUPIL_FILTERS
+    if primary.text("PUPIL") and exposure.pupil and not pupil_unknown and found.pupil != exposure.pupil:
         raise DamagedFileError(f"holds pupil {found.pupil} by its header, expected {exposure.pupil} by its row.")
     return facts(found)
 

@@ -1,6 +1,6 @@
 """Archive rows to Exposures: what a row says is checked here, and a row that makes no sense is left out.
 
-Pure: rows are dicts of JSON values, as the portal tells them; any of them may be missing, None or of another type.
+Pure: rows are dicts of JSON values, as the portal returns them; any of them may be missing, None or of another type.
 
 An exposure's ``filter`` is the element that defines its passband. NIRCam has narrow filters in its pupil wheel, used
 with a wide one in the filter wheel: F150W2 with F162M is filter F162M, ``pupil`` F150W2. Sorted, the pair is the

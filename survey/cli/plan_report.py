@@ -184,7 +184,7 @@ def _grid_lines(made: Planned) -> list[str]:
 
 def _grid_text(grid: Grid | None) -> str:
     if grid is None:
-        return "not known before raw files are fetched: neither the config nor the archive's rows tell"
+        return "not known before raw files are fetched: neither the config nor the archive's rows give it"
     wcs = grid.wcs
     return (
         f"{wcs.shape[0]} x {wcs.shape[1]} pixels of {wcs.pixel_scale_arcsec:.4g} arcsec, "

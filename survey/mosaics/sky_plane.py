@@ -88,6 +88,17 @@ class LinearWcs:
         nx, ny = self.shape
         return max(xs) < -0.5 or max(ys) < -0.5 or min(xs) > nx - 0.5 or min(ys) > ny - 0.5
 
+    def is_close(self, other: LinearWcs) -> bool:
+        """Whether both are one grid, to a millionth of a pixel."""
+        tolerance = 1e-6 * self.pixel_scale_arcsec * ARCSEC  # [deg]
+        pairs = [
+            *((a, b, tolerance) for a, b in zip(self.crval_deg, other.crval_deg, strict=True)),
+            *((a, b, 1e-6) for a, b in zip(self.crpix, other.crpix, strict=True)),
+            (self.pixel_scale_arcsec, other.pixel_scale_arcsec, 1e-9 * self.pixel_scale_arcsec),
+            (self.rotation_deg, other.rotation_deg, 1e-8),
+        ]
+        return self.shape == other.shape and all(abs(a - b) <= allowed for a, b, allowed in pairs)
+
     @classmethod
     def from_resample(cls, grid: Mapping[str, Any]) -> LinearWcs:
         """From parameters of the pipeline's resample step, all five of which are given."""

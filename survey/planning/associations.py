@@ -31,7 +31,7 @@ def group(exposures: Iterable[Exposure], per: str | Sequence[str] = ("filter",))
     Raises
     ------
     ConfigError
-        An exposure stands twice or its filter is unknown, or ``per`` is neither of the two.
+        An exposure is listed twice or its filter is unknown, or ``per`` is neither of the two.
     """
     wanted = (per,) if isinstance(per, str) else tuple(per)
     if sorted(wanted) not in (["filter"], ["filter", "observation"]):
@@ -52,7 +52,7 @@ def group(exposures: Iterable[Exposure], per: str | Sequence[str] = ("filter",))
 
 def _check_exposures(exposures: Sequence[Exposure]) -> None:
     counts = Counter(exposure.name for exposure in exposures)
-    faults = [f"{name}: stands {count} times among the exposures." for name, count in counts.items() if count > 1]
+    faults = [f"{name}: is listed {count} times." for name, count in counts.items() if count > 1]
     faults += [
         f"{exposure.name}: its filter is unknown; fetch it, so that its header can be read."
         for exposure in exposures

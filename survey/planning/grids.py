@@ -32,6 +32,13 @@ class Grid:
         return {"source": self.source, **self.wcs.to_json(), "cut": list(self.cut), "missed": list(self.missed)}
 
 
+def given_grid(resample: Mapping[str, Any]) -> LinearWcs | None:
+    """The grid that parameters of the pipeline's resample step fix; None unless all five of them are given."""
+    if any(resample.get(name) is None for name in _COMPLETE):
+        return None
+    return LinearWcs.from_resample(resample)
+
+
 def grids(made: Plan, resample: Mapping[str, Any], layouts: Mapping[str, Layout]) -> dict[str, Grid | None]:
     """Grid of each mosaic by product; None where neither config, alignment nor footprints give one.
 
@@ -58,8 +65,8 @@ def _grid(
 ) -> Grid | None:
     wcs: LinearWcs | None = None
     source = ""
-    if all(resample.get(name) is not None for name in _COMPLETE):
-        source, wcs = CONFIG, LinearWcs.from_resample(resample)
+    if (given := given_grid(resample)) is not None:
+        source, wcs = CONFIG, given
     elif layout is not None and layout.final_wcs is not None:
         source, wcs = ALIGNMENT, layout.final_wcs
     elif resample.get("output_wcs") is None and members:

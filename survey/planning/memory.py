@@ -12,7 +12,7 @@ SAFETY = 1.2
 LEAST_GB = 0.3  # of a process with the pipeline imported
 # One odd task must not make a step's estimate absurd.
 FACTORS = (0.4, 4.0)
-ENOUGH = 3  # measured tasks of a step, for a word on the others
+ENOUGH = 3  # measured tasks of a step before its ratio is applied to other tasks
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Config + exposures -> Plan: pure, before a pixel is read, and without dask or the pipeline.
 
-A task's digest stands on its step's name and version, its settings, the digests of its inputs, the sha256 of the raw
+A task's digest depends on its step's name and version, its settings, the digests of its inputs, the sha256 of the raw
 file, the versions of jwst, stcal and crds, and the sha1 of each reference file of the step. The name of the CRDS
 context is not part of it: two contexts that give a task the same files give the same pixels, and a new context makes
 again only what it changes.
@@ -23,6 +23,7 @@ from survey.mosaics.predictions import predict
 from survey.names import parse_mosaic
 from survey.nircam import native_scale_arcsec, sees
 from survey.planning.associations import WHOLE_SURVEY, group
+from survey.planning.grids import given_grid
 from survey.planning.memory import Memory
 from survey.planning.recipe import Recipe, recipe_of
 from survey.planning.stock import StockMosaic
@@ -122,7 +123,7 @@ class Planner:
         layout: Layout | None = None,
         reference: Task | None = None,
     ) -> tuple[list[Task], list[Task]]:
-        """The tasks of one mosaic, each behind its inputs.
+        """The tasks of one mosaic, each after its inputs.
 
         Parameters
         ----------
@@ -151,10 +152,20 @@ class Planner:
         if layout is not None and [member.name for member in layout.members] != present:
             layout = None
         if layout is not None and (not align.digest or layout.digest != align.digest):
-            layout = replace(layout, digest="")  # of an earlier alignment: the best guess at the next
+            # Of an earlier alignment: the best guess at the next one's, unless the config now asks for another grid.
+            layout = replace(layout, digest="") if self._is_on_this_grid(layout) else None
         if layout is None:
             layout = self._predict(list(members.values()))
         return [asn, align], tiled.pixels(layout, asn, align, cals) if layout else []
+
+    def _is_on_this_grid(self, layout: Layout) -> bool:
+        """Whether a layout has the grid that the config gives; True when it gives none."""
+        wanted = given_grid(self.recipe.image3.get("resample", {}))
+        if wanted is None:
+            return True
+        if layout.final_wcs is None:
+            return layout.final_shape == wanted.shape[::-1]
+        return layout.final_wcs.is_close(wanted)
 
     def _predict(self, members: Sequence[Exposure]) -> Layout | None:
         if not members:
@@ -226,7 +237,7 @@ def plan(
     Raises
     ------
     ConfigError
-        The steps or parameters are wrong (every fault named), or the engine is not to be had.
+        The steps or parameters are wrong (every fault named), or the engine is not available.
     """
     planner = Planner(config, references, overrides or {}, memory or Memory())
     tasks: list[Task] = []
@@ -315,7 +326,7 @@ def _lost(association: Association, faulty: Iterable[Exposure]) -> tuple[str, ..
 
 
 def task_digest(task: Task) -> str:
-    """The digest of a task: everything that its pixels stand on."""
+    """The digest of a task: everything that its pixels depend on."""
     return digest(
         {
             "step": task.step,

@@ -18,7 +18,7 @@ DONE = "done"
 NEW = "new"  # never run
 STALE = "stale"  # was run, and would make something else now
 FAILED = "failed"  # was tried and failed
-UNKNOWN = "unknown"  # stands on something that is not known yet
+UNKNOWN = "unknown"  # depends on something that is not known yet
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from survey.mosaics.grid import Box, Tile
 from survey.steps.costs import Cost, Formula, small, work_on
 
 MEMBER = "cal"  # suffix of the exposures that an association lists
-SIDES = {"FULL": 2048, "SUB640": 640, "SUB400P": 400, "SUB320": 320, "SUB160": 160, "SUB160P": 160, "SUB64P": 64}
 
 
 @dataclass(frozen=True)

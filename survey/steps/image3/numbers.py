@@ -1,7 +1,7 @@
 """Numbers in JSON and back with their type.
 
-numpy computes float32 pixels with a Python float in single precision and with its own float64 in double: whoever keeps
-a number of the pipeline's for a later task keeps which of the two it was.
+numpy computes float32 pixels with a Python float in single precision and with its own float64 in double: code that
+keeps a number of the pipeline's for a later task keeps which of the two it was.
 """
 
 from __future__ import annotations
