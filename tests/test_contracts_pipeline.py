@@ -109,7 +109,8 @@ def test_the_median_is_stcals(layers):
 
 
 def test_contexts_count_the_associations_members():
-    from survey.steps.image3.drizzle import context_of_all, context_planes
+    from survey.mosaics.arrays import context_planes
+    from survey.steps.image3.drizzle import context_of_all
 
     rng = np.random.default_rng(1)
     members = sorted(rng.choice(100, 37, replace=False).tolist())

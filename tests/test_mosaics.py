@@ -17,7 +17,7 @@ from astropy.wcs import WCS
 from survey.digest import tree_sha256
 from survey.errors import ConfigError, TaskError
 from survey.mosaics import groups as mosaics
-from survey.mosaics.groups import cutout, open_group, read_wcs, write_group
+from survey.mosaics.groups import cutout, exposures_at, open_group, read_wcs, write_group
 
 NY, NX = 37, 53
 SCALE = 0.03  # arcsec
@@ -179,6 +179,20 @@ def test_the_same_file_gives_the_same_bytes(tmp_path, i2d):
     for name in ("a", "b"):
         write_group(i2d, tmp_path / name, "F200W", chunk=16)
     assert tree_sha256(tmp_path / "a") == tree_sha256(tmp_path / "b")
+
+
+def test_exposures_at_a_position_are_those_of_the_context_planes(tmp_path, i2d):
+    members = [f"exposure{number}" for number in range(40)]  # of 64 bits in two planes
+    folder = write_group(i2d, tmp_path / "s", "F200W", attrs={"members": members})
+    ra, dec = (float(value) for value in read_wcs(open_group(tmp_path / "s", "F200W")).all_pix2world(7.3, 4.8, 0))
+    first, second = (int(plane) for plane in fits.getdata(i2d, "CON")[:, 5, 7].astype(np.uint32))
+    bits = first | second << 32
+    expected = tuple(name for number, name in enumerate(members) if bits >> number & 1)
+    assert 0 < len(expected) < 40 and any(int(name.removeprefix("exposure")) >= 32 for name in expected)
+    assert exposures_at(folder, ra, dec) == expected
+    assert exposures_at(cutout(tmp_path / "s", "F200W", ra, dec, size_px=5), ra, dec) == expected
+    with pytest.raises(ConfigError, match="outside of"):
+        exposures_at(folder, ra + 1, dec)
 
 
 def test_a_crash_leaves_the_old_group(monkeypatch, tmp_path, store):

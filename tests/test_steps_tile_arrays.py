@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from survey.steps.image3.drizzle import array_names, context_of_all, context_planes, fill_value
+from survey.mosaics.arrays import context_planes
+from survey.steps.image3.drizzle import array_names, context_of_all, fill_value
 from survey.steps.image3.outliers import nanmedian
 
 pytestmark = pytest.mark.pipeline

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 NAN = float("nan")
+CONTEXT_BITS = 32  # members in a plane of con
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ ARRAYS: dict[str, Array] = {
         Array("dq", "uint32", 0, 0),
     )
 }
+
+
+def context_planes(members: int) -> int:
+    """Number of planes of con."""
+    return (members - 1) // CONTEXT_BITS + 1
 
 
 def create_group(

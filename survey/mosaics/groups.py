@@ -199,10 +199,9 @@ def exposures_at(mosaic: xr.Dataset | Path | str, ra: float, dec: float) -> tupl
     if not (np.isfinite(x) and np.isfinite(y) and -0.5 <= x < nx - 0.5 and -0.5 <= y < ny - 0.5):
         raise ConfigError(f"exposures_at: ({ra}, {dec}) deg is at pixel ({x:.1f}, {y:.1f}), outside of {nx} x {ny}.")
     context = found["con"][..., int(np.floor(y + 0.5)), int(np.floor(x + 0.5))]
-    planes = np.atleast_1d(context.values).astype(np.uint32)
-    return tuple(
-        name for index, name in enumerate(found.attrs["members"]) if planes[index // 32] >> np.uint32(index % 32) & 1
-    )
+    words = np.atleast_1d(context.values).astype("<u4")
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little")  # one for each member, then those not used
+    return tuple(name for name, bit in zip(found.attrs["members"], bits, strict=False) if bit)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from survey.models import Exposure
+from survey.mosaics.arrays import context_planes
 from survey.nircam import FULL_SIDE, SUBARRAY_SIDES
 
 FLOAT_GB = 4e-9  # a float32
@@ -27,7 +28,6 @@ MOSAIC_PLANES = MOSAIC_BYTES / 4
 # float32 images of an exposure that a product holds: SCI, ERR, DQ and variances; a cal and a crf file also have the
 # area and the flat's variance.
 RATE_PLANES, CAL_PLANES = 5.2, 7.3
-CONTEXT_BITS = 32  # members in a plane of a mosaic's `con`
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ def drizzle(work: Work) -> Cost:
 
     Each further 32 members add a plane of `con` to the tile.
     """
-    contexts = (len(work.images_gb) - 1) // CONTEXT_BITS
+    contexts = context_planes(len(work.images_gb)) - 1
     return Cost(
         PIPELINE_GB + 0.3 + 26 * work.window_gb + 25 * work.image_gb,
         2 + 200 * sum(work.images_gb),
@@ -185,7 +185,7 @@ def assemble(work: Work) -> Cost:
 
     ``output_gb`` is one image of the whole mosaic; each 32 members take a plane of `con`.
     """
-    contexts = (work.members - 1) // CONTEXT_BITS + 1
+    contexts = context_planes(work.members)
     return Cost(
         PIPELINE_GB + 0.4 + work.window_gb * (4 + contexts) + 0.001 * work.members,
         5 + 0.5 * work.members + 10 * work.output_gb,

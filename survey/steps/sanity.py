@@ -10,7 +10,7 @@ import numpy as np
 
 from survey.errors import TaskError
 
-DO_NOT_USE = 1
+DO_NOT_USE = 1  # in a DQ array
 RAMP_AXES = 4  # integrations, groups, y, x
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from survey.errors import TaskError
 from survey.mosaics.grid import Box
 from survey.mosaics.layouts import Aligned, Layout, Member, Scale
-from survey.mosaics.sky_plane import LinearWcs
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.image3 import files
 from survey.steps.image3.members import (
@@ -222,11 +221,10 @@ def lay_out(job: Job, resample: Any, members: Any, found: Sequence[_Exposure], o
         outlier_box = final_box if shared else _box(item.described, outlier["wcs"])
         made.append(Member(item.name, order.index(item.group_id), outlier_box, final_box, _aligned(item, stepsize)))
     scales = {key: Scale(typed(grid["pixel_scale"]), typed(grid["pixel_scale_ratio"])) for key, grid in grids.items()}
-    linear = linear_wcs(final["wcs"])
     shapes = [(int(ny), int(nx)) for ny, nx in (grid["wcs"].array_shape for grid in (outlier, final))]
     return Layout(
         shapes[0], shapes[1], shared, tuple(made), job.digest, scales,
-        None if linear is None else LinearWcs.from_json(linear),
+        linear_wcs(final["wcs"]),
         sum("v2v3corr" in item.described.wcs.available_frames for item in found),
     )  # fmt: skip
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from survey.mosaics.arrays import ARRAYS
 from survey.mosaics.grid import Box
 from survey.mosaics.layouts import Member
 from survey.steps.image3.levels import SkyLevels
 
-NAMES = {"data": "SCI", "dq": "DQ", "err": "ERR", "var_rnoise": "VAR_RNOISE", "var_poisson": "VAR_POISSON",
-         "var_flat": "VAR_FLAT"}  # fmt: skip
+_BY_ATTRIBUTE = {array.attribute: array for array in ARRAYS.values()}
 
 
 def read_arrays(path: Path | str, names: Iterable[str], box: Box | None = None) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def read_arrays(path: Path | str, names: Iterable[str], box: Box | None = None) 
 
     Parameters
     ----------
-    names : keys of `NAMES`
+    names : as in the pipeline's datamodels: data, dq, err, var_rnoise, ...
     box : pixels to read; default: all
     """
     import numpy as np
@@ -28,13 +28,14 @@ def read_arrays(path: Path | str, names: Iterable[str], box: Box | None = None) 
     found: dict[str, Any] = {}
     with fits.open(path, memmap=False, lazy_load_hdus=True) as hdus:
         for name in names:
-            if NAMES[name] not in hdus:
+            array = _BY_ATTRIBUTE[name]
+            if array.extension not in hdus:
                 found[name] = None
                 continue
-            hdu = hdus[NAMES[name]]
+            hdu = hdus[array.extension]
             # Whole rows: astropy reads a part of rows one by one.
             values = hdu.data if box is None else hdu.section[box.y0 : box.y1, :][:, box.x0 : box.x1]
-            found[name] = np.ascontiguousarray(values, np.uint32 if name == "dq" else np.float32)
+            found[name] = np.ascontiguousarray(values, array.dtype)
     return found
 
 

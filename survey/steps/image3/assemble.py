@@ -7,24 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from survey.errors import TaskError
-from survey.mosaics.arrays import ARRAYS
+from survey.mosaics.arrays import ARRAYS, context_planes
 from survey.mosaics.grid import Tile, tiles
 from survey.mosaics.groups import group_attributes
 from survey.mosaics.layouts import Layout
 from survey.mosaics.tiles import create, drop_strangers, empty_arrays, stream_fits
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.image3 import files
-from survey.steps.image3.drizzle import array_names, context_planes, fill_value
+from survey.steps.image3.drizzle import array_names, fill_value
 from survey.steps.image3.numbers import untyped
 from survey.steps.image3.parts import parameters, part
 from survey.steps.image3.resampling import bare_resampler, resampler_parameters
 from survey.steps.image3.wcs_files import read_trees
 from survey.steps.pipeline import stamp_header
 from survey.workspace.folders import Workspace
-
-EXTENSIONS = {"sci": "SCI", "err": "ERR", "con": "CON", "wht": "WHT", "dq": "DQ", "var_poisson": "VAR_POISSON",
-              "var_rnoise": "VAR_RNOISE", "var_flat": "VAR_FLAT"}  # fmt: skip
-ATTRIBUTES = {"sci": "data"}  # of the datamodel, where they are not the array's own name
 
 
 class _Headers:
@@ -70,12 +66,12 @@ def run(job: Job, step: Step) -> Outcome:
     whole = {name: (tuple(made[name].shape), "int32" if name == "con" else ARRAYS[name].dtype) for name in names}
     with empty_arrays(job.path, whole) as empty:
         for name, values in empty.items():
-            setattr(model, ATTRIBUTES.get(name, name), values)
+            setattr(model, ARRAYS[name].attribute, values)
         hdus = to_hdus(model, i2d)
         stamp_header(hdus[0].header, job, str(hdus[0].header.get("SIMULATD", "")).strip() == "T" or _simulated(crfs))
         hdus[0].header["SVYENGIN"] = ("tiled", "how Image3 was run")
         hdus[0].header["SVYNCORR"] = (layout.corrected, "members whose WCS the alignment corrected")
-        stream_fits(i2d, hdus, {EXTENSIONS[name]: view[name] for name in names}, side)
+        stream_fits(i2d, hdus, {ARRAYS[name].extension: view[name] for name in names}, side)
         del hdus
     with fits.open(i2d, memmap=False, lazy_load_hdus=True) as written:  # numbers as the file rounds them
         attributes = group_attributes(written, i2d.name, layout.final_shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from survey.mosaics.arrays import ARRAYS, CONTEXT_BITS, context_planes
 from survey.mosaics.grid import Box, Tile
 from survey.mosaics.layouts import Layout
 from survey.mosaics.tiles import create, write_tile
@@ -23,9 +24,8 @@ from survey.steps.image3.resampling import (
     window_resampler,
     with_neighbours,
 )
+from survey.steps.sanity import DO_NOT_USE
 
-CONTEXT_BITS = 32
-DO_NOT_USE = 1  # in a DQ array
 _ARRAYS = ("data", "dq", "var_rnoise", "var_poisson", "var_flat")
 
 
@@ -42,10 +42,6 @@ def fill_value(resample: Any) -> float:
     """What a pixel without data holds, as drizzle reads the parameter."""
     text = str(resample.fillval).strip().upper()
     return float("nan") if text in ("NAN", "INDEF", "NONE", "") else float(text)
-
-
-def context_planes(members: int) -> int:
-    return (members - 1) // CONTEXT_BITS + 1
 
 
 def run(job: Job, step: Step) -> Outcome:
@@ -169,8 +165,7 @@ def _arrays(
             local = np.ascontiguousarray(model["con"][(slice(None), *inner)]).view(np.uint32)
             found[name] = context_of_all(local, added, members)
         else:
-            values = model["data" if name == "sci" else name][inner]
-            found[name] = np.ascontiguousarray(values, np.uint32 if name == "dq" else np.float32)
+            found[name] = np.ascontiguousarray(model[ARRAYS[name].attribute][inner], ARRAYS[name].dtype)
     return found
 
 

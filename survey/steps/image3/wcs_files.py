@@ -98,11 +98,8 @@ def _set_degrees(wcs: Any, angles: list[list[float]]) -> None:
         parameter.value = np.asarray(values, float).reshape(shape) if shape else float(values[0])
 
 
-def linear_wcs(wcs: Any) -> dict[str, Any] | None:
-    """A grid of square pixels on a tangent plane as JSON types; None for any other WCS.
-
-    See `survey.mosaics.sky_plane.LinearWcs`.
-    """
+def linear_wcs(wcs: Any) -> LinearWcs | None:
+    """The WCS of a grid of square pixels on a tangent plane; None for any other WCS."""
     import numpy as np
 
     transform = wcs.pipeline[0].transform
@@ -116,4 +113,4 @@ def linear_wcs(wcs: Any) -> dict[str, Any] | None:
         return None
     ny, nx = wcs.array_shape
     (ra, dec), (x, y) = (np.asarray(item.value, float).tolist() for item in (transform.crval, transform.crpix))
-    return LinearWcs((ra, dec), (x, y), 3600 * scale, float(np.degrees(angle)), (int(nx), int(ny))).to_json()
+    return LinearWcs((ra, dec), (x, y), 3600 * scale, float(np.degrees(angle)), (int(nx), int(ny)))
