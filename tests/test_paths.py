@@ -35,7 +35,7 @@ from survey.execution.task import Site, run_task
 from survey.models import COMPLETE, Exposure, Product, Task
 from survey.mosaics.grid import Box, Tile
 from survey.mosaics.layouts import read_layout
-from survey.mosaics.tiles import drop_strangers
+from survey.mosaics.tiles import remove_old_chunks
 from survey.names import parse_mosaic
 from survey.reduction import inspection
 from survey.steps.base import Outcome
@@ -296,11 +296,11 @@ def test_strangers_behind_a_link_stay(workspace, victim):
     tile = Tile(0, 0, Box(0, 0, 8, 8))
     (store / "F200W").symlink_to(victim, target_is_directory=True)
     with pytest.raises(TaskError, match="is a link"):
-        drop_strangers(store / "F200W", ["sci"], [tile], 1)
+        remove_old_chunks(store / "F200W", ["sci"], [tile], 1)
     (store / "F444W").mkdir()
     (store / "F444W" / "odd").symlink_to(victim, target_is_directory=True)
     (store / "F444W" / "old.txt").symlink_to(victim / "thesis.tex")
-    drop_strangers(store / "F444W", ["sci"], [tile], 1)
+    remove_old_chunks(store / "F444W", ["sci"], [tile], 1)
     assert list((store / "F444W").iterdir()) == []
 
 

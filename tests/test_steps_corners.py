@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from survey.steps.image3.corners import BEFORE, BEHIND, corners_of, exact_map, padded
+from survey.steps.image3.corners import AFTER, BEFORE, corners_of, exact_map, padded
 from survey.steps.image3.numbers import typed, untyped
 
 # Where an exposure's first pixel falls on the mosaic, how it is turned, and where the window begins.
@@ -37,12 +37,12 @@ def test_means_are_the_mosaics_corners(origin, angle, start):
     pixmap = distorted(origin, angle)
     start = tuple(min(first, int(np.floor(pixmap[..., axis].min())) - 5) for axis, first in enumerate(start))
     moved = exact_map(pixmap, start)
-    assert moved.shape == (180 + BEFORE + BEHIND, 210 + BEFORE + BEHIND, 2)
+    assert moved.shape == (180 + BEFORE + AFTER, 210 + BEFORE + AFTER, 2)
     for axis in (0, 1):
         wanted = corners_of(np.ascontiguousarray(pixmap[..., axis])) - start[axis]
         found = means(moved[:-1, :-1, axis])
         np.testing.assert_array_equal(found, wanted)
-        inner = moved[BEFORE:-BEHIND, BEFORE:-BEHIND, axis]
+        inner = moved[BEFORE:-AFTER, BEFORE:-AFTER, axis]
         np.testing.assert_allclose(inner, pixmap[..., axis] - start[axis], rtol=0, atol=1e-7)
 
 
@@ -64,7 +64,7 @@ def test_corners_inside_and_along_the_edge():
 def test_padding_adds_zeros():
     values = padded(np.ones((3, 4), np.uint32))
     assert values.shape == (6, 7) and values.dtype == np.uint32
-    assert values[BEFORE:-BEHIND, BEFORE:-BEHIND].all() and values.sum() == 12
+    assert values[BEFORE:-AFTER, BEFORE:-AFTER].all() and values.sum() == 12
 
 
 @pytest.mark.parametrize("value", [1.1, np.float64(1.1), np.float32(1.1), None])

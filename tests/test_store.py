@@ -12,8 +12,8 @@ from survey.mosaics.tiles import (
     BLOCK,
     chunk_files,
     create,
-    drop_strangers,
     empty_arrays,
+    remove_old_chunks,
     stream_fits,
     uncommit,
     write_tile,
@@ -79,9 +79,9 @@ def test_what_is_not_the_mosaics_goes(tmp_path):
     (tmp_path / "g" / "old" / "c" / "0").mkdir(parents=True)
     (tmp_path / "g" / "old" / "c" / "0" / "0").write_bytes(b"x")
     keep = [tile for tile in written if tile.ix == 0]
-    assert drop_strangers(tmp_path / "g", NAMES, keep, 2) == 4 + 1
+    assert remove_old_chunks(tmp_path / "g", NAMES, keep, 2) == 4 + 1
     assert sorted(path.name for path in (tmp_path / "g").iterdir()) == ["con", "sci", "wht", "zarr.json"]
-    assert drop_strangers(tmp_path / "g", NAMES, keep, 2) == 0
+    assert remove_old_chunks(tmp_path / "g", NAMES, keep, 2) == 0
 
 
 def test_without_its_mark_a_group_is_none(tmp_path):

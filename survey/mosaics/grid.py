@@ -1,7 +1,4 @@
-"""The output grid of a mosaic and its tiles.
-
-Pure arithmetic on pixel boxes. Tiles are windows of one grid by whole pixels, so a tile's pixels are the mosaic's.
-"""
+"""Boxes of pixels, and the division of a mosaic's grid into tiles."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ class Box:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(ny, nx), as of an array."""
+        """(ny, nx), the shape of an array."""
         return max(self.y1 - self.y0, 0), max(self.x1 - self.x0, 0)
 
     @property
@@ -37,7 +34,7 @@ class Box:
         return Box(self.x0 - margin, self.y0 - margin, self.x1 + margin, self.y1 + margin)
 
     def within(self, other: Box) -> Box:
-        """The part that two boxes share; without pixels when they share none."""
+        """The intersection of two boxes; it has no pixels if they are apart."""
         x0, y0 = max(self.x0, other.x0), max(self.y0, other.y0)
         return Box(x0, y0, max(min(self.x1, other.x1), x0), max(min(self.y1, other.y1), y0))
 
@@ -55,7 +52,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One tile of a grid: column ix, row iy, and the pixels that are its own."""
+    """A tile of a grid: column ix, row iy, and its pixels without margin."""
 
     ix: int
     iy: int
@@ -67,7 +64,7 @@ class Tile:
 
 
 def tiles(shape: tuple[int, int], side: int) -> Iterator[Tile]:
-    """All tiles of a grid of shape (ny, nx), row by row; those of the last row and column may be smaller."""
+    """All tiles of a grid of shape (ny, nx), row by row; tiles of the last row and column may be smaller."""
     ny, nx = shape
     for iy in range(-(-ny // side)):
         for ix in range(-(-nx // side)):
@@ -75,13 +72,13 @@ def tiles(shape: tuple[int, int], side: int) -> Iterator[Tile]:
 
 
 def tile_at(shape: tuple[int, int], side: int, ix: int, iy: int) -> Tile:
-    """The tile in a column and row of a grid of shape (ny, nx)."""
+    """The tile of a grid of shape (ny, nx) in a column and row."""
     ny, nx = shape
     return Tile(ix, iy, Box(ix * side, iy * side, min((ix + 1) * side, nx), min((iy + 1) * side, ny)))
 
 
 def touched(shape: tuple[int, int], side: int, boxes: Sequence[Box | None]) -> dict[Tile, tuple[int, ...]]:
-    """Tiles that boxes touch, in the grid's order, with the indices of the boxes that touch each."""
+    """Tiles that boxes overlap, row by row, with the indices of these boxes."""
     found: dict[tuple[int, int], list[int]] = {}
     for index, box in enumerate(boxes):
         for ix, iy in places(shape, side, box) if box is not None else ():
@@ -90,7 +87,7 @@ def touched(shape: tuple[int, int], side: int, boxes: Sequence[Box | None]) -> d
 
 
 def places(shape: tuple[int, int], side: int, box: Box) -> Iterator[tuple[int, int]]:
-    """Column and row of each tile of a grid of shape (ny, nx) that a box touches."""
+    """Column and row of each tile of a grid of shape (ny, nx) that a box overlaps."""
     inside = box.within(Box(0, 0, shape[1], shape[0]))
     if not inside.pixels:
         return

@@ -1,4 +1,4 @@
-"""The layout of a mosaic: its grids, and where each member is on them. An alignment writes it, as JSON.
+"""The layout of a mosaic: its grids and the place of each member on them, written as JSON by the alignment.
 
 Before the alignment it is predicted: see `survey.mosaics.predictions`.
 """
@@ -18,18 +18,18 @@ from survey.workspace.paths import is_file
 
 FOLDER, SUFFIX = "stage3", "layout.json"  # of the file: <product>_layout.json
 MAX_LAYOUT_BYTES = 256 * 1024 * 1024  # 20,000 members are 40 MB
-MAX_SIDE_PX = 1_000_000  # of a grid in a file: 8 degrees at 0.03 arcsec; the tiles of a damaged one would have no end
+MAX_SIDE_PX = 1_000_000  # of a grid in a file: 8 degrees at 0.03 arcsec; a damaged one could have too many tiles
 
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
-    """What the steps after the alignment need to know of an exposure beside its pixels."""
+    """Facts of an exposure, besides its pixels, that steps after the alignment need."""
 
     group_id: str  # as the pipeline names the group
     shape: tuple[int, int]  # (ny, nx) of its image
-    used: Box  # its pixels inside the bounding box of its WCS: those that drizzle takes
+    used: Box  # its pixels inside the bounding box of its WCS, which drizzle uses
     sky_border: Sequence[Sequence[float]]  # its outline: right ascensions, declinations [deg]
-    # Header values; None where the header has none
+    # Header values; None if missing
     filename: str | None
     exposure_time: float | None  # this and the next four: [s], or MJD
     start_time: float | None
@@ -41,17 +41,17 @@ class Aligned:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An exposure of a mosaic. A box is None where the exposure misses the grid."""
+    """An exposure of a mosaic. A box is None if the exposure is outside of the grid."""
 
     name: str
-    group: int  # exposures of one moment, of several detectors, share a group
+    group: int  # exposures taken at the same time by several detectors form a group
     outlier: Box | None  # on the grid of outlier detection
-    final: Box | None  # on the mosaic's
+    final: Box | None  # on the grid of the mosaic
     found: Aligned | None = None  # None in a prediction
 
     @property
     def aligned(self) -> Aligned:
-        """What the alignment found.
+        """The facts that the alignment found.
 
         Raises
         ------
@@ -59,32 +59,32 @@ class Member:
             The layout is a prediction.
         """
         if self.found is None:
-            raise ValueError(f"{self.name}: is not aligned; its place is a prediction.")
+            raise ValueError(f"{self.name}: is not aligned yet; its place is a prediction.")
         return self.found
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Pixels of a grid: numbers with their type, as `survey.steps.image3.numbers` writes them."""
+    """Pixel scale of a grid; numbers with their type, as written by `survey.steps.image3.numbers`."""
 
-    arcsec: list[Any] | None  # side of a pixel
-    ratio: list[Any] | None  # of it to the first member's
+    arcsec: list[Any] | None  # side of a pixel [arcsec]
+    ratio: list[Any] | None  # side of a pixel over that of the first member
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Grids and members of one mosaic.
+    """Grids and members of a mosaic.
 
-    ``digest`` is that of the alignment that it was computed with; '' marks a prediction from footprints.
+    ``digest`` is that of the alignment task; '' for a prediction from footprints.
     """
 
-    outlier_shape: tuple[int, int]  # (ny, nx) of the grid of outlier detection: the pipeline's default one
+    outlier_shape: tuple[int, int]  # (ny, nx) of the grid of outlier detection, the pipeline's default grid
     final_shape: tuple[int, int]  # (ny, nx) of the mosaic
-    shared: bool  # both are one grid
+    shared: bool  # both grids are the same
     members: tuple[Member, ...]
     digest: str = ""
     scales: Mapping[str, Scale] = field(default_factory=dict)  # of the grids 'final' and, if not shared, 'outlier'
-    final_wcs: LinearWcs | None = None  # of the mosaic; None for a prediction, and where it is not a linear one
+    final_wcs: LinearWcs | None = None  # of the mosaic; None for a prediction, and if it is not linear
     corrected: int = 0  # members whose WCS the alignment corrected
 
     @cached_property
@@ -96,7 +96,7 @@ class Layout:
         return [tuple(indices) for indices in found.values()]
 
     def group_box(self, indices: Iterable[int]) -> Box | None:
-        """The box of a group on the grid of outlier detection."""
+        """The box of a group of members on the grid of outlier detection."""
         boxes = [box for index in indices if (box := self.members[index].outlier) is not None]
         whole: Box | None = None
         for box in boxes:
@@ -104,15 +104,15 @@ class Layout:
         return whole
 
     def final_tiles(self, side: int) -> dict[Tile, tuple[int, ...]]:
-        """Tiles of the mosaic that members touch, with the indices of these members."""
+        """Tiles of the mosaic that members overlap, with the indices of these members."""
         return touched(self.final_shape, side, [member.final for member in self.members])
 
     def outlier_tiles(self, side: int) -> dict[Tile, tuple[int, ...]]:
-        """Tiles of the outlier grid that groups touch, with the indices of these groups."""
+        """Tiles of the outlier grid that groups overlap, with the indices of these groups."""
         return touched(self.outlier_shape, side, [self.group_box(indices) for indices in self.groups])
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types: what `from_json` reads."""
+        """The layout as JSON types, for `from_json`."""
         names = ("name", "group", "outlier", "final")
         facts: dict[str, Any] = {}
         if self.members and all(member.found is not None for member in self.members):
@@ -135,7 +135,7 @@ class Layout:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Layout:
-        """Raises KeyError, TypeError or ValueError for what is not a layout."""
+        """Read a layout; KeyError, TypeError or ValueError if the data are not one."""
         facts, items = data["facts"], data["members"]
         found: list[Aligned | None] = [None] * len(items)
         if "members" in facts:
@@ -182,7 +182,7 @@ def _aligned(values: Mapping[str, Any], group_id: str) -> Aligned:
 
 
 def _wcs(values: Any) -> LinearWcs | None:
-    """The grid of a mosaic; None where it is not a linear one, and in layouts of version 0.1, which lack it."""
+    """The grid of a mosaic; None if it is not linear, or missing as in layouts of version 0.1."""
     try:
         return LinearWcs.from_json(values)
     except (KeyError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""The layout that a mosaic will have, roughly: from footprints, before anything is aligned. Pure."""
+"""Predict the layout of a mosaic from footprints, before its exposures are aligned."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from survey.mosaics.grid import Box
 from survey.mosaics.layouts import Layout, Member
 from survey.mosaics.sky_plane import LinearWcs, mean_direction, project
 
-# A footprint's corners leave out the bulge of its edges, and alignment moves exposures by less than this [pixels].
+# Edges of a footprint are curved, and alignment moves exposures: by less than this [pixels].
 PREDICTION_PAD_PX = 32
 
 
 def predict(
     exposures: Sequence[Exposure], groups: Sequence[int], grid: Mapping[str, Any], default_scale_arcsec: float
 ) -> Layout | None:
-    """The layout that a mosaic will have, roughly: from footprints, on tangent planes. None without footprints.
+    """Predict the layout of a mosaic from footprints on tangent planes; None if footprints are unknown.
 
     Parameters
     ----------
     exposures : the members, in the association's order
-    groups : number of the group of each
+    groups : number of the group of each exposure
     grid : parameters of the pipeline's resample step: pixel_scale, crval, crpix, rotation, output_shape (x, y)
-    default_scale_arcsec : of the detector's own pixels [arcsec]
+    default_scale_arcsec : side of the detector's pixels [arcsec]
     """
     footprints = [exposure.footprint for exposure in exposures]
     if not footprints or any(corners is None for corners in footprints):
@@ -49,9 +49,9 @@ def predict(
 def predict_wcs(
     exposures: Sequence[Exposure], grid: Mapping[str, Any], default_scale_arcsec: float
 ) -> LinearWcs | None:
-    """The mosaic's grid that `predict` works with; None without footprints.
+    """The grid of the mosaic that `predict` uses; None if footprints are unknown.
 
-    What the config leaves open is a guess: the pipeline chooses another reference pixel and its own rotation.
+    Values that the config does not give are guesses: the pipeline chooses its own reference pixel and rotation.
     """
     corners = [list(item.footprint) for item in exposures if item.footprint is not None]
     if not corners or len(corners) < len(exposures):
@@ -68,7 +68,7 @@ def predict_wcs(
 def _chosen(
     grid: Mapping[str, Any], centre: tuple[float, float], scale_arcsec: float
 ) -> tuple[tuple[float, float], float, float, Sequence[float] | None, tuple[int, int] | None]:
-    """Tangent point, pixel scale, rotation, reference pixel and shape (ny, nx): the config's, else a guess or None."""
+    """Tangent point, pixel scale, rotation, reference pixel and shape (ny, nx), as given; else a guess or None."""
     crval, shape = grid.get("crval"), grid.get("output_shape")
     return (
         (float(crval[0]), float(crval[1])) if crval else centre,

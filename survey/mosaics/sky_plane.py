@@ -30,8 +30,8 @@ def separation_deg(first: Point, second: Point) -> float:
 def project(point: Point, tangent: Point, scale_arcsec: float, rotation_deg: float) -> Point:
     """Gnomonic projection to pixels (x, y), counted from the tangent point.
 
-    The y axis is at a position angle of ``rotation_deg``, north over east. Points a quarter of the sky or more away
-    have no place on the plane: they are put far out.
+    The y axis is at a position angle of ``rotation_deg``, north over east. Points 90 degrees or more away
+    cannot be projected: they are placed far outside.
     """
     ra, dec = (math.radians(value) for value in point)
     ra0, dec0 = (math.radians(value) for value in tangent)
@@ -113,7 +113,7 @@ class LinearWcs:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LinearWcs:
-        """Raises KeyError, TypeError or ValueError for what is not such a grid."""
+        """Read a grid; KeyError, TypeError or ValueError if the data are not one."""
         (ra, dec), (x, y), (nx, ny) = (data[name] for name in ("crval_deg", "crpix", "shape"))
         scale, rotation = float(data["pixel_scale_arcsec"]), float(data["rotation_deg"])
         return cls((float(ra), float(dec)), (float(x), float(y)), scale, rotation, (int(nx), int(ny)))

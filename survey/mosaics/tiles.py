@@ -74,7 +74,7 @@ def uncommit(group: Path) -> None:
         sync_folder(group)
 
 
-def drop_strangers(group: Path, names: Sequence[str], wanted: Sequence[Tile], planes: int) -> int:
+def remove_old_chunks(group: Path, names: Sequence[str], wanted: Sequence[Tile], planes: int) -> int:
     """Remove chunks and arrays that do not belong to a mosaic, such as those of an earlier grid.
 
     Returns

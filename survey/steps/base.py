@@ -1,4 +1,4 @@
-"""What a step is: its row in the registry, the job that a child process gets, and what it hands back."""
+"""The types of a step: its row in the registry, the job of a child process, and the outcome of a job."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ MEMBER = "cal"  # suffix of the exposures that an association lists
 
 @dataclass(frozen=True)
 class Job:
-    """One task as a child process gets it: paths and settings, no arrays."""
+    """A task as it is given to a child process: paths and settings, no arrays."""
 
     key: str
     step: str
     subject: str
     digest: str
     survey: str
-    inputs: tuple[str, ...]  # absolute paths of the products that the task's inputs made, in the task's order
-    folder: str  # an empty folder of its own; what stays in `products` is published, the rest is removed
+    inputs: tuple[str, ...]  # absolute paths of the products that the task reads, in its order
+    folder: str  # empty, for this job; products are moved from it, the rest is removed
     settings: Mapping[str, Any]
     references: Mapping[str, str] = field(default_factory=dict)  # reference type -> file name, as planned
     context: str = ""
@@ -41,7 +41,7 @@ class Job:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Job:
-        """A job from its JSON, as `asdict` makes it."""
+        """Read a job from the JSON of `dataclasses.asdict`."""
         tile = data["tile"]
         lists = {name: tuple(data[name]) for name in ("inputs", "missing")}
         return cls(**{**data, **lists, "tile": tile and Tile(tile["ix"], tile["iy"], Box(**tile["box"]))})
@@ -53,7 +53,7 @@ class Job:
         Raises
         ------
         TaskError
-            It has none.
+            The task has none.
         """
         if self.tile is None:
             raise TaskError(f"{self.key}: the task has no tile.")
@@ -66,75 +66,75 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step made: files or folders inside the job's folder, and where they belong in the workspace."""
+    """What a step made: files or folders in the folder of the job, and their places in the workspace."""
 
-    # (path inside the job's folder, path inside the workspace); a symbolic link is published and not recorded
+    # (path in the job's folder, path in the workspace); symbolic links are published, but not recorded
     products: tuple[tuple[str, str], ...]
-    resolved: Mapping[str, Any] = field(default_factory=dict)  # every parameter as the pipeline ran it
+    resolved: Mapping[str, Any] = field(default_factory=dict)  # every parameter, as used by the pipeline
     measurements: Mapping[str, float] = field(default_factory=dict)
     machine: Mapping[str, str] = field(default_factory=dict)  # processor and libraries: see `survey.isolation.machine`
     environment: Mapping[str, str] = field(default_factory=dict)  # variables that may change last bits of pixels
 
 
 class Unit(StrEnum):
-    """What one task of a step works on."""
+    """What a task of a step works on."""
 
     EXPOSURE = "exposure"
-    GROUP = "group"  # exposures of one moment, by several detectors
+    GROUP = "group"  # exposures taken at the same time by several detectors
     TILE = "tile"
     MOSAIC = "mosaic"
 
 
 @dataclass(frozen=True)
 class Step:
-    """A row of the registry: everything that the rest of the package needs to know of a step.
+    """A row of the registry: all that other packages need to know about a step.
 
-    ``run`` names the function that a child process calls, 'module:function', so that a plan imports neither it nor the
-    pipeline. ``step_class`` names the stpipe class whose parameters the config may set, ``parts`` the steps of
-    a pipeline class that are run here, when they are not all.
+    ``run`` is the function that a child process calls, as 'module:function', so that planning does not import it.
+    ``step_class`` is the stpipe class whose parameters the config can set, and ``parts`` are the steps of a pipeline
+    class that are run.
     """
 
     name: str
-    version: int  # bump it when a change of this project's code changes the step's pixels
+    version: int  # raise it when a change of this package changes pixels
     unit: Unit
     accepts: str  # suffix of the product it reads
     produces: str  # suffix of the product it makes
     folder: str  # of its products in the workspace
     run: str
     step_class: str = ""
-    parts: tuple[str, ...] = ()  # steps of that pipeline class that it runs; (): all of them
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # where they differ from the pipeline's own
+    parts: tuple[str, ...] = ()  # steps of the pipeline class that it runs; (): all
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # that differ from those of the pipeline
 
-    # Where its tasks belong
-    chained: bool = False  # a config may list it in `steps`
-    external: bool = False  # takes a file that was made elsewhere; no config plans it
-    per_mosaic: bool = False  # a task belongs to one mosaic; otherwise an exposure's task serves all its mosaics
-    engine: Literal["", "stock", "tiled"] = ""  # the value of `mosaic.engine` that it needs
+    # What its tasks belong to
+    chained: bool = False  # can be listed in the config's `steps`
+    external: bool = False  # takes a file that was made elsewhere; is not planned from a config
+    per_mosaic: bool = False  # a task belongs to one mosaic; otherwise a task of an exposure serves all mosaics
+    engine: Literal["", "stock", "tiled"] = ""  # value of `mosaic.engine` that it belongs to
 
     # What its products are
-    corrects: bool = False  # the product is of the kind that it accepts: a corrected rate is a rate
+    corrects: bool = False  # the product is of the kind that it accepts, such as a corrected rate
     intermediate: bool = False  # the products are deleted once the mosaic is complete
     lays_out: bool = False  # the product is the layout of a mosaic
-    needs_layout: bool = False  # which tasks there are follows from the layout
-    commits: bool = False  # its publication makes a group of mosaics.zarr complete
-    assembled_by: str = ""  # of tiles: the step that makes a mosaic of them, and reads them where they are published
-    replaces: tuple[str, ...] = ()  # steps of the other engine, some of whose products have the same paths
+    needs_layout: bool = False  # its tasks can be planned only from the layout
+    commits: bool = False  # completes a group of mosaics.zarr
+    assembled_by: str = ""  # for tiles: the step that makes a mosaic of them, and reads them from the workspace
+    replaces: tuple[str, ...] = ()  # steps of the other engine, whose products can have the same paths
 
     # What it costs
     cost: Formula = small
 
     # How it is shown
-    advice: str = ""  # what a user can do when no worker has the memory for it
+    advice: str = ""  # for users without a worker that has enough memory
     color: str = "#6c757d"  # on the dashboard
 
     @property
     def makes_tiles(self) -> bool:
-        """Whether its products are pixels of the mosaic, a tile of them."""
+        """Whether its products are tiles of the mosaic."""
         return bool(self.assembled_by)
 
     @property
     def makes_members(self) -> bool:
-        """Whether its product is what an association lists."""
+        """Whether its product can be a member of an association."""
         return self.produces == MEMBER
 
     @property
@@ -142,7 +142,7 @@ class Step:
         return read_spec(self.step_class) if self.step_class else None
 
     def settings(self, given: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
-        """The settings that a task carries, and what is wrong with those given."""
+        """Settings of a task with defaults, and messages about wrong ones."""
         if self.spec is None:
             none = f"{self.name} takes no parameters, got"
             return {}, [f"{where}.{unquoted(name)}: {none} {shown(name)}." for name in given]
@@ -164,12 +164,12 @@ class Step:
         return tuple(sorted(found))
 
     def cost_of(self, exposure: Exposure) -> Cost:
-        """What a task on one exposure is predicted to take."""
+        """Predicted cost of a task on one exposure."""
         return self.cost(work_on(exposure))
 
 
 def _absolute(path: str) -> str:
-    """A path that a parameter names, expanded and absolute: a worker has another current folder."""
+    """Expand a path in a parameter and make it absolute, since workers have other current folders."""
     return str(Path(expand(path)).expanduser().absolute())
 
 

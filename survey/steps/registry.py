@@ -1,29 +1,29 @@
-"""The registry of steps: name -> Step. A new step or correction is one row here.
+"""The registry of steps, in the order of the pipeline. A new step or correction is one row here.
 
-The rows stand in the order of the pipeline:
+Steps of exposures:
 
 detector1            uncal -> rate      the pipeline's Detector1
-subtract_striping    rate -> striping   1/f noise (a correction of this project)
+subtract_striping    rate -> striping   1/f noise (a correction of this package)
 image2               rate -> cal        the pipeline's Image2
 given                cal -> cal         a calibrated exposure that was made elsewhere
 
-Image3 taken apart, for mosaics that outgrow one machine (`engine: tiled`):
-sources              cal -> cat         tweakreg's sources, and the exposure without pixels (exposure)
-association          cal... -> asn      which exposures make a mosaic; both engines have it
-align                cat... -> layout   tweakreg's solution; the grids (mosaic)
-sky                  cal -> skystat     skymatch's statistics (exposure)
-skymatch             skystat... -> sky  its solution (mosaic)
-pixmap               wcs -> pixmap      where pixels fall on the grids (exposure)
-outlier_i2d          cal... -> outlier_i2d   (group of detectors)
-median               outlier_i2d... -> median   (tile)
-outliers             cal -> crf         (exposure)
-drizzle              crf... -> chunks in mosaics.zarr   (tile)
-assemble             chunks -> i2d      header, FITS file and commit mark (mosaic)
-source_catalog       i2d -> cat         source catalogue and segmentation map
+Image3 in parts, for mosaics that do not fit into the memory of one machine (`engine: tiled`):
+sources              cal -> cat         sources by tweakreg; header and WCS without pixels (exposure)
+association          cal... -> asn      members of a mosaic; for both engines
+align                cat... -> layout   alignment by tweakreg, and the grids (mosaic)
+sky                  cal -> skystat     sky statistics of skymatch (exposure)
+skymatch             skystat... -> sky  sky levels (mosaic)
+pixmap               wcs -> pixmap      pixel maps onto the grids (exposure)
+outlier_i2d          cal... -> outlier_i2d   exposures of a group, drizzled (group)
+median               outlier_i2d... -> median   median of the groups (tile)
+outliers             cal -> crf         outlier flags (exposure)
+drizzle              crf... -> chunks in mosaics.zarr   pixels of the mosaic (tile)
+assemble             chunks -> i2d      header, FITS file and metadata of the zarr group (mosaic)
+source_catalog       i2d -> cat         source catalogue and segmentation map (mosaic)
 
 Image3 in one process (`engine: stock`):
-image3               asn -> i2d         the pipeline's Image3, whole
-mosaic               i2d -> zarr        for xarray
+image3               asn -> i2d         the pipeline's Image3
+mosaic               i2d -> zarr        zarr group for xarray
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _IMAGE3 = "jwst.pipeline.calwebb_image3:Image3Pipeline"
 
 
 def _part(name: str, accepts: str, produces: str, run: str, **more: Any) -> Step:
-    """The row of a part of Image3 that belongs to a mosaic of the tiled engine."""
+    """A row for a part of Image3, of the tiled engine."""
     facts: dict[str, Any] = {"version": 1, "folder": "stage3", "needs_layout": not more.get("lays_out"), **more}
     return Step(
         name=name,
@@ -92,7 +92,7 @@ _ROWS = (
         folder="stage2",
         run="survey.steps.exposure:run",
         step_class="jwst.pipeline.calwebb_image2:Image2Pipeline",
-        # A drizzled image of every single exposure costs more than Image2 itself, and the mosaic does not use it.
+        # Drizzling every single exposure takes longer than the rest of Image2, and mosaics do not use it.
         defaults={"resample": {"skip": True}},
         chained=True,
         cost=costs.ramps(gb=10.0, seconds=30.0, planes=costs.CAL_PLANES),
@@ -184,7 +184,7 @@ _ROWS = (
         "source_catalog", "i2d", "cat", "assemble:catalogue",
         unit=Unit.MOSAIC, folder="mosaics", parts=("source_catalog",), replaces=("image3",),
         cost=costs.source_catalog, color="#c5a5dc",
-        advice="It holds the whole mosaic: leave it out with 'source_catalog: {skip: true}', or use a larger worker.",
+        advice="It holds the whole mosaic: skip it with 'source_catalog: {skip: true}', or use a larger worker.",
     ),
     Step(
         name="image3",
@@ -219,42 +219,42 @@ _ROWS = (
 )  # fmt: skip
 
 REGISTRY: dict[str, Step] = {step.name: step for step in _ROWS}
-# Rows that planners ask for by name.
+# Rows that planners look up.
 GIVEN, ASSOCIATION, IMAGE3 = (REGISTRY[name] for name in ("given", "association", "image3"))
 
 
-# Of a record that another version of this project wrote, or that was damaged.
+# For records of other versions, and damaged ones.
 _UNKNOWN = Step(name="", version=0, unit=Unit.EXPOSURE, accepts="", produces="", folder="", run="")
 
 
 def row_of(record: TaskRecord) -> Step:
-    """The row of a record's step. For a step that the registry does not have it is a row without any property."""
+    """The row of a record's step; an empty row for a step that is not in the registry."""
     return REGISTRY.get(record.step, _UNKNOWN)
 
 
 def mosaic_of(record: TaskRecord) -> str:
-    """Product of the mosaic that a record belongs to; '' for a record that belongs to none."""
+    """Level-3 product that a record belongs to; '' for a record that belongs to no mosaic."""
     unit = row_of(record).unit
     if record.mosaic or unit is Unit.EXPOSURE:
         return record.mosaic
-    # Records of version 0.1 do not name it: a subject was '<product>', '<product>_x003y012' or '<product>_g00012'.
+    # Records of version 0.1 have it in the subject: '<product>', '<product>_x003y012' or '<product>_g00012'.
     return record.subject if unit is Unit.MOSAIC else record.subject.rpartition("_")[0]
 
 
 def mosaic_steps(engine: str) -> tuple[str, ...]:
-    """Names of the steps that an engine adds to the config's own, in order."""
+    """Names of the steps that make mosaics with an engine, in order."""
     return tuple(
         name for name, step in REGISTRY.items() if step.engine == engine or (step.per_mosaic and not step.engine)
     )
 
 
 def check_chain(chain: Sequence[StepConfig]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Check the config's list of steps: names, order, what each accepts, and every parameter.
+    """Check the list of steps in a config: names, order, accepted products and parameters.
 
     Returns
     -------
-    settings : {step name: settings with defaults merged in}, in order
-    faults : list of str; empty when all is well
+    settings : {step name: settings with defaults}, in order
+    faults : messages; empty if all steps are valid
     """
     settings: dict[str, dict[str, Any]] = {}
     faults: list[str] = []
@@ -277,6 +277,6 @@ def check_chain(chain: Sequence[StepConfig]) -> tuple[dict[str, dict[str, Any]],
 
 
 def _kind(suffix: str) -> str:
-    """What a product is to the next step: a corrected rate is a rate."""
+    """The kind of a product for the next step: a corrected rate is a rate."""
     step = next((step for step in REGISTRY.values() if step.produces == suffix), None)
     return step.accepts if step is not None and step.corrects else suffix

@@ -1,4 +1,4 @@
-"""The pipeline's Image3 taken apart: one function per task of a tiled mosaic, the pipeline's pixels to the bit."""
+"""The pipeline's Image3 in parts: a function for each task of a tiled mosaic, with bitwise the same pixels."""
 
-# The planner names the same files; everything else is entered through the registry of steps.
+# The planner uses the same names of files; other modules are used only through the registry of steps.
 __all__ = ["files"]

@@ -1,4 +1,4 @@
-"""Solve the alignment of an association from catalogues and WCS alone, and lay out its grids."""
+"""Align the exposures of an association from their catalogues and WCS, and compute the grids of its mosaic."""
 
 from __future__ import annotations
 
@@ -28,35 +28,35 @@ from survey.steps.image3.resampling import grid_of
 from survey.steps.image3.sky import border
 from survey.steps.image3.wcs_files import linear_wcs, read_trees, write_trees
 
-# Footprints are followed along an exposure's edge in steps of this many pixels, and grown by as many as the edge may
-# bulge between two of them and a kernel may reach.
+# The edge of an exposure is sampled in steps of this many pixels. The box around it is grown for the curvature of the
+# edge between two samples and for the reach of kernels.
 EDGE_STEP_PX = 16
 BOX_PAD_PX = 8
-# A mosaic whose area is this many times that of its members has an exposure that does not belong to it.
+# A mosaic with more than this many times the area of its members contains an exposure with a wrong pointing.
 ABSURD_AREAS = 100.0
 SMALL_GRID_PIXELS = 64e6
 
 
 @dataclass(frozen=True)
 class _Exposure:
-    """A member, once it is aligned."""
+    """An aligned member."""
 
     name: str
-    group_id: str  # as the pipeline's library names the group
+    group_id: str  # as named by the pipeline's library
     described: Description
 
 
 def run(job: Job, step: Step) -> Outcome:
-    """Align the members and lay out the outlier grid and the mosaic.
+    """Align the members and compute the grids of outlier detection and of the mosaic.
 
-    The job's inputs: the association, then each member's description and catalogue. Products: each member's
-    description with the aligned WCS (``<exposure>_<acid>_wcs.asdf``), the grids, the layout, and the mosaic's own
-    catalogue of aligned sources, for other filters to align to.
+    Inputs: the association, then description and catalogue of each member. Products: the description of each member
+    with the aligned WCS (``<exposure>_<acid>_wcs.asdf``), the grids, the layout, and the catalogue of all aligned
+    sources, to which other filters can be aligned.
 
     Raises
     ------
     TaskError
-        An exposure lies so far from the others that no mosaic can hold them.
+        An exposure is too far from the others to be in one mosaic.
     """
     association_path, *paths = job.inputs
     association = json.loads(Path(association_path).read_text())
@@ -67,8 +67,8 @@ def run(job: Job, step: Step) -> Outcome:
     before = [read_description(inputs.path(files.DESCRIPTION, name)) for name in names]
     members = library([skeleton(found) for found in before], association)
     groups = [str(member["group_id"]) for member in members.asn["products"][0]["members"]]
-    brought = _brought(job, names)
-    resolved, members = _align(job, members, names, catalogues, brought)
+    given = _given_alignment(job, names)
+    resolved, members = _align(job, members, names, catalogues, given)
     after = [_Exposure(*found) for found in zip(names, groups, _describe(members, before), strict=True)]
     output = job.path / "products"
     output.mkdir()
@@ -91,13 +91,13 @@ def run(job: Job, step: Step) -> Outcome:
     return Outcome(products, {"tweakreg": resolved, "resample": parameters(resample)}, measured)
 
 
-def _brought(job: Job, names: Sequence[str]) -> dict[str, Description]:
-    """Alignments that the config brings: ``<exposure>_<anything>_wcs.asdf`` or ``<exposure>_wcs.asdf`` in a folder.
+def _given_alignment(job: Job, names: Sequence[str]) -> dict[str, Description]:
+    """Read alignments from the folder in the config: ``<exposure>_<anything>_wcs.asdf`` or ``<exposure>_wcs.asdf``.
 
     Raises
     ------
     TaskError
-        The folder lacks a member.
+        A member is missing from the folder.
     """
     folder = job.settings.get("alignment")
     if not folder:
@@ -111,7 +111,7 @@ def _brought(job: Job, names: Sequence[str]) -> dict[str, Description]:
         tree = next(iter(read_trees(paths[0]).values()))
         found[name] = Description(json.loads(tree.get("meta", "{}")), tree["wcs"], (0, 0))
     if missing:
-        raise TaskError(f"mosaic.alignment {folder}: holds no {missing[0]}_*wcs.asdf, and lacks {len(missing)} in all.")
+        raise TaskError(f"mosaic.alignment {folder}: {len(missing)} files are missing, such as {missing[0]}_*wcs.asdf.")
     return found
 
 
@@ -120,23 +120,23 @@ def _align(
     members: Any,
     names: Sequence[str],
     catalogues: Mapping[str, Path],
-    brought: Mapping[str, Description],
+    given: Mapping[str, Description],
 ) -> tuple[dict[str, Any], Any]:
-    """Run tweakreg on skeletons, with the catalogues that were found before in place of its own search."""
+    """Run tweakreg on skeletons with the catalogues of the step `sources`; it does not search for sources itself."""
     from jwst.stpipe.utilities import record_step_status
 
     tweakreg = part(job, "tweakreg")
     resolved = parameters(tweakreg)
-    if brought:
-        _take(members, names, brought)
+    if given:
+        _take(members, names, given)
         return {**resolved, "alignment": str(job.settings["alignment"])}, members
-    reference = str(job.settings.get("reference") or "")  # another filter's catalogue, by its name
+    reference = str(job.settings.get("reference") or "")  # the mosaic of another filter, by its product name
     if reference and not str(tweakreg.abs_refcat or "").strip():
         tweakreg.abs_refcat = files.Inputs(job.inputs).path(files.SOURCES, files.SOURCES.subject(reference))
         resolved["abs_refcat"] = Path(tweakreg.abs_refcat).name
     save = bool(tweakreg.save_catalogs)
     tweakreg.output_dir = str(job.path)
-    if tweakreg.skip:  # a step without its pipeline would not heed it
+    if tweakreg.skip:  # a single step does not check it; the pipeline would
         record_step_status(members, "tweakreg", status="SKIPPED")
     else:
         lines = []
@@ -159,15 +159,15 @@ def _align(
     return resolved, members
 
 
-def _take(members: Any, names: Sequence[str], brought: Mapping[str, Description]) -> None:
-    """Give the members an alignment that was solved before."""
+def _take(members: Any, names: Sequence[str], given: Mapping[str, Description]) -> None:
+    """Set the WCS and header keywords of an earlier alignment."""
     from jwst.assign_wcs.util import update_s_region_imaging
 
     with members:
         for index, name in enumerate(names):
             model = members.borrow(index)
-            model.meta.wcs = brought[name].wcs
-            for key, value in brought[name].meta.items():
+            model.meta.wcs = given[name].wcs
+            for key, value in given[name].meta.items():
                 if key.startswith(("meta.wcsinfo.", "meta.cal_step.tweakreg")):
                     model[key] = value
             update_s_region_imaging(model)
@@ -188,18 +188,18 @@ def _describe(members: Any, before: Sequence[Description]) -> list[Description]:
 
 
 def lay_out(job: Job, resample: Any, members: Any, found: Sequence[_Exposure], output: Path) -> Layout:
-    """Grids as the pipeline chooses them, and the box of each member on them.
+    """Compute the grids that the pipeline would choose, and the box of each member on them.
 
     Parameters
     ----------
     members : library of aligned skeletons
-    found : the same exposures, in its order
-    output : folder for the file of the grids
+    found : the same exposures, in the same order
+    output : folder of the file with the grids
 
     Raises
     ------
     TaskError
-        The mosaic would be absurdly large; the exposure that lies farthest out is named.
+        The mosaic would be far too large; the message names the exposure that is farthest from the others.
     """
     pars = resample.get_drizpars()
     own = {name: value for name, value in pars["wcs_pars"].items() if value is not None}
@@ -207,8 +207,8 @@ def lay_out(job: Job, resample: Any, members: Any, found: Sequence[_Exposure], o
     outlier = grid_of(members, None, None)
     final = outlier if shared else grid_of(members, pars["output_wcs"], pars["wcs_pars"])
     if pars["wcs_pars"].get("output_shape") is None and pars["output_wcs"] is None:
-        _refuse_absurd(job.subject, final, found)
-        _refuse_absurd(job.subject, outlier, found)
+        _check_size(job.subject, final, found)
+        _check_size(job.subject, outlier, found)
     grids = {"final": final} if shared else {"final": final, "outlier": outlier}
     plain = {key: {name: value if name == "wcs" else typed(value) for name, value in grid.items()}
              for key, grid in grids.items()}  # fmt: skip
@@ -230,7 +230,7 @@ def lay_out(job: Job, resample: Any, members: Any, found: Sequence[_Exposure], o
 
 
 def _aligned(exposure: _Exposure, stepsize: int | None) -> Aligned:
-    """What later steps need to know of a member; ``stepsize``: of skymatch, along its outline."""
+    """Facts of a member for later steps; ``stepsize`` is the parameter of skymatch, along the outline [pixels]."""
     found = exposure.described
     times = {
         key: found.meta.get(f"meta.exposure.{key}")
@@ -248,7 +248,7 @@ def _aligned(exposure: _Exposure, stepsize: int | None) -> Aligned:
 
 
 def _box(found: Description, grid_wcs: Any) -> Box | None:
-    """The box of an exposure on a grid; None when it misses it."""
+    """The box of an exposure on a grid; None if it is outside."""
     import numpy as np
 
     ny, nx = found.shape
@@ -265,7 +265,8 @@ def _box(found: Description, grid_wcs: Any) -> Box | None:
     return inside if inside.pixels else None
 
 
-def _refuse_absurd(subject: str, grid: Mapping[str, Any], found: Sequence[_Exposure]) -> None:
+def _check_size(subject: str, grid: Mapping[str, Any], found: Sequence[_Exposure]) -> None:
+    """TaskError for a grid that is far larger than its exposures; see `lay_out`."""
     import numpy as np
 
     ny, nx = (int(side) for side in grid["wcs"].array_shape)
@@ -288,7 +289,7 @@ def _refuse_absurd(subject: str, grid: Mapping[str, Any], found: Sequence[_Expos
 
 
 def _write_sources(path: Path, found: Sequence[_Exposure], catalogues: Mapping[str, Path]) -> int:
-    """The aligned sources of all members, each once: RA, DEC [deg] and flux, brightest measurement first."""
+    """Write the aligned sources of all members, brightest first: RA, DEC [deg], flux. Returns their number."""
     import numpy as np
     from astropy.coordinates import SkyCoord, search_around_sky
     from astropy.table import Table
@@ -312,6 +313,6 @@ def _write_sources(path: Path, found: Sequence[_Exposure], catalogues: Mapping[s
     sky = SkyCoord(ra * deg, dec * deg)
     first, second, _, _ = search_around_sky(sky, sky, 0.5 * arcsec)
     keep = np.ones(len(ra), bool)
-    keep[second[first < second]] = False  # what lies beside a brighter one is that one, seen again
+    keep[second[first < second]] = False  # a source beside a brighter one is the same source in another exposure
     Table({"RA": ra[keep], "DEC": dec[keep], "flux": flux[keep]}).write(path, format="ascii.ecsv")
     return int(keep.sum())

@@ -1,4 +1,4 @@
-"""Pixels of an exposure's file, or of a window of it, as the dictionary that stcal's resampler takes."""
+"""Read pixels of an exposure, or of a window of it, for stcal's resampler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BY_ATTRIBUTE = {array.attribute: array for array in ARRAYS.values()}
 
 
 def read_arrays(path: Path | str, names: Iterable[str], box: Box | None = None) -> dict[str, Any]:
-    """Arrays of a cal or crf file in native byte order: float32, dq uint32; None for those it does not have.
+    """Read arrays of a cal or crf file in native byte order: float32, dq uint32; None for missing ones.
 
     Parameters
     ----------
@@ -33,20 +33,20 @@ def read_arrays(path: Path | str, names: Iterable[str], box: Box | None = None) 
                 found[name] = None
                 continue
             hdu = hdus[array.extension]
-            # Whole rows: astropy reads a part of rows one by one.
+            # Read whole rows: of parts, astropy reads each row separately.
             values = hdu.data if box is None else hdu.section[box.y0 : box.y1, :][:, box.x0 : box.x1]
             found[name] = np.ascontiguousarray(values, array.dtype)
     return found
 
 
 def member_model(member: Member, sky: SkyLevels, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """A member as stcal's resampler takes it, but for its 'wcs'.
+    """A member as the dictionary that stcal's resampler expects, without its 'wcs'.
 
     Parameters
     ----------
     member : of the layout
-    sky : the levels of all members
-    arrays : of `read_arrays`
+    sky : levels of all members
+    arrays : as returned by `read_arrays`
     """
     found, aligned = sky.members[member.name], member.aligned
     return {

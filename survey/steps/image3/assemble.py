@@ -1,4 +1,4 @@
-"""The mosaic of a tiled association: its header, its FITS file, and the commit mark of its zarr group."""
+"""Assemble a mosaic from its tiles: header, FITS file and metadata of the zarr group; and its source catalogue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from survey.mosaics.arrays import ARRAYS, context_planes
 from survey.mosaics.grid import Tile, tiles
 from survey.mosaics.groups import group_attributes
 from survey.mosaics.layouts import Layout
-from survey.mosaics.tiles import create, drop_strangers, empty_arrays, stream_fits
+from survey.mosaics.tiles import create, empty_arrays, remove_old_chunks, stream_fits
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.image3 import files
 from survey.steps.image3.drizzle import array_names, fill_value
@@ -24,7 +24,7 @@ from survey.workspace.folders import Workspace
 
 
 class _Headers:
-    """The crf files of an association, for whatever asks only for their headers."""
+    """The crf files of an association, as the library that `ResampleImage` and `copy_asn_info_from_library` expect."""
 
     def __init__(self, paths: list[str], association: dict[str, Any]):
         self.paths = paths
@@ -40,9 +40,9 @@ class _Headers:
 
 
 def run(job: Job, step: Step) -> Outcome:
-    """Write the i2d file from the tiles, and the metadata that make them a mosaic.
+    """Write the i2d file, and the metadata that complete the zarr group.
 
-    Inputs: association, layout, grids, then the crf file of each member. The tiles lie in the workspace's store.
+    Inputs: association, layout, grids, then the crf file of each member. Tiles are read from the workspace.
     """
     import zarr
     from astropy.io import fits
@@ -55,7 +55,7 @@ def run(job: Job, step: Step) -> Outcome:
     store = Path(job.root) / step.folder / "mosaics.zarr"
     wanted = [tile for tile in tiles(layout.final_shape, side) if (tile.ix, tile.iy) in _touched(job)]
     planes, fill = context_planes(len(layout.members)), fill_value(resample)
-    _drop_strangers(job, store / group, names, wanted, planes)
+    _remove_old_chunks(job, store / group, names, wanted, planes)
     made = create(job.path / "store", layout.final_shape, side, names, planes, fill)
     metadata = [path.relative_to(job.path / "store") for path in sorted((job.path / "store").rglob("zarr.json"))]
     view = create(job.path / "view", layout.final_shape, side, names, planes, fill)
@@ -73,7 +73,7 @@ def run(job: Job, step: Step) -> Outcome:
         hdus[0].header["SVYNCORR"] = (layout.corrected, "members whose WCS the alignment corrected")
         stream_fits(i2d, hdus, {ARRAYS[name].extension: view[name] for name in names}, side)
         del hdus
-    with fits.open(i2d, memmap=False, lazy_load_hdus=True) as written:  # numbers as the file rounds them
+    with fits.open(i2d, memmap=False, lazy_load_hdus=True) as written:  # numbers as rounded in the file
         attributes = group_attributes(written, i2d.name, layout.final_shape)
     extra = {
         "survey": job.survey,
@@ -87,7 +87,7 @@ def run(job: Job, step: Step) -> Outcome:
     for name in names:
         root[name].attrs.update(attributes["arrays"][name])
     root.attrs.update({**attributes["group"], **extra, "complete": True})
-    # The group's own metadata last: they are the commit mark.
+    # Metadata of the group last: they mark it as complete.
     metadata.sort(key=lambda path: (len(path.parts) == 1, path))
     products = [(i2d.name, f"{step.folder}/{i2d.name}")]
     products += [(f"store/{path}", f"{step.folder}/mosaics.zarr/{group}/{path}") for path in metadata]
@@ -100,13 +100,13 @@ def run(job: Job, step: Step) -> Outcome:
     return Outcome(tuple(products), {"resample": parameters(resample)}, measured)
 
 
-def _drop_strangers(job: Job, group: Path, names: list[str], wanted: list[Tile], planes: int) -> None:
-    """Remove what earlier grids left in the group, the records of their tiles first.
+def _remove_old_chunks(job: Job, group: Path, names: list[str], wanted: list[Tile], planes: int) -> None:
+    """Remove chunks of earlier grids from the group, after the records of their tiles.
 
     Raises
     ------
     TaskError
-        The workspace is another run's by now.
+        Another run holds the workspace.
     """
     workspace = Workspace(Path(job.root))
     workspace.check_run(job.key, job.run)
@@ -114,7 +114,7 @@ def _drop_strangers(job: Job, group: Path, names: list[str], wanted: list[Tile],
     for path in workspace.records.glob(f"drizzle.{job.subject}_x*.json"):
         if path.name.removeprefix("drizzle.").removesuffix(".json").removesuffix(".failed") not in known:
             path.unlink(missing_ok=True)
-    drop_strangers(group, names, wanted, planes)
+    remove_old_chunks(group, names, wanted, planes)
 
 
 def _touched(job: Job) -> set[tuple[int, int]]:
@@ -128,25 +128,25 @@ def _simulated(crfs: list[str]) -> bool:
 
 
 def _view(folder: Path, group: Path, names: list[str]) -> None:
-    """Link the store's chunks beside metadata that are not published yet, so that zarr can read them."""
+    """Link the chunks of the group next to its new metadata, so that zarr can read them before it is complete."""
     for name in names:
         if (group / name / "c").is_dir():
             (folder / name / "c").symlink_to(group / name / "c")
 
 
 def header(job: Job, resample: Any, layout: Layout, grid_path: Path, members: _Headers) -> Any:
-    """The datamodel that the pipeline's resample step would make, without pixels.
+    """The datamodel that the pipeline's resample step makes, without pixels.
 
     Raises
     ------
     TaskError
-        There is no member.
+        The mosaic has no members.
     """
     from jwst.resample.resample import copy_asn_info_from_library
     from stdatamodels.jwst import datamodels
 
     if not members.paths:
-        raise TaskError(f"{job.subject}: no member.")
+        raise TaskError(f"{job.subject}: the mosaic has no members.")
     tree = read_trees(grid_path)["final"]
     grid = {"wcs": tree["wcs"], **{name: untyped(tree[name]) for name in ("pixel_scale", "pixel_scale_ratio")}}
     made = bare_resampler()(members, output_wcs=grid, **resampler_parameters(resample))
@@ -162,7 +162,7 @@ def header(job: Job, resample: Any, layout: Layout, grid_path: Path, members: _H
 
 
 def to_hdus(model: Any, path: Path) -> Any:
-    """The HDUs of a datamodel, as it would save them; arrays are not copied."""
+    """The HDUs that a datamodel would save; arrays are not copied."""
     from stdatamodels import fits_support
 
     model.on_save(str(path))
@@ -170,13 +170,13 @@ def to_hdus(model: Any, path: Path) -> Any:
 
 
 def catalogue(job: Job, step: Step) -> Outcome:
-    """Source catalogue and segmentation map of a finished mosaic, by the pipeline's own step."""
+    """Make the source catalogue and segmentation map of a mosaic with the pipeline's step."""
     from stdatamodels.jwst import datamodels
 
     from survey.steps.pipeline import is_simulated, stamp
 
     finder = part(job, "source_catalog")
-    if finder.skip:  # by a parameter file; a step without its pipeline would not heed it
+    if finder.skip:  # by a parameter file; a single step does not check it, the pipeline would
         return Outcome((), {"source_catalog": parameters(finder)}, {"products": 0})
     output = job.path / "products"
     output.mkdir()

@@ -1,34 +1,34 @@
-"""Pixel maps whose corners are, to the bit, those of the whole mosaic, wherever a window of it begins.
+"""Pixel maps of a window whose corners are bitwise those of the whole mosaic.
 
-The square kernel takes an exposure pixel's corners as means of four pixel centres, in double precision. On a mosaic of
-thousands of pixels these means are rounded; counted from a window's corner the numbers are smaller and are rounded
-elsewhere. The corners then differ by 1e-12 pixel, and one mosaic pixel in ten thousand in its last bit.
+The square kernel computes the corners of an exposure's pixel as means of four pixel centres, in double precision. In a
+mosaic of thousands of pixels these means are rounded. Counted from the corner of a window the numbers are smaller and
+rounded differently: the corners differ by 1e-12 pixels, and one pixel of the mosaic in ten thousand in its last bit.
 
-So the rounded corners of the whole mosaic are computed here as drizzle does, and centres are found of which they are
-the exact means, in sums that need no rounding. These centres differ from the true ones by some 1e-9 pixel,
-and nothing looks at them but the means.
+Here, the rounded corners of the whole mosaic are computed as drizzle does. Then centres are found whose means are
+exactly these corners, in sums without rounding. They differ from the true centres by about 1e-9 pixels; only their
+means are used.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-# Rings of centres that are added around a window's: a corner needs one on each side, and drizzle takes the short way
-# to a pixel's corners only with two behind it.
-BEFORE, BEHIND = 1, 2
+# Rings of centres that are added around a window, before and after it. A corner needs one on each side; drizzle uses
+# its fast computation of corners only for pixels with two after them.
+BEFORE, AFTER = 1, 2
 
 
 def exact_map(pixmap: Any, corner: tuple[int, int]) -> Any:
-    """A window of a pixel map, counted from a corner, with added rings of centres.
+    """Pixel map of a window, counted from its corner, with added rings of centres.
 
     Parameters
     ----------
-    pixmap : ndarray (ny, nx, 2), float64, finite: pixels of the whole mosaic
-    corner : x, y of the output's first pixel
+    pixmap : ndarray (ny, nx, 2), float64, finite; x and y in the whole mosaic [pixels]
+    corner : x, y of the first pixel of the window
 
     Returns
     -------
-    moved : ndarray (ny + 3, nx + 3, 2); ``moved[1 + y, 1 + x]`` stands for ``pixmap[y, x]``
+    moved : ndarray (ny + 3, nx + 3, 2), float64; ``moved[1 + y, 1 + x]`` corresponds to ``pixmap[y, x]``
     """
     import numpy as np
 
@@ -37,10 +37,10 @@ def exact_map(pixmap: Any, corner: tuple[int, int]) -> Any:
 
 
 def padded(values: Any) -> Any:
-    """An array of the window with the rings that `exact_map` adds; they hold zero."""
+    """An array of the window with the rings that `exact_map` adds, filled with zero."""
     import numpy as np
 
-    return np.pad(values, (BEFORE, BEHIND))
+    return np.pad(values, (BEFORE, AFTER))
 
 
 def _axis(centres: Any, start: float) -> Any:
@@ -48,13 +48,13 @@ def _axis(centres: Any, start: float) -> Any:
 
     ring = np.pad(centres, BEFORE, mode="reflect", reflect_type="odd")
     made = _with_means(ring, corners_of(centres), start)
-    return np.pad(made, (0, BEHIND - BEFORE), mode="reflect", reflect_type="odd")
+    return np.pad(made, (0, AFTER - BEFORE), mode="reflect", reflect_type="odd")
 
 
 def corners_of(centres: Any) -> Any:
-    """Corners of pixels as drizzle's square kernel finds them for pixfrac 1: (ny, nx) -> (ny + 1, nx + 1).
+    """Corners of pixels as computed by drizzle's square kernel for pixfrac 1: (ny, nx) -> (ny + 1, nx + 1).
 
-    Inside, the mean of four centres; along the edge, extrapolated from the nearest four. Sums are in drizzle's order.
+    The mean of four centres; along the edge, extrapolated from the nearest four. Sums are in the order of drizzle.
     """
     import numpy as np
 
@@ -73,7 +73,7 @@ def corners_of(centres: Any) -> Any:
 
 
 def _interpolated(centres: Any, rows: Any, columns: Any) -> Any:
-    """Corners behind the given rows and columns, from the four centres that are nearest."""
+    """Corners after the given rows and columns, from the four nearest centres."""
     import numpy as np
 
     ny, nx = centres.shape
@@ -88,11 +88,11 @@ def _interpolated(centres: Any, rows: Any, columns: Any) -> Any:
 
 
 def _with_means(ring: Any, corners: Any, start: float) -> Any:
-    """Centres whose means are the given corners, exactly, counted from ``start``.
+    """Centres whose means are exactly the given corners, counted from ``start``.
 
-    One centre after another makes up for the error of its corner, given the three others of its cell. Numbers have more
-    digits behind the point where they are small, so this goes from large coordinates to small ones: each centre then
-    has the digits that its corner asks for.
+    Each centre in turn is changed by the error of its corner, given the three other centres around it. Small numbers
+    have more digits after the point, so the order is from large coordinates to small ones: then each centre has the
+    digits that its corner needs.
     """
     import numpy as np
 
@@ -100,7 +100,7 @@ def _with_means(ring: Any, corners: Any, start: float) -> Any:
     ring, corners = np.flip(ring, tuple(rising)), np.flip(corners, tuple(rising))
     made = ring - start
     unit = np.spacing(np.maximum(np.abs(ring), np.abs(made)))
-    unit *= 4  # a fourth of a centre, its part in a mean, has then no more digits than the mean itself
+    unit *= 4  # a quarter of a centre, its part of a mean, then has no more digits than the mean
     np.divide(ring, unit, out=made)
     np.rint(made, out=made)
     made *= unit

@@ -1,4 +1,4 @@
-"""One tile of a mosaic: the members that touch it, drizzled in the association's order."""
+"""Drizzle one tile of a mosaic from the members that overlap it, in the order of the association."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ARRAYS = ("data", "dq", "var_rnoise", "var_poisson", "var_flat")
 
 
 def array_names(resample: Any) -> list[str]:
-    """Arrays of the mosaic that the resample step's parameters ask for."""
+    """Arrays of the mosaic, by the parameters of the resample step."""
     names = ["sci", "wht"]
     names += ["con"] if resample.enable_ctx else []
     names += ["err"] if resample.enable_err else []
@@ -39,7 +39,7 @@ def array_names(resample: Any) -> list[str]:
 
 
 def fill_value(resample: Any) -> float:
-    """What a pixel without data holds, as drizzle reads the parameter."""
+    """Value of pixels without data, by the parameter of the resample step."""
     text = str(resample.fillval).strip().upper()
     return float("nan") if text in ("NAN", "INDEF", "NONE", "") else float(text)
 
@@ -47,8 +47,8 @@ def fill_value(resample: Any) -> float:
 def run(job: Job, step: Step) -> Outcome:
     """Drizzle one tile and write its chunks.
 
-    Inputs: layout, sky, then crf file and pixel map of each member that touches the tile. Products: one chunk file an
-    array, in the mosaic's zarr group; none when no pixel of the tile has data.
+    Inputs: layout, sky, then crf file and pixel map of each member that overlaps the tile. Products: a chunk file of
+    each array in the zarr group; none if no pixel of the tile has data.
     """
     layout = files.read_layout(job.inputs[0])
     sky = SkyLevels.read(job.inputs[1])
@@ -63,7 +63,7 @@ def run(job: Job, step: Step) -> Outcome:
     added = [member.index for member in touched]
     products: list[tuple[str, str]] = []
     covered = 0
-    if added:  # a tile in the corner of a member's box may touch none of its pixels
+    if added:  # the boxes of members can overlap the tile without any of their pixels
         resampler = _drizzle(job, resample, layout, sky, touched, window)
         resampler.finalize()
         inner = tile.box.moved(window.x0, window.y0).slices
@@ -82,18 +82,18 @@ def run(job: Job, step: Step) -> Outcome:
 
 @dataclass(frozen=True)
 class _Touching:
-    """A member that touches the tile."""
+    """A member that overlaps the tile."""
 
     index: int  # in the association
     crf: str
     pixmap: Any  # on disk
     leftout: Any  # on disk; see `left_out`
-    used: Box  # its pixels that can touch the tile
-    outline: Box  # the mosaic's pixels around these
+    used: Box  # its pixels that can overlap the tile
+    outline: Box  # pixels of the mosaic around these
 
 
 def _touching(job: Job, resample: Any, layout: Layout, tile: Tile) -> list[_Touching]:
-    """The members that touch a tile, in the association's order."""
+    """The members that overlap a tile, in the order of the association."""
     import numpy as np
 
     inputs = files.Inputs(job.inputs)
@@ -112,11 +112,11 @@ def _touching(job: Job, resample: Any, layout: Layout, tile: Tile) -> list[_Touc
 
 
 def _drizzle(job: Job, resample: Any, layout: Layout, sky: SkyLevels, touched: list[_Touching], window: Box) -> Any:
-    """The resampler of a window, with what touches its tile drizzled onto it."""
+    """The resampler of a window, after adding the members that overlap its tile."""
     import numpy as np
 
     pars = resampler_parameters(resample)
-    pars |= {"blendheaders": False, "pixmap_stepsize": 1, "pixmap_order": 1}  # the maps are stored
+    pars |= {"blendheaders": False, "pixmap_stepsize": 1, "pixmap_order": 1}  # since the maps were computed before
     output = {
         "wcs": Window(window),
         "pixel_scale": untyped(layout.scales["final"].arcsec),
@@ -137,7 +137,7 @@ def _drizzle(job: Job, resample: Any, layout: Layout, sky: SkyLevels, touched: l
 
 
 def _match(path: str, arrays: dict[str, Any], read: Box) -> None:
-    """Make NaN and DO_NOT_USE agree, as the resample step does first; outlier detection has done it already."""
+    """Make NaN and DO_NOT_USE agree, as the resample step does, unless outlier detection has done it before."""
     from astropy.io import fits
 
     if fits.getval(path, "S_OUTLIR", ext=0) == "COMPLETE":
@@ -156,7 +156,7 @@ def _match(path: str, arrays: dict[str, Any], read: Box) -> None:
 def _arrays(
     model: dict[str, Any], names: list[str], inner: tuple[slice, slice], added: list[int], members: int
 ) -> dict[str, Any]:
-    """The tile's own pixels, their contexts counted by the association's members."""
+    """Pixels of the tile without its margin; context bits are those of the association's members."""
     import numpy as np
 
     found = {}
@@ -170,13 +170,17 @@ def _arrays(
 
 
 def context_of_all(local: Any, added: list[int], members: int) -> Any:
-    """Context planes of all members from those of a tile's own.
+    """Context planes for all members, from those for the members of a tile.
 
     Parameters
     ----------
-    local : ndarray (planes, ny, nx), uint32; bit i of plane p: the tile's member 32 p + i
-    added : number in the association of each of the tile's members
-    members : how many the association has
+    local : ndarray (planes, ny, nx), uint32; bit i of plane p: member 32 p + i of the tile
+    added : index in the association of each member of the tile
+    members : number of members of the association
+
+    Returns
+    -------
+    whole : ndarray (planes, ny, nx), uint32; bit i of plane p: member 32 p + i of the association
     """
     import numpy as np
 

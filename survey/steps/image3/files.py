@@ -1,7 +1,4 @@
-"""Names of the files that the steps of a tiled mosaic exchange.
-
-The planner lists what a task reads, and the steps write and find it, by the names of this module alone.
-"""
+"""Names of the files that the steps of a tiled mosaic exchange; the planner and the steps use these and no others."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from survey.mosaics.layouts import Layout
 
 @dataclass(frozen=True)
 class File:
-    """A kind of file: one for each subject of a step."""
+    """A kind of file, one for each subject of a step."""
 
     suffix: str
     folder: str = "stage3"  # of the workspace
@@ -26,16 +23,16 @@ class File:
         return f"{subject}_{self.suffix}"
 
     def path(self, subject: str) -> str:
-        """Its path below the workspace."""
+        """Its path in the workspace."""
         return f"{self.folder}/{subject}_{self.suffix}"
 
     def subject(self, name: str) -> str:
-        """The subject of a file of this kind, by its name.
+        """The subject in the name of a file of this kind.
 
         Raises
         ------
         ValueError
-            It is a file of another kind.
+            The file is of another kind.
         """
         if not name.endswith(f"_{self.suffix}"):
             raise ValueError(f"{name}: expected a name that ends with _{self.suffix}.")
@@ -43,7 +40,7 @@ class File:
 
 
 class Inputs:
-    """The input files of a job, found by their kind and subject."""
+    """The input files of a job, by kind and subject."""
 
     def __init__(self, paths: Iterable[str]):
         self._paths = {Path(path).name: path for path in paths}
@@ -57,7 +54,7 @@ class Inputs:
         Raises
         ------
         TaskError
-            It is not among the inputs.
+            The file is not among the inputs.
         """
         name = file.name(subject)
         if name not in self._paths:
@@ -65,23 +62,23 @@ class Inputs:
         return self._paths[name]
 
 
-# Of an exposure, whichever mosaic it is in
+# Of an exposure, for all mosaics
 CAL = File("cal.fits", "stage2")
-CATALOG = File("cat.ecsv")  # its sources: x, y [0-based pixels], flux
+CATALOG = File("cat.ecsv")  # sources: x, y [0-based pixels], flux
 DESCRIPTION = File("member.asdf")  # header, WCS and shape, without pixels
 # Of a mosaic
 ASSOCIATION = File("asn.json", "asn")
 LAYOUT = File(layouts.SUFFIX, layouts.FOLDER)
-GRID = File("grid.asdf")  # the WCS of its grids
+GRID = File("grid.asdf")  # WCS of the grids
 SOURCES = File("sources.ecsv")  # aligned sources of all members: RA, DEC [deg], flux
 SKY = File("sky.json")  # sky level of each member
 I2D = File("i2d.fits", "mosaics")
 # Of an exposure in a mosaic: `member_subject`
-WCS = File("wcs.asdf")  # its description with the aligned WCS
+WCS = File("wcs.asdf")  # DESCRIPTION with the aligned WCS
 SKY_STATISTICS = File("skystat.json")
-PIXMAP = File("pixmap.npy")  # pixels of the mosaic on which its pixels fall
-OUTLIER_MAP = File("outliermap.npy")  # the same on the grid of outlier detection, when that is another
-LEFT_OUT = File("leftout.npy")  # its pixels that drizzle leaves out at the mosaic's border
+PIXMAP = File("pixmap.npy")  # position of each of its pixels in the mosaic
+OUTLIER_MAP = File("outliermap.npy")  # the same on the grid of outlier detection, if that differs
+LEFT_OUT = File("leftout.npy")  # its pixels that drizzle omits at the border of the mosaic
 CRF = File("crf.fits")
 # Of a group and of a tile: `group_subject`, `tile_subject`
 GROUP_I2D = File("outlier_i2d.npy")
@@ -89,20 +86,20 @@ MEDIAN = File("median.npy")
 
 
 def member_subject(exposure: str, acid: str) -> str:
-    """The subject of a task on one exposure of a mosaic; ``acid``: the association's id, 'a3001'."""
+    """Subject of a task on one exposure of a mosaic; ``acid`` is the association's id, such as 'a3001'."""
     return f"{exposure}_{acid}"
 
 
 def group_subject(product: str, number: int) -> str:
-    """The subject of a task on one group of detectors; ``number``: of the group in the layout."""
+    """Subject of a task on one group; ``number`` is its index in the layout."""
     return f"{product}_g{number:05d}"
 
 
 def tile_subject(product: str, tile: str) -> str:
-    """The subject of a task on one tile; ``tile``: its name, 'x003y012'."""
+    """Subject of a task on one tile; ``tile`` is its name, such as 'x003y012'."""
     return f"{product}_{tile}"
 
 
 def read_layout(path: str) -> Layout:
-    """The layout that the alignment wrote."""
+    """Read the layout that the alignment wrote."""
     return Layout.from_json(json.loads(Path(path).read_text()))

@@ -1,6 +1,6 @@
-"""What the alignment needs of an exposure, without its pixels: header, WCS and shape, in a small ASDF file.
+"""Descriptions of exposures for the alignment: header, WCS and shape, without pixels, in a small ASDF file.
 
-A skeleton is a datamodel made from it. The pipeline's steps take it for the exposure as long as they ask for no pixel.
+A skeleton is a datamodel made from a description. The pipeline's steps can use it like the exposure, except its pixels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from survey.errors import TaskError
 from survey.mosaics.grid import Box
 from survey.steps.image3.wcs_files import read_trees, write_trees
 
-# What the library of the pipeline sets anew, and what names a file that is not this one.
+# Set by the library of the pipeline, or the name of another file.
 _NOT_OURS = ("meta.tweakreg_catalog", "meta.model_type", "meta.date")
 
 
@@ -34,10 +34,10 @@ def describe(model: Any) -> Description:
     Raises
     ------
     TaskError
-        It has no WCS.
+        The model has no WCS.
     """
     if getattr(model.meta, "wcs", None) is None:
-        raise TaskError(f"{model.meta.filename}: has no WCS; its image2 must have left assign_wcs out.")
+        raise TaskError(f"{model.meta.filename}: has no WCS; was assign_wcs skipped in image2?")
     flat = model.to_flat_dict(include_arrays=False)
     meta = {
         key: value
@@ -51,7 +51,7 @@ def describe(model: Any) -> Description:
 
 
 def skeleton(found: Description) -> Any:
-    """An ImageModel of a description. Its data has the shape and one value: it takes no memory."""
+    """An ImageModel made from a description. Its data is a broadcast zero, which takes no memory."""
     import numpy as np
     from stdatamodels.jwst.datamodels import ImageModel
 
@@ -63,7 +63,7 @@ def skeleton(found: Description) -> Any:
 
 
 def apply_meta(model: Any, meta: Mapping[str, Any]) -> None:
-    """Set what differs; keys that the model's schema does not know are left out."""
+    """Set header values that differ; keys that are not in the schema of the model are ignored."""
     here = model.to_flat_dict(include_arrays=False)
     for key, value in meta.items():
         if here.get(key) != value:
@@ -74,7 +74,7 @@ def apply_meta(model: Any, meta: Mapping[str, Any]) -> None:
 
 
 def write_description(path: Path, found: Description) -> Path:
-    # As text: hundreds of YAML keys take half a second to read.
+    # The header as text: reading hundreds of YAML keys takes half a second.
     tree = {"meta": json.dumps(found.meta), "wcs": found.wcs, "shape": [int(side) for side in found.shape]}
     return write_trees(path, {"exposure": tree})
 
@@ -85,7 +85,7 @@ def read_description(path: Path | str) -> Description:
     Raises
     ------
     TaskError
-        The file is not one.
+        The file is not a description.
     """
     tree = read_trees(path).get("exposure")
     if tree is None:
@@ -94,7 +94,7 @@ def read_description(path: Path | str) -> Description:
 
 
 def used_pixels(found: Description) -> Box:
-    """The pixels of an exposure that are inside the bounding box of its WCS: those that drizzle takes."""
+    """Pixels of an exposure inside the bounding box of its WCS, which drizzle uses."""
     from stcal.resample.utils import resample_range
 
     xmin, xmax, ymin, ymax = resample_range(found.shape, found.wcs.bounding_box)
@@ -102,7 +102,7 @@ def used_pixels(found: Description) -> Box:
 
 
 def library(skeletons: Iterable[Any], association: Mapping[str, Any]) -> Any:
-    """The pipeline's library of skeletons, as if it had opened the association."""
+    """A library of the pipeline with skeletons, as it would open the association."""
     from jwst.datamodels import ModelLibrary
 
     models = list(skeletons)

@@ -1,7 +1,7 @@
-"""Numbers in JSON and back with their type.
+"""Store numbers in JSON with their type.
 
-numpy computes float32 pixels with a Python float in single precision and with its own float64 in double: code that
-keeps a number of the pipeline's for a later task keeps which of the two it was.
+numpy computes float32 pixels with a Python float in single precision, but with a numpy float64 in double precision. So
+a number that a later task uses keeps its type.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ Typed = list[Any]  # value, name of the numpy type or 'float'
 
 
 def typed(value: Any) -> Typed | None:
-    """A float, or None, as JSON types."""
+    """A number, or None, as JSON types."""
     if value is None:
         return None
     kind = getattr(value, "dtype", None)
@@ -20,7 +20,7 @@ def typed(value: Any) -> Typed | None:
 
 
 def untyped(found: Typed | None) -> Any:
-    """What `typed` was given."""
+    """The number that was given to `typed`, with its type."""
     if found is None:
         return None
     value, kind = found

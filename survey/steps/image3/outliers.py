@@ -1,4 +1,4 @@
-"""Outlier detection, taken apart: pixel maps, one drizzled image a group, a median a tile, flags an exposure."""
+"""Outlier detection in parts: pixel maps, a drizzled image of each group, medians of tiles, flags of exposures."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from survey.steps.image3.sky import set_background
 from survey.steps.image3.wcs_files import read_trees
 from survey.steps.pipeline import is_simulated, stamp
 
-# Pixels of a stack of images that are in memory at once for a median; 4 bytes each, and nanmedian copies rows.
+# Pixels of a stack of images that are in memory at the same time for a median; 4 bytes each, and nanmedian copies rows.
 STACK_PIXELS = 64 * 1024 * 1024
 
 
 def map_pixels(job: Job, step: Step) -> Outcome:
-    """Where an exposure's pixels fall on the mosaic, and on the outlier grid when that is another.
+    """Compute the positions of an exposure's pixels in the mosaic, and on the outlier grid if that differs.
 
-    Inputs: its aligned description, the grids, the layout. Products: ``<exposure>_<acid>_pixmap.npy`` (ny, nx, 2)
-    float64; ``..._leftout.npy``, see `left_out`, empty for an exposure that lies inside the mosaic; and, for an
-    outlier grid of its own, ``..._outliermap.npy``.
+    Inputs: aligned description, grids, layout. Products: ``<exposure>_<acid>_pixmap.npy``, (ny, nx, 2) float64;
+    ``..._leftout.npy``, see `left_out`, empty for an exposure inside the mosaic; and ``..._outliermap.npy`` if the
+    outlier grid differs.
 
     Raises
     ------
     TaskError
-        A parameter file asks for a map that was not planned.
+        A parameter file needs a map that was not planned.
     """
     import numpy as np
 
@@ -60,8 +60,8 @@ def map_pixels(job: Job, step: Step) -> Outcome:
     expected = bool(job.settings["outliermap"])
     if bool(job.settings["outliers"]) and not (one or expected or detection.skip):
         raise TaskError(
-            f"{job.subject}: a CRDS parameter file gives resample and outlier_detection different pixel maps: "
-            f"(pixmap_stepsize, pixmap_order) = {steps} and {outlier_steps}. Write both steps' values in mosaic.image3."
+            f"{job.subject}: a CRDS parameter file sets different pixel maps for resample and outlier_detection: "
+            f"(pixmap_stepsize, pixmap_order) = {steps} and {outlier_steps}. Set both steps' values in mosaic.image3."
         )
     if expected:
         wanted[files.OUTLIER_MAP] = ("final" if layout.shared else "outlier", outlier_steps)
@@ -82,16 +82,16 @@ def map_pixels(job: Job, step: Step) -> Outcome:
 
 
 def outlier_map(inputs: files.Inputs, subject: str) -> str:
-    """The file of a member's map onto the outlier grid: its own, or that of the mosaic when both are one."""
+    """Path of a member's map onto the outlier grid; that of the mosaic, if both grids are the same."""
     own = inputs.has(files.OUTLIER_MAP, subject)
     return inputs.path(files.OUTLIER_MAP if own else files.PIXMAP, subject)
 
 
 def drizzle_group(job: Job, step: Step) -> Outcome:
-    """Drizzle the exposures of one group onto their window of the outlier grid; low weights become NaN.
+    """Drizzle the exposures of a group onto the outlier grid; pixels of low weight become NaN.
 
     Inputs: layout, sky, then cal file and pixel maps of each member. Product: ``<subject>_outlier_i2d.npy``, float32,
-    of the group's box in the layout.
+    in the group's box of the layout.
     """
     import numpy as np
     from stcal.outlier_detection.utils import compute_weight_threshold
@@ -150,10 +150,10 @@ def _outlier_resampler(detection: Any, layout: Layout, box: Box, indices: list[i
 
 
 def median_tile(job: Job, step: Step) -> Outcome:
-    """The median of all groups in one tile of the outlier grid.
+    """Compute the median of all groups in a tile of the outlier grid.
 
-    Inputs: layout, then the drizzled groups that touch the tile. Product: ``<subject>_median.npy``, float32. The
-    stack is worked on in bands of rows, so that its size does not depend on the number of groups.
+    Inputs: layout, then the drizzled groups that overlap the tile. Product: ``<subject>_median.npy``, float32. The
+    stack is processed in bands of rows, so that memory does not depend on the number of groups.
     """
     import numpy as np
 
@@ -182,15 +182,15 @@ def median_tile(job: Job, step: Step) -> Outcome:
 
 
 def nanmedian(stack: Any) -> Any:
-    """Median along the first axis, without NaN: to the bit that of stcal's nanmedian3D, in a quarter of its time.
+    """Median along the first axis, ignoring NaN; bitwise that of stcal's nanmedian3D, in a quarter of the time.
 
     Parameters
     ----------
-    stack : ndarray (n, ny, nx), float32; is sorted in place
+    stack : ndarray (n, ny, nx), float32; sorted in place
 
     Returns
     -------
-    median : ndarray (ny, nx), float32; NaN where all are NaN
+    median : ndarray (ny, nx), float32; NaN where all values are NaN
     """
     import numpy as np
 
@@ -202,9 +202,9 @@ def nanmedian(stack: Any) -> Any:
 
 
 def flag(job: Job, step: Step) -> Outcome:
-    """Flag the outliers of one exposure and write its crf file.
+    """Flag the outliers of an exposure and write its crf file.
 
-    Inputs: layout, sky, aligned description, cal file, its pixel maps, then the medians of the tiles that it touches.
+    Inputs: layout, sky, aligned description, cal file, pixel maps, then the medians of the tiles that it overlaps.
     """
     from jwst.outlier_detection.utils import _flag_resampled_model_crs
     from jwst.stpipe.utilities import query_step_status, record_step_status
@@ -251,7 +251,7 @@ def _outliers(model: Any) -> int:
 
 
 def blot(model: Any, layout: Layout, index: int, job: Job) -> Any:
-    """The median image as the exposure would have seen it: (ny, nx) float32, NaN where there is no median."""
+    """The median image on the pixels of the exposure: (ny, nx) float32, NaN where there is no median."""
     import numpy as np
     from stcal.outlier_detection.utils import gwcs_blot
 

@@ -1,7 +1,7 @@
-"""Image3's own steps, one at a time: configured as the pipeline would, for an engine that takes it apart.
+"""Single steps of Image3, configured as the pipeline does.
 
-A parameter comes from the step's default, then its CRDS parameter file, then the pipeline's CRDS parameter file, then
-the config: the order of the pipeline itself.
+A parameter is taken from the step's default, the step's CRDS parameter file, the pipeline's CRDS parameter file and the
+config; later ones take precedence.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ PIPELINE = "jwst.pipeline.calwebb_image3:Image3Pipeline"
 
 
 def part(job: Job, name: str) -> Any:
-    """One of Image3's steps, such as 'tweakreg', with the job's parameters.
+    """Create a step of Image3, such as 'tweakreg', with the parameters of a job.
 
     Raises
     ------
     TaskError
-        A planned parameter file is not in the cache, or as `reject_remote_hooks`.
+        A planned parameter file is not in the cache; see also `reject_remote_hooks`.
     """
     from configobj import ConfigObj
     from stpipe.config_parser import merge_config
@@ -41,7 +41,7 @@ def part(job: Job, name: str) -> Any:
 
 
 def step_class(name: str) -> Any:
-    """The class of one of Image3's steps."""
+    """The class of a step of Image3."""
     module, _, pipeline = PIPELINE.partition(":")
     return getattr(importlib.import_module(module), pipeline).step_defs[name]
 

@@ -1,9 +1,9 @@
-"""The pipeline's resampler on a window of a grid, and without arrays: its grid and its header.
+"""The pipeline's resampler for a window of a grid, and a version without arrays for grids and headers.
 
-stcal's `calc_pixmap` asks a WCS for sky positions and another for pixels. Here the first answers with pixels of the
-mosaic, which were computed once, stored, and moved to a window, and the second hands them on.
+`calc_pixmap` of stcal asks one WCS for the sky positions of pixels and another for the pixels at these positions. Here,
+the first returns stored positions in the mosaic, shifted to the window, and the second returns its arguments.
 
-Only what is imported from jwst and stcal makes pixels; a contract test holds the names that are overridden here.
+Pixels are computed only by code of jwst and stcal. A contract test checks the names that are overridden here.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 from survey.mosaics.grid import Box
 from survey.steps.image3.corners import BEFORE, exact_map, padded
 
-# The kernels reach this far around a pixel's centre, in input pixels, and interpolation needs one neighbour more.
+# Reach of the kernels around the centre of a pixel [exposure pixels]; interpolation needs one more neighbour.
 _REACH = {"square": 1, "point": 1, "turbo": 1, "gaussian": 4, "lanczos2": 3, "lanczos3": 4}
 _NEIGHBOURS = 2
-# Around the pixels that a window of an exposure falls on: its corners lie half an exposure pixel further out.
+# Margin around the positions of pixel centres, for the corners of the pixels [mosaic pixels].
 EDGE_PX = 8
-# Distortion bends a straight line across a detector by less than this [mosaic pixels].
+# Largest deviation, by distortion, from a straight line across a detector [mosaic pixels].
 LINE_PX = 64
 FLAG_BITS = 32
 _COARSE = 16
@@ -29,7 +29,7 @@ _SPATIAL = SimpleNamespace(naxes=2, axes_type=("SPATIAL", "SPATIAL"))
 
 
 class StoredMap:
-    """Stands for the WCS of an exposure, or of a window of it: its 'sky' is the mosaic's pixels."""
+    """A replacement for the WCS of an exposure, or of a window of it; its 'sky' positions are pixels of the mosaic."""
 
     output_frame = _SPATIAL
 
@@ -43,7 +43,7 @@ class StoredMap:
 
 
 class Window:
-    """Stands for the WCS of a window of the mosaic, to which stored maps were moved before."""
+    """A replacement for the WCS of a window of the mosaic, for maps that are shifted to it already."""
 
     output_frame = _SPATIAL
     bounding_box = None
@@ -59,15 +59,19 @@ class Window:
 def place(
     arrays: Mapping[str, Any], pixmap: Any, used: Box, window: Box, resampler: Any
 ) -> tuple[dict[str, Any], StoredMap]:
-    """Arrays of a member and its map, moved to a window of the mosaic so that corners stay to the bit.
+    """Shift the map of a member to a window of the mosaic, keeping the corners of its pixels bitwise.
 
     Parameters
     ----------
     arrays : of the same pixels as the map
-    pixmap : ndarray (ny, nx, 2), pixels of the whole mosaic
-    used : the pixels of the map to drizzle; the others are there as neighbours
+    pixmap : ndarray (ny, nx, 2), x and y in the whole mosaic [pixels]
+    used : pixels of the map to drizzle; the others are neighbours
     window : of the mosaic
-    resampler : the one that will take them: its kernel and pixfrac say whether corners are means of centres
+    resampler : whose kernel and pixfrac decide whether corners are means of centres
+
+    Returns
+    -------
+    arrays, map : with added rings, see `survey.steps.image3.corners`
     """
     import numpy as np
 
@@ -82,17 +86,17 @@ def place(
 
 
 def blot_map(pixmap: Any, window: Box) -> Any:
-    """A map for blot, counted from a window's corner: blot rounds to single precision before it looks where it is."""
+    """A map for blot, counted from the corner of a window, after rounding to single precision as blot does."""
     import numpy as np
 
     return pixmap.astype(np.float32).astype(np.float64) - (float(window.x0), float(window.y0))
 
 
 def pixel_map(wcs: Any, grid_wcs: Any, shape: tuple[int, int], stepsize: float, order: int) -> Any:
-    """Pixels of the grid that an exposure's pixels fall on: (ny, nx, 2) float64, x and y, NaN outside of its WCS."""
+    """Positions of an exposure's pixels on a grid: (ny, nx, 2) float64, x and y [pixels]; NaN outside of its WCS."""
     from stcal.resample.utils import calc_pixmap
 
-    # A bounding box costs a tenth of the time; one that holds every pixel's centre changes none of them.
+    # Applying a bounding box takes a tenth of the time; one around all pixel centres changes nothing.
     ((left, right), (bottom, top)) = wcs.bounding_box or ((-0.5, shape[1]), (-0.5, shape[0]))
     whole = left <= 0 and bottom <= 0 and right >= shape[1] - 1 and top >= shape[0] - 1
     disabled = "both" if whole and stepsize == 1 else "to"
@@ -100,14 +104,14 @@ def pixel_map(wcs: Any, grid_wcs: Any, shape: tuple[int, int], stepsize: float, 
 
 
 def touching(pixmap: Any, box: Box, kernel: str = "square", scale: float = 1.0) -> Box | None:
-    """The box of an exposure's pixels that can touch a box of the mosaic; None when there are none.
+    """The box of an exposure's pixels that can overlap a box of the mosaic; None if there are none.
 
     Parameters
     ----------
-    pixmap : ndarray (ny, nx, 2), may lie on disk: a sixteenth of its rows is read
+    pixmap : ndarray (ny, nx, 2), can be a memory map; one in sixteen rows is read
     box : pixels of the mosaic
     kernel : of drizzle
-    scale : mosaic pixels per exposure pixel, at most
+    scale : largest number of mosaic pixels per exposure pixel, along an axis
     """
     import numpy as np
 
@@ -124,11 +128,11 @@ def touching(pixmap: Any, box: Box, kernel: str = "square", scale: float = 1.0) 
 
 
 def reach(pixmap: Any, used: Box) -> Box:
-    """The box of mosaic pixels around the outline that drizzle draws of an exposure's pixels ``used``.
+    """The box of mosaic pixels around the outline that drizzle computes for the pixels ``used`` of an exposure.
 
-    drizzle goes through the pixels inside that outline, clipped to its output. The clipped line is straight, and
-    distortion bends what it stands for: clipped, it would leave out pixels along the exposure's edge. A window that
-    holds the whole outline clips nothing, and its pixels are those of a mosaic that holds the whole exposure.
+    drizzle processes the pixels inside this outline, clipped to its output. The outline is made of straight lines, so
+    clipping omits some pixels along an edge that distortion bends. A window with the whole outline clips nothing, and
+    its pixels are those of a mosaic that contains the whole exposure.
     """
     import numpy as np
 
@@ -141,16 +145,17 @@ def reach(pixmap: Any, used: Box) -> Box:
 
 
 def left_out(pixmap: Any, used: Box, grid: Box, ratio: float) -> Any:
-    """Pixels of an exposure that crosses the mosaic's border which drizzle leaves out: ndarray (ny, nx) of bool.
+    """Pixels that drizzle omits of an exposure that crosses the border of the mosaic: ndarray (ny, nx) of bool.
 
-    Along that border drizzle stops at a straight line, short of some pixels that distortion puts inside. Drizzle itself
-    is asked which: a few pixels at a time, so far apart that no two reach one output pixel.
+    drizzle clips the exposure along a straight line, and so omits some pixels that distortion puts inside. They are
+    found by drizzling groups of pixels that are too far apart to reach the same output pixel.
 
     Parameters
     ----------
-    used : the exposure's pixels inside the bounding box of its WCS
+    pixmap : ndarray (ny, nx, 2), x and y in the mosaic [pixels]
+    used : pixels of the exposure inside the bounding box of its WCS
     grid : the whole mosaic
-    ratio : side of a mosaic pixel in exposure pixels
+    ratio : side of a mosaic pixel [exposure pixels]
     """
     import numpy as np
 
@@ -160,7 +165,7 @@ def left_out(pixmap: Any, used: Box, grid: Box, ratio: float) -> Any:
         return missed
     ny, nx = window.shape
     local = np.asarray(pixmap) - (window.x0, window.y0)
-    # How far inside the nearest border of the mosaic, not of the window, a pixel's centre lies.
+    # Distance of pixel centres from the nearest border of the mosaic, positive inside.
     with np.errstate(invalid="ignore"):
         depth = np.full(missed.shape, np.inf)
         for axis, (low, high) in enumerate(((grid.x0, grid.x1), (grid.y0, grid.y1))):
@@ -186,7 +191,7 @@ def left_out(pixmap: Any, used: Box, grid: Box, ratio: float) -> Any:
 
 
 def _flags(local: Any, used: Box, window: Box, bits: Any, ratio: float) -> Any:
-    """The flags that pixels leave on the output. The kernel is one and a half of a pixel's size, to reach its edge."""
+    """DQ flags of pixels, drizzled with a kernel of one and a half pixels, which reaches the edge of a pixel."""
     import numpy as np
     from drizzle.resample import Drizzle
 
@@ -207,18 +212,18 @@ def _flags(local: Any, used: Box, window: Box, bits: Any, ratio: float) -> Any:
 
 
 def with_neighbours(box: Box, shape: tuple[int, int]) -> Box:
-    """A box of an exposure's pixels with those that drizzle needs to find the corners of the outermost."""
+    """A box of an exposure's pixels, with the neighbours that drizzle needs for the corners of the outermost."""
     return box.grown(_NEIGHBOURS + 1).within(Box(0, 0, shape[1], shape[0]))
 
 
 def bounding_box(used: Box, window: Box) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The pixels ``used``, counted from a window's corner, as a WCS bounding box that stcal reads as just these."""
+    """A WCS bounding box that stcal converts to exactly the pixels ``used``, counted from the corner of a window."""
     inner = used.moved(window.x0, window.y0)
     return (inner.x0 - 0.5, inner.x1 - 0.6), (inner.y0 - 0.5, inner.y1 - 0.6)
 
 
 def resampler_parameters(resample: Any) -> dict[str, Any]:
-    """Keywords of a resampler, from a resample step, but for the grid."""
+    """Keywords of a resampler, from the parameters of a resample step, without the grid."""
     pars = {name: value for name, value in resample.get_drizpars().items() if name not in ("output_wcs", "wcs_pars")}
     return pars | {
         "enable_ctx": resample.enable_ctx,
@@ -230,15 +235,15 @@ def resampler_parameters(resample: Any) -> dict[str, Any]:
 
 @cache
 def window_resampler() -> type:
-    """The class that drizzles onto a window; made on first use, since its base takes seconds to import."""
+    """The class that drizzles onto a window; defined on first use, since importing its base takes seconds."""
     from jwst.resample.resample import ResampleImage
     from stcal.resample import Resample
 
     class WindowResampler(ResampleImage):  # type: ignore[misc]
-        """`ResampleImage` for members that are dictionaries, as stcal takes them, onto a `Window`.
+        """`ResampleImage` for a `Window` and members that are dictionaries, as in stcal.
 
-        The variances of a member are worked on inside the box that the member touches; it is the whole window in the
-        pipeline, where nothing else of the window changes.
+        Variances are computed in the box around a member. The pipeline does so in the whole output, of which the rest
+        does not change.
         """
 
         def add_model(self, model: Mapping[str, Any]) -> None:
@@ -251,7 +256,7 @@ def window_resampler() -> type:
             import numpy as np
 
             ny, nx = self.output_array_shape
-            # Kernels reach in exposure pixels, of which each may be several of the mosaic's.
+            # The reach is in exposure pixels, which can be several pixels of the mosaic.
             margin = EDGE_PX + int(np.ceil(_REACH[self.kernel] * max(1 / (self.pixel_scale_ratio or 1.0), 1.0)))
             with np.errstate(invalid="ignore"):
                 x0, y0 = (int(max(np.nanmin(pixmap[..., axis]) - margin, 0)) for axis in (0, 1))
@@ -263,7 +268,7 @@ def window_resampler() -> type:
             Resample.resample_variance_arrays(part, model=model, pixmap=pixmap - (box.x0, box.y0), **pars)
 
     class _Part(Resample):  # type: ignore[misc]
-        """A box of a window, with views of its running sums."""
+        """A box of a window, with views of its sums."""
 
         def __init__(self, whole: Any, box: Box):
             self.pixfrac, self.kernel, self.weight_type = whole.pixfrac, whole.kernel, whole.weight_type
@@ -278,13 +283,13 @@ def window_resampler() -> type:
 
 @cache
 def bare_resampler() -> type:
-    """The class that knows the pipeline's output grid and header and holds no pixels."""
+    """The class that computes the pipeline's output grid and header, without pixels."""
     from drizzle.resample import Drizzle
     from jwst.resample.resample import ResampleImage
     from stcal.resample import Resample
 
     class BareResampler(ResampleImage):  # type: ignore[misc]
-        """`ResampleImage` with arrays of one pixel: what it makes is the grid, and the header of a mosaic."""
+        """`ResampleImage` with arrays of one pixel, for the grid and the header of a mosaic."""
 
         @property
         def output_array_shape(self) -> tuple[int, int]:
@@ -319,20 +324,20 @@ def bare_resampler() -> type:
                 self._blender.accumulate(model)
 
         def finish_scale(self, model: Any) -> None:
-            """Take the pixel scale ratio from the first member, as a custom grid does."""
+            """Compute the pixel scale ratio from the first member, as for a custom grid."""
             Resample._compute_pixel_scale_ratio(self, self.input_model_to_dict(model, self.weight_type, False, None))
 
     return BareResampler
 
 
 def grid_of(members: Any, output_wcs: Any, wcs_pars: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The grid that the pipeline would choose: its WCS, pixel scale [arcsec] and ratio to the first member's pixels.
+    """The grid that the pipeline would choose: WCS, pixel scale [arcsec] and its ratio to that of the first member.
 
     Parameters
     ----------
     members : library of skeletons
-    output_wcs : what the pipeline's `load_custom_wcs` read, or None
-    wcs_pars : parameters of the resample step, as it hands them on
+    output_wcs : as read by `load_custom_wcs` of the pipeline, or None
+    wcs_pars : as returned by `get_drizpars` of the resample step
     """
     made = bare_resampler()(members, output_wcs=output_wcs, wcs_pars=wcs_pars, blendheaders=False)
     if made.pixel_scale_ratio is None:

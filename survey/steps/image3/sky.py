@@ -1,7 +1,7 @@
-"""Sky levels: statistics of each exposure in its overlaps, then skymatch's own solution from these statistics.
+"""Sky levels: statistics of each exposure in its overlaps, then the solution of skymatch from these statistics.
 
-`stcal.skymatch` asks an image for its sky in an overlap. Exposures are asked one by one, each in a task of its own, and
-the answers are written down; the solution then asks what was written.
+`stcal.skymatch` calls a method of an image for its sky in an overlap. One task per exposure calls it beforehand and
+stores the results. The solution then reads them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Border = Sequence[Sequence[float]]  # right ascensions, declinations [deg]
 
 
 def run(job: Job, step: Step) -> Outcome:
-    """Measure the sky of one exposure: over all of it, and where other exposures overlap it.
+    """Measure the sky of an exposure, in all of it and in its overlaps with other exposures.
 
-    Inputs: its cal file, its aligned description, the layout. Product: ``<exposure>_<acid>_skystat.json``.
+    Inputs: cal file, aligned description, layout. Product: ``<exposure>_<acid>_skystat.json``.
     """
     from stdatamodels.jwst import datamodels
 
@@ -47,7 +47,7 @@ def run(job: Job, step: Step) -> Outcome:
 
 
 def measure(model: Any, skymatch: Any, layout: Layout, number: int) -> Statistics:
-    """What stcal's skymatch would ask of one exposure; ``number``: of it in the layout."""
+    """Statistics of an exposure that stcal's skymatch needs; ``number`` is its index in the layout."""
     from astropy.nddata.bitmask import interpret_bit_flags
     from stcal.skymatch import SkyStats
     from stdatamodels.jwst.datamodels.dqflags import pixel
@@ -78,7 +78,7 @@ def measure(model: Any, skymatch: Any, layout: Layout, number: int) -> Statistic
 
 
 def border(wcs: Any, shape: tuple[int, int], stepsize: int | None) -> list[list[float]]:
-    """The outline of an exposure on the sky, as skymatch draws it."""
+    """The outline of an exposure on the sky, as computed by skymatch."""
     import numpy as np
     from stcal.skymatch import SkyImage
 
@@ -94,10 +94,10 @@ def border(wcs: Any, shape: tuple[int, int], stepsize: int | None) -> list[list[
 
 
 def solve(job: Job, step: Step) -> Outcome:
-    """Solve the sky levels of all members from what was measured.
+    """Solve the sky levels of all members from their statistics.
 
-    Inputs: the layout, then the statistics of each member in their order. Product: ``<product>_sky.json``:
-    {exposure: {level, status, deltas}}; deltas are what the config wants subtracted from the pixels, in order.
+    Inputs: layout, then the statistics of each member, in order. Product: ``<product>_sky.json`` with {exposure:
+    {level, status, deltas}}; deltas are to be subtracted from the pixels, in order.
     """
     layout_path, *paths = job.inputs
     layout = files.read_layout(layout_path)
@@ -141,7 +141,7 @@ def _solve(skymatch: Any, layout: Layout, measured: Sequence[Statistics]) -> dic
 
 
 def _user_levels(skymatch: Any, names: Sequence[str], layout: Layout) -> dict[str, Level]:
-    """Levels that the config's list gives, read by the step itself from models that have nothing but a name."""
+    """Levels from the list in the config, read by the step itself; it needs only the names of the models."""
     from jwst.datamodels import ModelLibrary
     from stdatamodels.jwst.datamodels import ImageModel
 
@@ -163,7 +163,7 @@ def _user_levels(skymatch: Any, names: Sequence[str], layout: Layout) -> dict[st
 
 
 def set_background(model: Any, sky: SkyLevels, name: str) -> None:
-    """Write a member's sky level into its datamodel, and take it from the pixels when the config wants that."""
+    """Write the sky level of a member to its datamodel, and subtract it from the pixels if the config says so."""
     found = sky.members[name]
     if found.is_matched:
         model.meta.background.method = sky.method
@@ -175,7 +175,7 @@ def set_background(model: Any, sky: SkyLevels, name: str) -> None:
 
 
 class _Deltas:
-    """Stands for the pixels of an image from which skymatch subtracts: it keeps what was to be subtracted."""
+    """A replacement for the pixels of an image, which stores the values that skymatch subtracts."""
 
     def __init__(self) -> None:
         self.deltas: list[Any] = []
@@ -190,7 +190,7 @@ def _recorded_class() -> type:
     from stcal.skymatch import SkyImage
 
     class Recorded(SkyImage):  # type: ignore[misc]
-        """An image whose statistics were measured before."""
+        """An image with stored statistics."""
 
         def __init__(self, measured: Statistics, name: str):
             self._measured = measured
@@ -219,7 +219,7 @@ def _group_class() -> type:
     from stcal.skymatch import SkyGroup
 
     class Group(SkyGroup):  # type: ignore[misc]
-        """A group without the union of its outlines, which costs much and which nothing here asks for."""
+        """A group without the union of its outlines, which takes long to compute and is not used."""
 
         def __init__(self, images: Sequence[Any], sky_id: int):
             self._images = images
@@ -230,7 +230,7 @@ def _group_class() -> type:
 
 
 def _outline(found: Border) -> Any:
-    """An image that is nothing but an outline."""
+    """An image with an outline only."""
     import numpy as np
     from stcal.skymatch import SkyImage
 
@@ -240,7 +240,7 @@ def _outline(found: Border) -> Any:
 
 
 def _near(first: Border, second: Border) -> bool:
-    """Whether two outlines can overlap: by the circles around them. A doubt is a yes."""
+    """Whether two outlines may overlap, by the circles around them."""
     one, other = _circle(first), _circle(second)
     return math.dist(one[0], other[0]) <= 1.01 * (one[1] + other[1]) + 1e-9
 
@@ -259,5 +259,5 @@ def _plain(found: tuple[Any, Any, Any]) -> Measured:
     if sky is None:
         return None, 0, 0.0
     if not math.isfinite(sky):
-        raise TaskError(f"sky statistics gave {sky}.")
+        raise TaskError(f"sky statistics returned {sky}, expected a finite number.")
     return typed(sky), int(pixels), float(area)

@@ -1,4 +1,4 @@
-"""Sources of one exposure, by tweakreg's own finder, and its description without pixels."""
+"""Find the sources of an exposure with tweakreg, and describe it without pixels."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from survey.steps.image3.parts import parameters, part
 
 
 def run(job: Job, step: Step) -> Outcome:
-    """Find the sources of the job's cal file.
+    """Find the sources of a cal file.
 
-    Products: ``<exposure>_cat.ecsv`` (x, y, flux; 0-based pixels), without rows when tweakreg is skipped, and
+    Products: ``<exposure>_cat.ecsv`` (x, y, flux; 0-based pixels), without rows if tweakreg is skipped, and
     ``<exposure>_member.asdf``.
 
     Raises
     ------
     TaskError
-        The exposure has no WCS, or a catalogue that the config brings cannot be read.
+        The exposure has no WCS, or a catalogue that the config names is missing.
     """
     import numpy as np
     from astropy.table import Table
@@ -46,10 +46,10 @@ def run(job: Job, step: Step) -> Outcome:
 
 
 def _find(tweakreg: Any, library: Any, model: Any, catalogue: Path) -> int:
-    """Let tweakreg make, or read, the catalogue of its one image, and keep it under its name."""
+    """Let tweakreg make or read the catalogue of an image, and write it; returns the number of sources."""
     from astropy.table import Table
 
-    tweakreg.save_catalogs = True  # without this it leaves a single image alone
+    tweakreg.save_catalogs = True  # without it, tweakreg does nothing for a single image
     tweakreg.catalog_format = "ecsv"
     tweakreg.abs_refcat = ""
     tweakreg.output_dir = str(catalogue.parent)
@@ -57,14 +57,14 @@ def _find(tweakreg: Any, library: Any, model: Any, catalogue: Path) -> int:
     found = Path(str(model.meta.tweakreg_catalog))
     written = found if found.is_absolute() else catalogue.parent / found
     if not written.is_file():
-        written = found  # of the config, relative to where the run was started
+        written = found  # from the config, relative to the folder in which the run was started
     if not written.is_file():
-        raise TaskError(f"{model.meta.filename}: its source catalogue {found} is not there.")
+        raise TaskError(f"{model.meta.filename}: its source catalogue {found} is missing.")
     table = Table.read(written)
     if written.parent == catalogue.parent:
         written.rename(catalogue)
     else:
-        for axis in ("x", "y"):  # names that tweakreg takes for a position as well
+        for axis in ("x", "y"):  # other names of positions that tweakreg accepts
             other = next((name for name in (f"{axis}centroid", f"{axis}_centroid") if name in table.colnames), None)
             if axis not in table.colnames and other is not None:
                 table.rename_column(other, axis)

@@ -1,8 +1,7 @@
-"""A WCS in an ASDF file and back, to the bit.
+"""Write a WCS to an ASDF file and read it back without changing a bit.
 
-ASDF writes the angles of rotations in degrees, models hold them in radians, and the way there and back can cost the
-last bit: 1e-9 pixel, and a mosaic that differs. So the degrees that come back as the radians at hand are kept beside
-the WCS.
+ASDF stores the angles of rotations in degrees, whereas models hold radians. Converting them forth and back can change
+the last bit: 1e-9 pixels, and a different mosaic. So the file also holds degrees that convert to exactly these radians.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from typing import Any
 from survey.errors import TaskError
 from survey.mosaics.sky_plane import LinearWcs
 
-ULPS = 4  # conversions miss by one; this is how far the right degrees are looked for
+ULPS = 4  # search range for the degrees; conversions are off by one
 
 
 def write_trees(path: Path, trees: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Write trees, each with a WCS under 'wcs' and anything that ASDF knows beside it."""
+    """Write trees, each with a WCS under 'wcs' and other values that ASDF can store."""
     import asdf
 
     asdf.AsdfFile({key: {**tree, "angles": _degrees(tree["wcs"])} for key, tree in trees.items()}).write_to(path)
@@ -26,13 +25,12 @@ def write_trees(path: Path, trees: Mapping[str, Mapping[str, Any]]) -> Path:
 
 
 def read_trees(path: Path | str) -> dict[str, dict[str, Any]]:
-    """Read what `write_trees` wrote, whole: nothing of the file stays open. A file with a lone WCS under 'wcs', as
-    other software writes it, comes as the tree ''.
+    """Read a file of `write_trees` into memory; a WCS at its top, as other software writes it, is the tree ''.
 
     Raises
     ------
     TaskError
-        The file is not one.
+        The file cannot be read, or holds no WCS.
     """
     import asdf
 
@@ -47,18 +45,18 @@ def read_trees(path: Path | str) -> dict[str, dict[str, Any]]:
                 _set_degrees(tree["wcs"], tree.get("angles", []))
             return found
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TaskError(f"{Path(path).name}: not a WCS of this software ({error}).") from error
+        raise TaskError(f"{Path(path).name}: cannot be read, or holds no WCS ({error}).") from error
 
 
 def _converted(wcs: Any) -> Iterator[Any]:
-    """Parameters of a WCS that models hold in another unit than they show, in the order of the models."""
+    """Parameters of a WCS that are stored in another unit than their value has, in the order of the models."""
     for step in wcs.pipeline:
         transform = step.transform
         if transform is None:
             continue
         models = transform.traverse_postorder() if hasattr(transform, "traverse_postorder") else [transform]
         for model in models:
-            if hasattr(model, "traverse_postorder"):  # a compound, whose parameters are its parts'
+            if hasattr(model, "traverse_postorder"):  # a compound model, which has the parameters of its parts
                 continue
             for name in model.param_names:
                 parameter = getattr(model, name)
@@ -67,7 +65,7 @@ def _converted(wcs: Any) -> Iterator[Any]:
 
 
 def _degrees(wcs: Any) -> list[list[float]]:
-    """For each such parameter the values in degrees that are converted to just what the model holds."""
+    """For each of these parameters, values in degrees that convert to exactly the stored ones."""
     import numpy as np
 
     found = []
