@@ -156,6 +156,13 @@ def test_json_is_one_document_on_standard_output(archive, monkeypatch, capsys):
     assert "3 exposures (3 fetched" in out
 
 
+def test_a_fault_of_a_deploy_file_names_that_file_alone(folder, monkeypatch, capsys):
+    (folder / "d.yaml").write_text("kind: lokal\n")
+    code, _, err = console(monkeypatch, capsys, "run", "c.yaml", "--cluster", "d.yaml")
+    assert code == 2
+    assert err.startswith("d.yaml:1: kind: 'lokal' is not a kind; did you mean 'local'?")
+
+
 @pytest.fixture
 def held(folder, monkeypatch, capsys):
     """Raw files that were fetched from an archive that is away now."""

@@ -105,7 +105,21 @@ def test_a_file_without_a_kind_has_the_faults_that_every_kind_has(tmp_path, kind
     text = "\n".join(found)
     assert "memory: unknown key; did you mean 'memory_gb'?" in text
     assert "walltime: '4 hours': expected hours" in text  # from the kinds that have the key
-    assert "interfaces: unknown key; did you mean 'interface'?" in text
+    assert "interfaces: unknown key of every kind." in text
+
+
+@pytest.mark.parametrize("name", ["workers", "workerz", "wrokers"])
+def test_without_a_kind_no_key_of_a_single_kind_is_suggested(tmp_path, name):
+    """'workspace' is a key of kubernetes alone."""
+    assert faults(tmp_path, f"{name}: 4\n") == [
+        " kind: is required and missing. Known kinds: local, slurm, pbs, kubernetes, address.",
+        f"1: {name}: unknown key of every kind.",
+    ]
+
+
+def test_an_empty_file_is_called_empty(tmp_path):
+    (found,) = faults(tmp_path, "# nothing\n")
+    assert found == " is empty; expected a mapping such as 'kind: local'."
 
 
 def test_a_kind_that_is_nearly_one_is_taken_for_it(tmp_path):

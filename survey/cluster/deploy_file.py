@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def load_site(path: Path | str) -> SiteConfig:
     ConfigError
         The file cannot be read, is not a mapping, or has faults; each with file, line and what is expected.
     """
-    document = read_document(path)
+    document = read_document(path, example="kind: local")
     kind = document.data.get("kind")
     if isinstance(kind, str) and kind in KINDS:
         site, found = _read(document, kind)
@@ -104,16 +104,24 @@ def _kind_fault(document: Document) -> str:
 
 def _faults_without_kind(document: Document) -> Iterator[str]:
     """Faults of a file without a known kind: of the kind that it nearly names, else those that every kind has."""
-    found = [_read(document, kind)[1] for kind in _near_kind(document) or KINDS]
+    near = _near_kind(document)
+    read = {kind: _read(document, kind)[1] for kind in near or KINDS}
+    found = list(read.values())
     for place in dict.fromkeys(place for faults in found for place in faults):
         # A fault further up hides it: a file of kind address has no groups, and so no faults in them.
         if all(any(place[: len(other)] == other for other in faults) for faults in found):
             messages = [faults[place] for faults in found if place in faults]
-            yield min(messages, key=_vagueness)
+            about_value = [text for text in messages if "unknown key" not in text and "is not a key" not in text]
+            if about_value or near:
+                yield (about_value or messages)[0]
+            else:
+                yield _unknown_key(document, place, [KINDS[kind] for kind, faults in read.items() if place in faults])
 
 
-def _vagueness(message: str) -> int:
-    """Of the messages of several kinds, one about the value is best, then one that has a near key."""
-    if "unknown key" not in message and "is not a key" not in message:
-        return 0
-    return 1 if "did you mean" in message else 2
+def _unknown_key(document: Document, place: Place, models: Sequence[type[SiteConfig]]) -> str:
+    """The fault of a key that no kind has; a near key is suggested only if all of these kinds have it."""
+    common = set.intersection(*(set(keys_of(model, place[:-1])) for model in models))
+    name = ".".join(map(unquoted, place))
+    return (
+        f"{document.locate(place)}: {name}: unknown key{did_you_mean(place[-1], sorted(common)) or ' of every kind.'}"
+    )

@@ -131,7 +131,8 @@ def read_config(
     ----------
     path : YAML file
     workspace, context : replace the values in the file, as ``--workspace`` and ``--context`` do
-    check : finds further faults of a config; if the file has faults already, it gets the config without them
+    check : finds further faults of a config, with file and line; if the file has faults already, it gets the config
+        without them
 
     Raises
     ------
@@ -154,7 +155,7 @@ def read_config(
         config = _sound_part(data, [tuple(item["loc"]) for item in wrong])
     if config is not None:
         config._document = document
-        faults += config.located(check(config) if check is not None else ())
+        faults += check(config) if check is not None else ()
     if faults or config is None:
         more = [f"{path}: and {len(faults) - MAX_FAULTS} more faults."] if len(faults) > MAX_FAULTS else []
         raise ConfigError([*faults[:MAX_FAULTS], *more])

@@ -74,10 +74,15 @@ class Document:
         return f"{self.locate(place)}: {name}: {message[:MAX_MESSAGE]}" if name else f"{self.path}: {message}"
 
 
-def read_document(path: Path | str) -> Document:
+def read_document(path: Path | str, example: str = "survey: egs-demo") -> Document:
     """Read a YAML file whose top is a mapping. Keys become text.
 
     Aliases, of which a few lines can expand to gigabytes, and tags that create Python objects are rejected.
+
+    Parameters
+    ----------
+    path : file to read
+    example : a line of such a file, for the message about one that is empty or not a mapping
 
     Raises
     ------
@@ -101,7 +106,9 @@ def read_document(path: Path | str) -> Document:
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError, AttributeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a mapping such as 'survey: egs-demo', found {type(data).__name__}.")
+        if data is None:
+            raise ConfigError(f"{path}: is empty; expected a mapping such as '{example}'.")
+        raise ConfigError(f"{path}: expected a mapping such as '{example}', found {shown(data)}.")
     plain = {str(key): value for key, value in data.items()}
     return Document(path, plain, found, tuple(f"{path}:{line}: {said}" for line, said in faults))
 

@@ -49,23 +49,24 @@ def check_config(config: SurveyConfig, options: RunOptions | None = None) -> Non
     """
     faults = config_faults(config, options or RunOptions())
     if faults:
-        raise ConfigError(config.located(faults))
+        raise ConfigError(faults)
 
 
 def config_faults(config: SurveyConfig, options: RunOptions) -> list[str]:
-    """Faults of a config beyond those of its keys and values, and of the options of its run."""
+    """Faults of a config beyond those of its keys and values, and of the options of its run, with file and line."""
     recipe = checked(config)
     faults = [*recipe.faults, *path_faults(config)]
     mosaics = mosaic_steps(config.mosaic.engine) if recipe.makes_mosaics else ()
     until = options.until
     if until is not None and until not in [*recipe.chain, *mosaics]:
         faults.append(f"--until {until}: not a step of this config{nearest(until, [*recipe.chain, *mosaics])}")
-    if options.cluster not in (None, "local") or options.tls is not None:
-        from survey.cluster.addresses import cluster_faults
-
-        faults += cluster_faults(options.cluster, options.tls, options.insecure)
     try:
         crds_references.pin(config.references.context, config.references.server)
     except ConfigError as error:
         faults += error.faults
+    faults = config.located(faults)
+    if options.cluster not in (None, "local") or options.tls is not None:
+        from survey.cluster.addresses import cluster_faults
+
+        faults += cluster_faults(options.cluster, options.tls, options.insecure)  # name the deploy file
     return faults
