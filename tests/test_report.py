@@ -91,6 +91,25 @@ def test_a_plan_counts_files_that_are_not_fetched_in_one_line(config):
     assert "is not there yet" not in text
 
 
+def test_a_single_exposure_is_written_in_the_singular(config):
+    text = text_of(plan_blocks(Planned(config, plan(config, [exposure(1)], FakeReferences()), ())))
+    assert "program 1345, 1 exposure (1 fetched" in text and ": 1 exposure\n" in text
+
+
+def test_tasks_that_cannot_be_planned_yet_are_named(tmp_path):
+    """The tiles of a mosaic are not known without footprints: the totals are a lower bound."""
+    references = {"context": "jwst_0001.pmap", "cache": tmp_path}
+    config = SurveyConfig(survey="t", program=1345, workspace=tmp_path / "ws", references=references)
+    made = plan(config, [replace(exposure(number), sha256=None) for number in (1, 2)])
+    lines = text_of(plan_blocks(Planned(config, made, states(made, {}, config.workspace)))).splitlines()
+    (product,) = (item.product for item in made.associations)
+    assert (
+        f"tasks after 'align' of {product}: planned after 'survey fetch', since the archive gives no footprints"
+    ) in lines
+    number = len(made.tasks)
+    assert any(line.startswith(f"at least {number} of at least {number} tasks to run") for line in lines)
+
+
 def test_a_failure_that_waits_for_another_task_is_named_all_the_same(config, made):
     states = [State(made.tasks[0], "stale", ("a setting",)), State(made.tasks[1], "failed", ("broken.",))]
     text = text_of(plan_blocks(Planned(config, made, states))).splitlines()

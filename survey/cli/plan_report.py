@@ -132,19 +132,21 @@ def plan_blocks(made: Planned) -> list[Block]:
     document, plan = plan_document(made), made.plan
     fetched = sum(item.sha256 is not None for item in plan.exposures)
     head = (
-        f"{made.config.survey}: program {made.config.program}, {len(plan.exposures)} exposures "
+        f"{made.config.survey}: program {made.config.program}, {_counted(len(plan.exposures), 'exposure')} "
         f"({fetched} fetched, {document['raw_gb']:.2f} GB raw), context {plan.context}"
     )
     blocks: list[Block] = [head, ""]
     if document["table"]:
         blocks += [steps_table(document["table"]), ""]
     blocks += [f"mosaic {item['product']}: {_mosaic_text(item)}" for item in document["associations"]]
-    blocks += _grid_lines(made)
+    later = _later_lines(made)
+    blocks += [*later, *_grid_lines(made)]
     blocks += [f"left out {item.name}: {item.fault}" for item in plan.exposures if item.fault]
     blocks += _reason_lines(made.states)
+    least = "at least " if later else ""
     costs = f": {document['cpu_hours']:.2f} CPU-hours, largest task {document['peak_gb']:.1f} GB of memory"
     blocks.append(
-        f"{document['to_run']} of {len(made.states)} tasks to run{costs if document['to_run'] else ''}, "
+        f"{least}{document['to_run']} of {least}{len(made.states)} tasks to run{costs if document['to_run'] else ''}, "
         f"about {document['products_gb']:.1f} GB of products"
     )
     if made.room is not None:
@@ -153,16 +155,33 @@ def plan_blocks(made: Planned) -> list[Block]:
     return blocks
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
+
+
 def _mosaic_text(item: Mapping[str, Any]) -> str:
-    text = f"{len(item['members'])} exposures"
+    text = _counted(len(item["members"]), "exposure")
     if "tiles" not in item:
         return text
     nx, ny = item["extent"]
     guess = "" if item["laid_out"] else " (from footprints)"
     return (
-        f"{text}, {item['tiles']} tiles of {item['tile_pixels']} pixels within {nx} x {ny}{guess}, "
-        f"{item['overlaps']} overlaps, {item['most_members']} exposures a tile at most"
+        f"{text}, {_counted(item['tiles'], 'tile')} of {item['tile_pixels']} pixels within {nx} x {ny}{guess}, "
+        f"{_counted(item['overlaps'], 'overlap')}, {_counted(item['most_members'], 'exposure')} a tile at most"
     )
+
+
+def _later_lines(made: Planned) -> list[str]:
+    """Mosaics whose tasks after the alignment are not planned: the layout of their tiles is not known."""
+    aligned = {task.mosaic: task.step for task in made.plan if REGISTRY[task.step].lays_out}
+    planned = {task.mosaic for task in made.plan if REGISTRY[task.step].needs_layout}
+    later = [product for product in aligned if product not in planned]
+    if not later:
+        return []
+    step = aligned[later[0]]
+    fetched = all(item.sha256 is not None for item in made.plan.exposures)
+    when = f"once '{step}' has run" if fetched else "after 'survey fetch', since the archive gives no footprints"
+    return [f"tasks after '{step}' of {', '.join(later)}: planned {when}"]
 
 
 def _grid_lines(made: Planned) -> list[str]:
