@@ -194,7 +194,9 @@ def test_offline_asks_no_server(held, monkeypatch, capsys, command):
 def test_offline_without_raw_files_says_what_to_do(folder, monkeypatch, capsys):
     code, out, err = console(monkeypatch, capsys, "plan", "c.yaml", "--offline")
     assert (code, out) == (1, "")
-    assert "ws/raw: no raw files of this config. Run 'survey fetch'" in err
+    assert "ws/raw: no verified raw files of this config. Run 'survey fetch'" in err
+    for command in (["plan", "c.yaml", "--offline", "--context", "jwst_0002.pmap"], ["refs", "c.yaml"]):
+        assert console(monkeypatch, capsys, *command)[2] == err
 
 
 def test_an_archive_that_refuses_is_3_though_raw_files_are_held(held, monkeypatch, capsys):

@@ -91,7 +91,7 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
     with loaded.folders.lock():
         exposures = inputs.held_exposures(loaded)
         if not exposures:
-            raise SurveyError(f"{loaded.workspace}/raw: no verified raw files yet; run 'survey fetch {config}' first.")
+            raise inputs.no_raw_files(loaded)
         found = inputs.sync_references(loaded, exposures)
     lacking = inputs.unreferenced(loaded, exposures, found)
     document = {

@@ -196,8 +196,16 @@ def look_up(config: SurveyConfig, exposures: Sequence[Exposure]) -> References:
         There are no exposures.
     """
     if not exposures:
-        raise SurveyError(f"{config.workspace}/raw: no verified raw files yet; run 'survey fetch' first.")
+        raise no_raw_files(config)
     return crds_references.sync(raw_files(config.folders, exposures), config.references)
+
+
+def no_raw_files(config: SurveyConfig) -> SurveyError:
+    """The error for a workspace without verified raw files of the config; there may be files that are not verified."""
+    return SurveyError(
+        f"{config.workspace}/raw: no verified raw files of this config. Run 'survey fetch', which also verifies files "
+        "that are there."
+    )
 
 
 def held_exposures(config: SurveyConfig) -> tuple[Exposure, ...]:

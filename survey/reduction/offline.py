@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from survey.config.model import SurveyConfig
-from survey.errors import ServiceUnreachableError, SurveyError
+from survey.errors import ServiceUnreachableError
 from survey.models import Exposure
-from survey.reduction.inputs import find_exposures, held_exposures
+from survey.reduction.inputs import find_exposures, held_exposures, no_raw_files
 from survey.reduction.options import Say, silent
 
 ARCHIVE, FOLDER, WORKSPACE = "archive", "folder", "workspace"
@@ -43,9 +43,7 @@ def known_exposures(config: SurveyConfig, *, offline: bool = False, say: Say = s
     if offline:
         held = held_exposures(config)
         if not held:
-            raise SurveyError(
-                f"{config.workspace}/raw: no raw files of this config. Run 'survey fetch', or leave out --offline."
-            )
+            raise no_raw_files(config)
         return Known(held, WORKSPACE)
     try:
         return Known(find_exposures(config, say=say), ARCHIVE)
