@@ -273,8 +273,8 @@ def test_control_characters_of_a_file_reach_no_terminal(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "expected a mapping"),
-        (b"- a\n- b\n", "found list"),
+        (b"", "is empty; expected a mapping such as 'survey: egs-demo'."),
+        (b"- a\n- b\n", "found ['a', 'b']"),
         (b"a: [1, 2\n", "not valid YAML"),
         (b"a: 1\na: 2\n", "config.yaml:2: a: is given twice; first in line 1."),
         (b"a: &x [1]\nb: *x\n", "aliases (*name) are not accepted"),
