@@ -395,7 +395,7 @@ def test_a_ledger_leads_nowhere(workspace, victim, config):
     os.mkfifo(workspace.raw / f"{SUBJECT}_uncal.fits")
     faults = inspection.verify(config)
     assert faults[f"raw/{SUBJECT}_uncal.fits"].endswith("not a file")
-    assert "no raw file's name" in faults[f"raw/{LEDGER}"] and len(faults) == 2
+    assert "which is not the name of a raw file" in faults[f"raw/{LEDGER}"] and len(faults) == 2
     assert held.held(workspace.raw) == () and kept(exposure(1), workspace.raw, Ledger(path)) is None
     path.unlink()
     path.symlink_to(victim / "thesis.tex")
@@ -483,7 +483,7 @@ def test_an_instrument_that_is_a_path_is_none(tmp_path):
     folder = make_observatory(tmp_path / "crds")
     raw = write_raw(tmp_path / "early.fits")
     fits.setval(raw, "INSTRUME", value="../../outside")
-    with Server(folder) as server, pytest.raises(ReferencesError, match="no instrument"):
+    with Server(folder) as server, pytest.raises(ReferencesError, match="not the name of an instrument"):
         references.sync({"early": raw}, Settings(server.url, "jwst_0001.pmap", tmp_path / "cache"), types=("mask",))
 
 

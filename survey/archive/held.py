@@ -10,6 +10,7 @@ from survey.archive.ledger import LEDGER, Entry, Ledger, signature
 from survey.archive.local import with_facts
 from survey.digest import file_sha256
 from survey.errors import ProductNameError
+from survey.messages import shown
 from survey.models import Exposure
 from survey.names import ExposureName, split_file
 
@@ -71,7 +72,7 @@ def verify(directory: Path) -> dict[str, str]:
                 raise OSError(errno.EINVAL, "not a file")
             sha256 = file_sha256(path)
         except ProductNameError:
-            faults[f"raw/{LEDGER}"] = f"names {ascii(name)[:80]}, which is no raw file's name"
+            faults[f"raw/{LEDGER}"] = f"names {shown(name)}, which is not the name of a raw file"
             continue
         except OSError as error:
             faults[f"raw/{name}"] = f"cannot be read: {error.strerror or error}"

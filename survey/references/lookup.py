@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from survey.archive.attempts import PassingError, Watch, first_reply
 from survey.archive.headers import read_primary_header
 from survey.archive.http import retry_after_seconds
+from survey.messages import shown
 from survey.references.messages import (
     NOT_APPLICABLE,
     NOT_FOUND,
@@ -130,7 +131,7 @@ class _Rules:
         primary = read_primary_header(path)
         instrument = (primary.text("INSTRUME") or "").lower()
         if not re.fullmatch(r"[a-z]{1,20}", instrument):  # it becomes a folder's name
-            raise ValueError(f"INSTRUME is {ascii(instrument)[:80]}, which is no instrument")
+            raise ValueError(f"INSTRUME is {shown(instrument)}, not the name of an instrument")
         needed, dates = self._parameters(instrument)
         values = primary.values(needed.values())
         facts = {name: values[keyword] for name, keyword in needed.items() if keyword in values}
