@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
 from stub_steps import FakeReferences, exposure
 
+from survey.archive.ledger import LEDGER, Entry, Ledger, signature
 from survey.cli.lineage_report import lineage_document, lineage_text
 from survey.cli.plan_report import Planned, plan_blocks, plan_document
 from survey.cli.run_report import run_document, run_text
 from survey.cli.status_report import status_blocks, status_document
 from survey.cli.tables import text_of
 from survey.config.model import SurveyConfig
+from survey.dashboard.journal import Journal
 from survey.execution.task import blank_record
 from survey.models import COMPLETE, FAILED, SKIPPED, Product
 from survey.mosaics.sky_plane import LinearWcs
@@ -203,6 +206,33 @@ def test_a_task_whose_references_are_not_known_is_done_all_the_same(config, made
     first = made.tasks[0]
     table = status_document(config, [complete(first)], [State(first, "unknown", ("references",))])["table"]
     assert table == {"detector1": {"F200W": {"done": 1}}}
+
+
+def test_status_during_a_run_counts_by_the_runs_journal(config, made):
+    """Totals and reused tasks are the run's own; running tasks are told apart by their filter."""
+    root = config.workspace
+    for name in ("logs", "raw"):
+        (root / name).mkdir(parents=True)
+    raw = root / "raw" / exposure(1).file
+    raw.write_bytes(b"x")
+    Ledger(root / "raw" / LEDGER).append(Entry(raw.name, 1, "a" * 64, "", signature(raw), {"filter": "F200W"}))
+    facts = {"run": "r", "survey": "t", "program": 1345, "context": "jwst_0001.pmap", "began": time.time() - 60,
+             "exposures": 2, "last_step": "image2", "products": [],
+             "totals": [["detector1", "F200W", 2, 10.0], ["image3", "F200W", 1, 10.0]]}  # fmt: skip
+    subjects = {"stage1": f"detector1.{made.tasks[0].subject}", "mosaics": f"drizzle.{PRODUCT}_x001y002",
+                "stage3": f"sources.{exposure(9).name}"}  # fmt: skip
+    for folder, subject in subjects.items():
+        (root / folder / f".{subject}.12ab34cd").mkdir(parents=True)
+    with Workspace(root).lock():
+        Journal(root, facts)
+        document = status_document(config, [])
+    assert document["table"] == {
+        "detector1": {"F200W": {"running": 1, "to run": 1}},
+        "sources": {"": {"running": 1}},  # of an exposure that is not in the workspace any more
+        "drizzle": {"F200W": {"running": 1}},
+        "image3": {"F200W": {"to run": 1}},
+    }
+    assert (document["run"]["tasks"], document["run"]["left"]) == (3, 3)
 
 
 def test_status_of_nothing(config):

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy.io import fits
+from astropy.wcs import WCS
 from whole_run import document, survey
 
 pytestmark = [pytest.mark.whole, pytest.mark.xdist_group("whole")]
@@ -79,6 +80,27 @@ def test_a_second_run_runs_nothing_and_asks_no_crds(small, finished):
     assert len(small.server.downloads()) == requests
     assert survey("status", config).stdout.count(" done") == 2 * (4 + 11)
     assert document("plan", config)["to_run"] == 0
+
+
+@pytest.mark.parametrize("offline", [["--offline"], []], ids=["offline", "away"])
+def test_a_finished_run_is_planned_without_any_server(small, finished, offline):
+    """Neither the archive nor the CRDS server answers: exposures, references and grids are in the workspace."""
+    from survey.mosaics.sky_plane import LinearWcs
+
+    away = small.config("away", small.workspace, archive="http://127.0.0.1:9")
+    away.write_text(away.read_text().replace(small.server.crds_url, "http://127.0.0.1:9/crds"))
+    done = survey("plan", away, "--json", *offline)
+    assert ("Going on without the archive" in done.stderr) is not bool(offline)
+    said = json.loads(done.stdout)
+    assert (said["exposures_from"], said["to_run"]) == ("workspace", 0)
+    assert all(task["digest"] for task in said["tasks"])
+    for item in said["associations"]:
+        grid = LinearWcs.from_json(item["grid"])
+        header = fits.getheader(small.workspace / "mosaics" / f"{item['product']}_i2d.fits", "SCI")
+        assert (item["grid"]["source"], list(grid.shape)) == ("alignment", [header["NAXIS1"], header["NAXIS2"]])
+        for pixel in ((0, 0), (grid.shape[0], 7)):
+            ra, dec = (float(value) for value in WCS(header).all_pix2world(*pixel, 0))
+            assert grid.pixel_of((ra, dec)) == pytest.approx(pixel, abs=1e-3)
 
 
 def test_verify_finds_a_flipped_byte(small, finished, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,13 @@ from survey.config.model import SurveyConfig
 from survey.dashboard.journal import run_state
 from survey.dashboard.markup import clock
 from survey.dashboard.state import REUSED, RunState, first_line
+from survey.errors import ProductNameError
 from survey.execution.failures import root_cause
 from survey.models import COMPLETE, FAILED, SKIPPED, TaskRecord
+from survey.names import parse_mosaic
+from survey.nircam import passband
 from survey.planning.staleness import STALE, State
+from survey.reduction.inputs import held_exposures
 
 SHOWN = 20  # failures, causes and running tasks in the text; the document has all
 
@@ -28,20 +33,20 @@ def status_document(
     Parameters
     ----------
     records : of the workspace
-    planned : states of the tasks that the config plans for the raw files in the workspace
+    planned : states of the tasks that the config plans for the raw files in the workspace; not needed during a run
     """
     counts: dict[str, Counter[str]] = {}
     for record in records:
         word = DONE if record.status == COMPLETE else record.status
         counts.setdefault(f"{record.step} {record.filter}", Counter())[word] += 1
-    running = sorted(_running(config))
+    running = _running(config)
     holder = config.folders.holder
     state = run_state(config.folders.root, records) if holder else None
     return {
         "run": _under_way(holder, state),
         "table": _table(config, records, planned, running, state),
         "steps": {name: dict(row) for name, row in sorted(counts.items())},
-        "running": running,
+        "running": list(running),
         "failed": {record.key: record.error for record in records if record.status == FAILED},
         "skipped": {record.key: record.error for record in records if record.status == SKIPPED},
         "seconds": {name: round(value, 1) for name, value in _mean_seconds(records).items()},
@@ -52,7 +57,7 @@ def _table(
     config: SurveyConfig,
     records: Sequence[TaskRecord],
     planned: Sequence[State],
-    running: Sequence[str],
+    running: Mapping[str, str],
     state: RunState | None,
 ) -> dict[str, dict[str, dict[str, int]]]:
     """Numbers of tasks by step, filter and word: by the run that goes on, else by records and the plan."""
@@ -64,7 +69,7 @@ def _table(
             words[item.task.key] = TO_RUN
         elif item.state == STALE:
             words[item.task.key] = AGAIN
-    places |= {key: (key.partition("/")[0], "") for key in running if key not in places}
+    places |= {key: (key.partition("/")[0], name) for key, name in running.items()}
     words |= dict.fromkeys(running, RUNNING)
     chain = [step.name for step in config.steps]
     table = count([(*places[key], word) for key, word in words.items()], chain)
@@ -134,15 +139,32 @@ def _shortened(lines: list[str], what: str) -> list[str]:
     return lines if more <= 0 else [*lines[:SHOWN], f"... and {more} more {what}; --json lists them all"]
 
 
-def _running(config: SurveyConfig) -> list[str]:
-    """Keys of the tasks that run now. They have no record yet, but a folder: '.<step>.<subject>.<id>'."""
+def _running(config: SurveyConfig) -> dict[str, str]:
+    """Keys of the tasks that run now, with the filter of each.
+
+    They have no record yet, but a folder: '.<step>.<subject>.<id>'.
+    """
     workspace = config.folders
-    found = []
-    for path in workspace.leftovers() if workspace.holder else ():
-        _, step, *subject, _ = path.name.split(".")
-        if subject:
-            found.append(f"{step}/{'.'.join(subject)}")
-    return found
+    folders = [path.name.split(".") for path in workspace.leftovers()] if workspace.holder else []
+    subjects = {f"{step}/{'.'.join(subject)}": ".".join(subject) for _, step, *subject, _ in folders if subject}
+    names = {item.name: item.filter for item in held_exposures(config)} if subjects else {}
+    return {key: _filter_of(subject, names) for key, subject in sorted(subjects.items())}
+
+
+def _filter_of(subject: str, names: Mapping[str, str]) -> str:
+    """Filter of an exposure, or of a mosaic by its name; of their parts as well: '<exposure>_<id>', '<mosaic>_<tile>'.
+
+    Parameters
+    ----------
+    names : filters of exposures
+    """
+    for name in (subject, subject.rpartition("_")[0]):
+        if name in names:
+            return names[name]
+        with contextlib.suppress(ProductNameError):
+            pair = passband(parse_mosaic(name).elements.split("-"))
+            return "" if pair is None else pair[0]
+    return ""
 
 
 def _mean_seconds(records: Sequence[TaskRecord]) -> dict[str, float]:
