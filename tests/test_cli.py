@@ -241,7 +241,7 @@ def test_a_file_that_cannot_be_had_is_1_and_named(archive, folder, monkeypatch, 
 def test_refs_before_fetch_says_what_to_do(folder, monkeypatch, capsys):
     code, _, err = console(monkeypatch, capsys, "refs", "c.yaml")
     assert code == 1
-    assert "run 'survey fetch c.yaml' first" in err
+    assert "ws/raw: no verified raw files of this config. Run 'survey fetch'" in err
 
 
 def test_a_busy_workspace_is_4_and_names_the_holder(archive, folder):
