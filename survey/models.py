@@ -6,7 +6,7 @@ They hold JSON types only: no arrays, no datamodels, no open files.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 COMPLETE = "complete"
 SKIPPED = "skipped"
 FAILED = "failed"
+_STRICT = {"strict": True, "allow_inf_nan": False}  # how pydantic reads a record: survey.workspace.records
 
 
 def _state(record: Any) -> list[Any]:
@@ -137,6 +138,7 @@ class Plan:
 class Product:
     """A published file or folder."""
 
+    __pydantic_config__ = _STRICT
     __getstate__ = _state
     __setstate__ = _restore
 
@@ -149,6 +151,7 @@ class Product:
 class TaskRecord:
     """What one task did. ``status`` is 'complete', 'skipped' or 'failed'."""
 
+    __pydantic_config__ = _STRICT
     __getstate__ = _state
     __setstate__ = _restore
 
@@ -176,7 +179,7 @@ class TaskRecord:
     job: str = ""  # batch job of the worker that ran it
     started: str = ""  # ISO 8601, UTC
     attempts: int = 1  # number of tries of this digest
-    measurements: Mapping[str, float] = field(default_factory=dict)
+    measurements: Mapping[str, float | None] = field(default_factory=dict)
     error: str = ""
     error_class: str = ""  # 'again', 'memory', 'never'
     log: str = ""  # relative to the workspace
@@ -188,23 +191,3 @@ class TaskRecord:
 def to_json(record: Any) -> dict[str, Any]:
     """A record as plain JSON types."""
     return asdict(record)
-
-
-def record_from_json(data: Mapping[str, Any]) -> TaskRecord:
-    """A TaskRecord from its JSON; unknown keys are ignored, so that older versions can read newer records.
-
-    Raises
-    ------
-    ValueError
-        A required field is missing or a product is not an object.
-    """
-    known = {item.name for item in fields(TaskRecord)}
-    try:
-        values = {key: value for key, value in data.items() if key in known}
-        values["products"] = tuple(
-            Product(str(item["path"]), str(item["sha256"]), int(item["bytes"])) for item in data.get("products", ())
-        )
-        values["missing"] = tuple(data.get("missing", ()))
-        return TaskRecord(**values)
-    except (AttributeError, TypeError, KeyError, OverflowError) as error:
-        raise ValueError(f"not a task record: {error}") from error

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from dataclasses import FrozenInstanceError
 
 import pytest
 
-from survey.models import Exposure, Plan, Product, Task, TaskRecord, record_from_json, to_json
+from survey.models import Exposure, Plan, Product, Task, TaskRecord, to_json
+from survey.workspace.records import parse_record
 
 RECORD = TaskRecord(
     "image2/x", "image2", "x", "F200W", "ab", "complete", products=(Product("stage2/x_cal.fits", "cd", 5),),
@@ -17,11 +19,11 @@ RECORD = TaskRecord(
 
 
 def test_a_record_goes_through_json():
-    assert record_from_json(json.loads(json.dumps(to_json(RECORD)))) == RECORD
+    assert parse_record(json.dumps(to_json(RECORD))) == RECORD
 
 
 def test_newer_records_can_be_read():
-    assert record_from_json(to_json(RECORD) | {"colour": "blue"}) == RECORD
+    assert parse_record(json.dumps(to_json(RECORD) | {"colour": "blue"})) == RECORD
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,31 @@ def test_newer_records_can_be_read():
 )
 def test_what_is_no_record_is_refused(bad):
     with pytest.raises(ValueError, match="not a task record"):
-        record_from_json(bad)
+        parse_record(json.dumps(bad))
+
+
+@pytest.mark.parametrize(
+    ("changed", "cause"),
+    [
+        ({"seconds": "1"}, "seconds: Input should be a valid number"),
+        ({"seconds": True}, "seconds: Input should be a valid number"),
+        ({"seconds": float("nan")}, "seconds: Input should be a finite number"),
+        ({"attempts": 1.5}, "attempts: Input should be a valid integer"),
+        ({"inputs": {"a": 1}}, "inputs.a: Input should be a valid string"),
+        ({"environment": []}, "environment: Input should be an object"),
+        ({"measurements": {"a\n": "x"}}, r"measurements.'a\n': Input should be a valid number"),
+        ({"missing": "abc"}, "missing: Input should be a valid array"),
+        ({"products": [{"path": "../x", "sha256": "", "bytes": 1}]}, "'../x' is not the path of a product"),
+    ],
+)
+def test_a_field_of_another_type_is_named(changed, cause):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'not a task record: {cause}')}"):
+        parse_record(json.dumps(to_json(RECORD) | changed))
+
+
+def test_a_measurement_can_be_missing_and_a_whole_number():
+    record = parse_record(json.dumps(to_json(RECORD) | {"measurements": {"depth": None, "members": 3}}))
+    assert record.measurements == {"depth": None, "members": 3.0}
 
 
 def test_records_are_frozen_and_travel():

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from survey.messages import shown
-from survey.models import COMPLETE, TaskRecord, record_from_json, to_json
+from pydantic import TypeAdapter, ValidationError
+
+from survey.messages import unquoted
+from survey.models import COMPLETE, TaskRecord, to_json
 from survey.workspace import paths
 from survey.workspace.files import write_file
 
 SEAL = "sha256"  # field with the checksum of the record's text without this field
 MAX_RECORD_BYTES = 16 * 1024 * 1024  # a record has some kB; a larger file is not one
-
-_TEXT = "key step subject filter status digest host job started error error_class context log mosaic".split()
-_NUMBERS = ("seconds", "cpu_seconds", "peak_memory_gb", "memory_gb", "estimate_gb")
-_TEXTS = ("inputs", "references", "sha1", "versions")  # name -> text
-_OBJECTS = ("inputs", "settings", "resolved", "references", "sha1", "versions", "measurements")
 
 
 def record_path(folder: Path, key: str) -> Path:
@@ -113,19 +110,37 @@ def read_record(path: Path) -> TaskRecord:
     if found.st_size > MAX_RECORD_BYTES:
         raise ValueError(f"{path.name}: larger than {MAX_RECORD_BYTES} bytes, not a task record.")
     try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name}: torn or not JSON ({error}).") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path.name}: expected a JSON object, found {type(data).__name__}.")
-    try:
-        record = record_from_json(data)
-        _check_types(record)
+        record = parse_record(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
     if path.name not in (record_path(path.parent, record.key).name, failure_path(path.parent, record.key).name):
         raise ValueError(f"{path.name}: holds the record of {record.key!r}; the file was renamed or copied.")
     return record
+
+
+def parse_record(content: bytes | str) -> TaskRecord:
+    """A record from its JSON. Unknown fields are ignored, so that older versions can read newer records.
+
+    Raises
+    ------
+    ValueError
+        It is not JSON, lacks a required field, has one of another type, or a path that is not that of a product.
+    """
+    try:
+        record = _reader().validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(unquoted, first["loc"]))
+        raise ValueError(f"not a task record: {place}{': ' if place else ''}{first['msg']}") from error
+    for product in record.products:
+        if fault := paths.product_fault(product.path):
+            raise ValueError(f"not a task record: {fault}")
+    return record
+
+
+@cache
+def _reader() -> TypeAdapter[TaskRecord]:
+    return TypeAdapter(TaskRecord)
 
 
 @dataclass(frozen=True)
@@ -161,32 +176,3 @@ def read_records(folder: Path) -> Records:
             beside = path.name == failure_path(folder, record.key).name
             (failures if beside else records)[record.key] = record
     return Records(records, faults, failures)
-
-
-def _check_types(record: TaskRecord) -> None:
-    for name in _TEXT:
-        if not isinstance(getattr(record, name), str):
-            raise ValueError(f"not a task record: {name!r} is {type(getattr(record, name)).__name__}, expected str")
-    for name in _NUMBERS:
-        value = getattr(record, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f"not a task record: {name!r} is {type(value).__name__}, expected a number")
-        if not math.isfinite(value):
-            raise ValueError(f"not a task record: {name!r} is {value}, expected a finite number")
-    if isinstance(record.attempts, bool) or not isinstance(record.attempts, int):
-        raise ValueError(f"not a task record: 'attempts' is {record.attempts!r}, expected an integer")
-    for product in record.products:
-        if fault := paths.product_fault(product.path):
-            raise ValueError(f"not a task record: {fault}")
-    for name in _OBJECTS:
-        if not isinstance(getattr(record, name), dict):
-            raise ValueError(f"not a task record: {name!r} is {type(getattr(record, name)).__name__}, expected object")
-    for name in _TEXTS:
-        for key, value in getattr(record, name).items():
-            if not isinstance(value, str):
-                raise ValueError(f"not a task record: {name!r} holds {shown(value)} for {shown(key)}, expected text")
-    for key, value in record.measurements.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
-            raise ValueError(f"not a task record: measurement {shown(key)} is {shown(value)}, expected a number")
-    if not all(isinstance(name, str) for name in record.missing):
-        raise ValueError("not a task record: 'missing' is not a list of names")
