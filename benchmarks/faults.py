@@ -87,6 +87,11 @@ def fault(kind: str, match: str = "", **changes: Any) -> tuple[dict[str, Any], .
     return ({"kind": kind, "match": match, **changes},)
 
 
+def once_each(kind: str, *matches: str, **changes: Any) -> tuple[dict[str, Any], ...]:
+    """A fault of the first request that each pattern matches."""
+    return tuple({"kind": kind, "match": match, "times": 1, **changes} for match in matches)
+
+
 def resume(kind: str) -> Callable[[Bench], None]:
     """A part of the file lies there from an earlier try; the server answers the Range request in the wrong way."""
 
@@ -153,6 +158,8 @@ def ten_at_once(bench: Bench) -> None:
 
 
 QUERY, FILES, CRDS, REFERENCES = "POST ", "GET .*Download", "/crds", "GET /crds.*references"
+REQUESTS = ("columnsconfig", "Mast.Caom.Filtered", "Mast.Caom.Products", FILES)
+CRDS_REQUESTS = ("POST .*get_server_info", "POST .*get_mapping_names", "GET /crds.*pmap", REFERENCES)
 FILE = f"GET .*{ONE}"
 FLAT = "GET /crds.*_flat_.*fits"
 SLOW = {"bytes": 1, "seconds": 0.1}
@@ -178,6 +185,17 @@ CASES = (
          fault("error", FILES, status=429, retry_after="5", times=1)),
     Case("archive", "connection reset in a body" + PASSES, "fetch", 0, fault("reset", FILES, bytes=50_000, times=2)),
     Case("archive", "silence" + PASSES, "fetch", 0, fault("silence", FILES, times=1)),
+    Case("archive", "each request once: silence" + PASSES, "fetch", 0, once_each("silence", *REQUESTS)),
+    Case("archive", "each request once: answer after 20 s" + PASSES, "fetch", 0,
+         once_each("delay", *REQUESTS, seconds=20)),
+    Case("archive", "each request once: 10 bytes a second" + PASSES, "fetch", 0, once_each("drip", *REQUESTS, **SLOW)),
+    Case("archive", "each request once: headers that never end" + PASSES, "fetch", 0,
+         once_each("drip_headers", *REQUESTS, seconds=0.5)),
+    Case("archive", "each request once: reset" + PASSES, "fetch", 0, once_each("reset", *REQUESTS)),
+    Case("archive", "each request once: HTTP 502" + PASSES, "fetch", 0, once_each("error", *REQUESTS, status=502)),
+    Case("archive", "each request once: truncated body" + PASSES, "fetch", 0, once_each("short", *REQUESTS, bytes=1)),
+    Case("archive", "EXECUTING, then silence to the poll" + PASSES, "fetch", 0,
+         (*once_each("executing", "Mast.Caom.Filtered"), *once_each("silence", "Mast.Caom.Filtered"))),
     Case("archive", "body of 10 bytes a second" + PASSES, "fetch", 0, fault("drip", FILES, **SLOW, times=1)),
     Case("archive", "short body" + PASSES, "fetch", 0, fault("short", FILES, bytes=50_000, times=2)),
     Case("archive", "Content-Length 100 too large" + PASSES, "fetch", 0,
@@ -233,6 +251,16 @@ CASES = (
     Case("CRDS", "wrong bytes of equal length" + PASSES, "refs", 0, fault("corrupt", FLAT, bytes=5000, times=1)),
     Case("CRDS", "reset in a body" + PASSES, "refs", 0, fault("reset", FLAT, bytes=5000, times=1)),
     Case("CRDS", "silence" + PASSES, "refs", 0, fault("silence", FLAT, times=1)),
+    Case("CRDS", "each request once: silence" + PASSES, "refs", 0, once_each("silence", *CRDS_REQUESTS)),
+    Case("CRDS", "each request once: answer after 20 s" + PASSES, "refs", 0,
+         once_each("delay", *CRDS_REQUESTS, seconds=20)),
+    Case("CRDS", "each request once: 10 bytes a second" + PASSES, "refs", 0, once_each("drip", *CRDS_REQUESTS, **SLOW)),
+    Case("CRDS", "each request once: headers that never end" + PASSES, "refs", 0,
+         once_each("drip_headers", *CRDS_REQUESTS, seconds=0.5)),
+    Case("CRDS", "each request once: reset" + PASSES, "refs", 0, once_each("reset", *CRDS_REQUESTS)),
+    Case("CRDS", "each request once: HTTP 502" + PASSES, "refs", 0, once_each("error", *CRDS_REQUESTS, status=502)),
+    Case("CRDS", "each request once: truncated body" + PASSES, "refs", 0, once_each("short", *CRDS_REQUESTS, bytes=1)),
+    Case("CRDS", "each request once: HTML page" + PASSES, "refs", 0, once_each("html", *CRDS_REQUESTS)),
     Case("CRDS", "truncated file in the cache", "refs", 0, prepare=truncated_reference),
     Case("CRDS", "no server, cache suffices", "refs", 0, prepare=full_cache_without_server),
     Case("CRDS", "ten processes, one cache", "refs", 0, prepare=ten_at_once),

@@ -106,7 +106,7 @@ class _BoundedRequest:
         PassingError
             A failure that another attempt may not have.
         ServiceUnreachableError, AccessRefusedError
-            A failure that stays.
+            Any other failure.
         """
         import requests
 
@@ -143,7 +143,9 @@ class _BoundedRequest:
                 raise GivenUpError
             size += len(block)
             if size > MAX_REPLY_BYTES:
-                raise BodyError(f"the reply holds more than {MAX_REPLY_BYTES} bytes", is_damaged=True)
+                raise ServiceUnreachableError(
+                    f"{self._server}: a reply holds more than {MAX_REPLY_BYTES} bytes. Check archive.server."
+                )
             blocks.append(block)
             attempt.pace.reached(size)
         return blocks
