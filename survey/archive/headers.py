@@ -67,6 +67,11 @@ class Header:
         value = self.values((keyword,)).get(keyword)
         return value if isinstance(value, str) else None
 
+    def is_extension(self, name: str) -> bool:
+        """Whether EXTNAME is this name (in upper case), ignoring case as readers do."""
+        card = self.card("EXTNAME").upper()  # parsed only when it may be: most headers are of other extensions
+        return name.encode() in card and (self.text("EXTNAME") or "").strip().upper() == name
+
     def values(self, keywords: Iterable[str]) -> dict[str, Value]:
         """Values of keywords as astropy reads them, long texts joined; missing and undefined ones are left out.
 

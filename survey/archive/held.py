@@ -1,4 +1,4 @@
-"""What the workspace already holds of an archive, known from the ledger; a file that was touched is read again."""
+"""Find and verify the raw files that a workspace has, by its ledger; files that were touched are read again."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from survey.names import ExposureName, split_file
 
 
 def known(exposures: Iterable[Exposure], directory: Path) -> tuple[Exposure, ...]:
-    """The same exposures, with sha256 and header facts where the ledger knows the file as it lies there now.
+    """Add sha256 and header facts from the ledger to exposures whose file is unchanged.
 
-    A file that was changed since its line was written counts as not there: `fetch` will look at it.
+    An exposure whose file has changed, or is missing, is returned as it is: `fetch` will handle it.
     """
     ledger = Ledger(directory / LEDGER)
     return tuple(_with_entry(exposure, ledger.get(exposure.file), directory) for exposure in exposures)
@@ -57,7 +57,7 @@ def verify(directory: Path) -> dict[str, str]:
 
     Returns
     -------
-    faults : 'raw/<name>' -> what is wrong
+    faults : 'raw/<name>' -> what is wrong with it
     """
     ledger = Ledger(directory / LEDGER)
     faults = {}
@@ -72,13 +72,15 @@ def verify(directory: Path) -> dict[str, str]:
                 raise OSError(errno.EINVAL, "not a file")
             sha256 = file_sha256(path)
         except ProductNameError:
-            faults[f"raw/{LEDGER}"] = f"names {shown(name)}, which is not the name of a raw file"
+            faults[f"raw/{LEDGER}"] = (
+                f"has a line for {shown(name, ascii_only=True)}, which is not the name of a raw file"
+            )
             continue
         except OSError as error:
             faults[f"raw/{name}"] = f"cannot be read: {error.strerror or error}"
             continue
         if sha256 != entry.sha256:
-            faults[f"raw/{name}"] = f"sha256 is {sha256[:12]}..., the ledger says {entry.sha256[:12]}..."
+            faults[f"raw/{name}"] = f"sha256 is {sha256[:12]}..., expected {entry.sha256[:12]}... by the ledger"
     return faults
 
 

@@ -1,6 +1,6 @@
-"""What is known about the files in ``raw/``: one JSON line per finding, only ever appended.
+"""The ledger of ``raw/``: size, sha256, times and header facts of each file, one JSON line an entry, appended only.
 
-The last line of a name holds. A line that was cut off by a crash, or makes no sense, is skipped.
+The last line of a file counts. A line that a crash truncated, or that holds other values, is skipped.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ Signature = tuple[int, int, int, int]
 
 
 def signature(path: Path | str) -> Signature:
-    """Size, mtime [ns], ctime [ns] and inode of a file (of a link's target): unchanged means not written to since."""
+    """Size, mtime [ns], ctime [ns] and inode of a file, or of a link's target: they change with every write."""
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file as it was found whole."""
+    """A file as it was verified."""
 
     name: str  # file name
     size: int  # bytes
     sha256: str  # '' when only its header was read
     uri: str  # where it came from
     stat: Signature
-    facts: Mapping[str, Any] = field(default_factory=dict)  # of its header: survey.archive.local.facts
+    facts: Mapping[str, Any] = field(default_factory=dict)  # of its header; see survey.archive.local.facts
 
 
 class Ledger:
-    """The entries of one file, by name. Safe for threads; one process writes (the workspace's lock sees to it)."""
+    """The entries of a ledger's file, by name. Threads may share it; the workspace's lock admits one process."""
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
@@ -51,23 +51,25 @@ class Ledger:
         self._read()
 
     def get(self, name: str) -> Entry | None:
+        """The entry of a file name, or None."""
         return self._entries.get(name)
 
     def names(self) -> tuple[str, ...]:
+        """All file names that have an entry."""
         return tuple(self._entries)
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def append(self, entry: Entry, *, durable: bool = True) -> None:
-        """Add a finding; ``durable`` waits until it is on the disk."""
+        """Add an entry; ``durable`` waits until it is on the disk."""
         line = json.dumps(asdict(entry), separators=(",", ":")) + "\n"
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # A link in its place would be followed to a file of somebody else's.
+            # Never through a link, which may lead to another user's file.
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             with os.fdopen(descriptor, "ab") as stream:
-                if not self._ends_whole:  # a torn line stays alone
+                if not self._ends_whole:  # end the truncated line first
                     stream.write(b"\n")
                 stream.write(line.encode("utf-8"))
                 stream.flush()
@@ -108,17 +110,17 @@ def _parsed(line: bytes) -> Entry | None:
 
 
 def _sound(facts: Any) -> bool:
-    """Whether each fact is of its kind: a plan that reads them must not fail."""
+    """Whether each fact has the type and range that a plan expects."""
     if not isinstance(facts, dict):
         return False
-    told = {key: value for key, value in facts.items() if value is not None}
-    texts = (told.get(key, "") for key in ("filter", "pupil", "subarray"))
-    counts = (told.get(key, 1) for key in ("groups", "integrations"))
-    corners = told.get("footprint", [])
+    given = {key: value for key, value in facts.items() if value is not None}
+    texts = (given.get(key, "") for key in ("filter", "pupil", "subarray"))
+    counts = (given.get(key, 1) for key in ("groups", "integrations"))
+    corners = given.get("footprint", [])
     return (
         all(isinstance(value, str) and len(value) <= _MAX_TEXT and value.isascii() for value in texts)
         and all(type(value) is int and 0 <= value < _MAX_COUNT for value in counts)
-        and _is_number(told.get("start_mjd", 0.0))
+        and _is_number(given.get("start_mjd", 0.0))
         and isinstance(corners, list)
         and all(isinstance(corner, list) and len(corner) == 2 and all(map(_is_number, corner)) for corner in corners)
     )

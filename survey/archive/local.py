@@ -1,4 +1,4 @@
-"""Exposures from the headers of raw files: a folder in place of an archive, and what a download adds to its row.
+"""Read exposures from the headers of raw files: of a folder in place of an archive, and of files that were downloaded.
 
 Only headers are read (primary and SCI), never pixels.
 """
@@ -43,20 +43,20 @@ def find_exposures(
     ----------
     folder : of raw files
     program, observations, filters : wanted; None: all
-    cache : a ledger of files that were linked before: unchanged ones are not opened again. It is only read, because
-        planning does not lock the workspace
+    cache : a ledger of files that were linked before: unchanged ones are not opened again. It is only read, since a
+        plan does not lock the workspace
 
     Returns
     -------
     exposures : in the order of their names; ``uri`` is the file's path
-    faults : file name -> why it was left out, for files that look like raw files and cannot be used
+    faults : file name -> why it was left out, for names of raw files that cannot be used
 
     Raises
     ------
     ConfigError
         No such folder.
     SurveyError
-        No exposure fits; the message lists what the folder has.
+        No exposure matches; the message lists what the folder has.
     """
     folder = Path(folder).absolute()
     try:
@@ -73,7 +73,7 @@ def find_exposures(
                 observations and name.observation not in observations
             ):
                 continue
-            if path.exists() and not path.is_file():  # a pipe or a device would be read for ever
+            if path.exists() and not path.is_file():  # a pipe or a device would be waited for without end
                 raise DamagedFileError("is not a file.")
             exposure = _cached(path, cache)
         except (DamagedFileError, ProductNameError, OSError) as error:
@@ -83,24 +83,24 @@ def find_exposures(
             found.append(exposure)
     exposures = tuple(item for item in found if wanted is None or item.filter in wanted)
     if not exposures:
+        more = f", filters {sorted(wanted)}" if wanted else ""
+        more += f", observations {sorted(observations)}" if observations else ""
         there = ", ".join(sorted({item.filter for item in found})) or "none"
         bad = "".join(f"\n{name}: {cause}" for name, cause in sorted(faults.items()))
         raise SurveyError(
-            f"{folder}: none of {len(paths)} *{UNCAL} files fits program {program}"
-            f"{f', filters {sorted(wanted)}' if wanted else ''}"
-            f"{f', observations {sorted(observations)}' if observations else ''}; "
+            f"{folder}: none of {len(paths)} *{UNCAL} files fits program {program}{more}; "
             f"NIRCam imaging found: {there}.{bad}"
         )
     return exposures, faults
 
 
 def read_exposure(path: Path | str) -> Exposure | None:
-    """The exposure in a raw file, by its headers; None when it is whole but no NIRCam imaging.
+    """The exposure in a raw file, by its headers; None when it is complete but not NIRCam imaging.
 
     Raises
     ------
     DamagedFileError
-        Not a whole FITS file, or its header describes another exposure than its name.
+        Not a complete FITS file, or its header is of another exposure than its name.
     ProductNameError
         The file's name does not follow the archive's grammar.
     OSError
@@ -112,7 +112,7 @@ def read_exposure(path: Path | str) -> Exposure | None:
 
 
 def exposure_from_headers(path: Path, hdus: tuple[Hdu, ...], filename: str | None = None) -> Exposure | None:
-    """As `read_exposure`, from headers that were read already; ``filename`` when the path is a part file's."""
+    """As `read_exposure`, from headers that were read before; ``filename`` is the final one of a part file."""
     name = _named(filename or path.name)
     primary, science = hdus[0].header.values(_KEYWORDS), _science(hdus)
     _check_identity(primary, name)
@@ -141,21 +141,21 @@ def exposure_from_headers(path: Path, hdus: tuple[Hdu, ...], filename: str | Non
 
 
 def facts(exposure: Exposure) -> dict[str, Any]:
-    """What a header tells beyond the archive's row, as JSON types: for the ledger."""
+    """What a header adds to the archive's row, as JSON types for the ledger."""
     values = asdict(exposure)
     return {key: values[key] for key in FACTS}
 
 
-def with_facts(exposure: Exposure, told: Mapping[str, Any], sha256: str | None, size: int) -> Exposure:
-    """The exposure with what its file tells; the file wins over the row."""
-    known = {key: told[key] for key in FACTS if told.get(key) is not None}
+def with_facts(exposure: Exposure, found: Mapping[str, Any], sha256: str | None, size: int) -> Exposure:
+    """The exposure with the facts of its file, which take precedence over those of its row."""
+    known = {key: found[key] for key in FACTS if found.get(key) is not None}
     if "footprint" in known:
         known["footprint"] = tuple((float(ra), float(dec)) for ra, dec in known["footprint"])
     return replace(exposure, sha256=sha256, size=size, **known)
 
 
 def _cached(path: Path, cache: Ledger | None) -> Exposure | None:
-    """`read_exposure`, or what an earlier reading of the unchanged file told."""
+    """As `read_exposure`, from the ledger when the file is unchanged since it was read."""
     entry = cache.get(path.name) if cache is not None else None
     stat = signature(path)
     if entry is not None and entry.uri == str(path) and entry.stat == stat and entry.facts:
@@ -170,19 +170,19 @@ def _cached(path: Path, cache: Ledger | None) -> Exposure | None:
 def _named(filename: str) -> ExposureName:
     name, suffix = split_file(filename)
     if not isinstance(name, ExposureName) or suffix != "uncal":
-        raise ProductNameError(f"{filename}: not the name of a raw exposure.")
+        raise ProductNameError(f"{filename}: not the name of a raw exposure, such as jw..._uncal.fits.")
     return name
 
 
 def _science(hdus: tuple[Hdu, ...]) -> Header:
     for hdu in hdus[1:]:
-        if hdu.header.text("EXTNAME") == "SCI":
+        if hdu.header.is_extension("SCI"):
             return hdu.header
     raise DamagedFileError("has no SCI extension.")
 
 
 def _check_identity(primary: Mapping[str, Any], name: ExposureName) -> None:
-    """The header's detector, program, observation and visit must be the name's, where it names them."""
+    """Check that detector, program, observation and visit of a header, where it has them, are those of the name."""
     detector = text(primary.get("DETECTOR")).upper()
     if detector and detector != name.detector:
         raise DamagedFileError(f"holds detector {detector} by its header, expected {name.detector} by its name.")
@@ -194,6 +194,6 @@ def _check_identity(primary: Mapping[str, Any], name: ExposureName) -> None:
 
 
 def _passband(filter_name: str, pupil: str) -> tuple[str, str]:
-    """The element that defines the passband, and the other one: see `survey.archive.rows`."""
+    """The element that defines the passband, and the other one; see `survey.archive.rows`."""
     match = re.fullmatch(r"F\d{3}[WMN]2?", pupil)
     return (pupil, filter_name) if match and pupil in PUPIL_FILTERS else (filter_name, pupil or "CLEAR")

@@ -1,7 +1,7 @@
-"""The files in ``raw/``: keep what is whole, publish what is new, link what lies in a folder of the user's.
+"""Verify and publish the files in ``raw/``, and link those of a user's folder.
 
-A file under its final name is whole. It is trusted as long as its size, times and inode are those of its ledger line;
-otherwise its sha256 decides.
+A file under its final name is complete. It is accepted without reading while its size, times and inode are those of its
+ledger entry; otherwise its sha256 decides.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from survey.workspace.files import replace_file, write_link
 
 
 def kept(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure | None:
-    """The exposure with the facts of its file, if that is there and whole; None when it must be fetched (again)."""
+    """The exposure with the facts of its file; None when the file is missing or damaged, and must be fetched."""
     path = directory / exposure.file
     try:
         stat = signature(path)
@@ -31,7 +31,7 @@ def kept(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure | None
         if error.errno in (errno.ENOENT, errno.ELOOP):
             return None
         raise
-    if not path.is_file():  # a pipe or a device would be read for ever
+    if not path.is_file():  # a pipe or a device would be waited for without end
         return None
     entry = ledger.get(exposure.file)
     if entry is None or not entry.sha256:
@@ -45,7 +45,7 @@ def kept(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure | None
 
 
 def _adopted(exposure: Exposure, path: Path, ledger: Ledger) -> Exposure | None:
-    """A file without a ledger line (a crash after its rename, or put there by hand), when it stands the checks."""
+    """Accept a file without ledger entry (after a crash, or copied there by the user) if it passes the checks."""
     if exposure.size is not None and path.stat().st_size != exposure.size:
         return None
     try:
@@ -55,55 +55,55 @@ def _adopted(exposure: Exposure, path: Path, ledger: Ledger) -> Exposure | None:
 
 
 def record(exposure: Exposure, path: Path, ledger: Ledger) -> Exposure:
-    """Check a file under its final name and write its ledger line.
+    """Check a file under its final name and add it to the ledger.
 
     Raises
     ------
     DamagedFileError
-        It is not a whole FITS file, or not this exposure.
+        It is not a complete FITS file, or not this exposure.
     """
     stat = signature(path)
-    told = checked_facts(path, exposure)
+    found = checked_facts(path, exposure)
     sha256 = file_sha256(path)
-    ledger.append(Entry(exposure.file, stat[0], sha256, exposure.uri, stat, told))
-    return with_facts(exposure, told, sha256, stat[0])
+    ledger.append(Entry(exposure.file, stat[0], sha256, exposure.uri, stat, found))
+    return with_facts(exposure, found, sha256, stat[0])
 
 
 def checked_facts(path: Path, exposure: Exposure) -> dict[str, object]:
-    """Facts of a file's header, after a check of the whole file against its row; errors as in `record`."""
+    """Facts of a file's header, after a check of the file against its row; errors as in `record`."""
     hdus = check_structure(path)
     primary, found = hdus[0].header, exposure_from_headers(path, hdus, exposure.file)
     if found is None:
         kind, filter_name = primary.text("EXP_TYPE"), primary.text("FILTER")
         if filter_name or (kind and kind.upper() not in IMAGING):
             raise DamagedFileError(
-                f"is no NIRCam image of {exposure.detector} by its header (EXP_TYPE {kind}, FILTER {filter_name})."
+                f"is not a NIRCam image of {exposure.detector} by its header (EXP_TYPE {kind}, FILTER {filter_name})."
             )
         return {}  # a header without a filter cannot differ from the row
     if exposure.filter and found.filter != exposure.filter:
         raise DamagedFileError(f"holds filter {found.filter} by its header, expected {exposure.filter} by its row.")
-    # A row may name the narrow filter alone, whose partner in the other wheel it then does not tell.
-    pupil_unknown = exposure.pupil == "CLEAR" and exposure.filter in PUPIL_FILTERS
-    if primary.text("PUPIL") and exposure.pupil and not pupil_unknown and found.pupil != exposure.pupil:
+    # A row may name the narrow filter alone, without the wide one in the other wheel.
+    is_partial = exposure.pupil == "CLEAR" and exposure.filter in PUPIL_FILTERS
+    if primary.text("PUPIL") and exposure.pupil and not is_partial and found.pupil != exposure.pupil:
         raise DamagedFileError(f"holds pupil {found.pupil} by its header, expected {exposure.pupil} by its row.")
     return facts(found)
 
 
 def publish(exposure: Exposure, part: Path, directory: Path, ledger: Ledger) -> Exposure:
-    """Check a finished part file, flush it, give it its final name, and write its ledger line.
+    """Check a complete part file, flush it to disk, give it its final name, and add it to the ledger.
 
     Raises
     ------
     DamagedFileError
-        The part is no whole FITS file, or not this exposure; it stays under its own name.
+        The part is not a complete FITS file, or not this exposure; it keeps its own name.
     """
-    told = checked_facts(part, exposure)
+    found = checked_facts(part, exposure)
     sha256 = file_sha256(part)
     path = directory / exposure.file
     replace_file(part, path)
     stat = signature(path)
-    ledger.append(Entry(exposure.file, stat[0], sha256, exposure.uri, stat, told))
-    return with_facts(exposure, told, sha256, stat[0])
+    ledger.append(Entry(exposure.file, stat[0], sha256, exposure.uri, stat, found))
+    return with_facts(exposure, found, sha256, stat[0])
 
 
 def link_local(
@@ -112,16 +112,16 @@ def link_local(
     *,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> tuple[tuple[Exposure, ...], dict[str, str]]:
-    """Make a folder's files the raw files of a workspace, by symbolic links, under the checks of a download.
+    """Link files of a folder into ``raw/`` by symbolic links, with the checks of a download.
 
-    Links cost no space, cross file systems, and the source is never written to. A source that changes is seen: its
-    size, times or inode differ from the ledger's, it is hashed again, and what was made from it is stale. (A hard link
-    would tie the workspace to one file system; a copy would double a survey's terabyte.)
+    The files are never written to. One that changes later has another size, time or inode than in the ledger: it is
+    hashed again, and products made from it are stale. (Hard links would not work across file systems; copies would
+    double the terabyte of a survey.)
 
     Returns
     -------
-    exposures : those whose file is whole, with sha256
-    missing : exposure name -> why not
+    exposures : those whose file is complete, with sha256
+    missing : exposure name -> why it is not linked
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Archive rows to Exposures: what a row says is checked here, and a row that makes no sense is left out.
+"""Turn rows of the archive into exposures. Values are checked; a row with impossible values is left out.
 
-Pure: rows are dicts of JSON values, as the portal returns them; any of them may be missing, None or of another type.
+Rows are dicts of JSON values as the portal sends them; any of them may be missing, None or of another type.
 
 An exposure's ``filter`` is the element that defines its passband. NIRCam has narrow filters in its pupil wheel, used
 with a wide one in the filter wheel: F150W2 with F162M is filter F162M, ``pupil`` F150W2. Sorted, the pair is the
@@ -18,11 +18,7 @@ from typing import Any
 from survey.errors import ProductNameError
 from survey.models import Exposure
 from survey.names import ExposureName, MosaicName, parse_exposure, parse_mosaic, split_file
-from survey.nircam import (
-    DETECTORS,
-    passband,
-    sees,
-)
+from survey.nircam import DETECTORS, passband, sees
 
 Row = Mapping[str, Any]
 
@@ -32,7 +28,7 @@ _NUMBER = re.compile(r"[-+]?\d+(?:\.0*)?", re.ASCII)
 
 @dataclass(frozen=True)
 class Parent:
-    """What an observation row says about the exposures in its product list."""
+    """An observation row: what it has in common with the exposures of its product list."""
 
     obsid: str
     name: MosaicName | ExposureName
@@ -65,14 +61,14 @@ def text(value: Any) -> str:
 
 
 def whole(value: Any) -> int | None:
-    """A row's value as an integer, None when it is none: '42', 42.0 and 42 are 42."""
+    """A row's value as an integer ('42', 42.0 and 42 are 42), or None for anything else."""
     if isinstance(value, bool) or not _NUMBER.fullmatch(shown := text(value)) or len(shown) > 18:
         return None
     return int(shown.split(".")[0])
 
 
 def real(value: Any) -> float | None:
-    """A row's value as a finite float, None when it is none."""
+    """A row's value as a finite float, or None for anything else."""
     try:
         number = float(text(value))
     except ValueError:
@@ -105,8 +101,8 @@ def footprints(region: Any) -> tuple[tuple[tuple[float, float], ...], ...]:
 
 def read_parent(row: Row, program: int) -> Parent | None:
     """An observation row that may list NIRCam imaging exposures of the program; None for every other row."""
-    level, said_program = whole(row.get("calib_level")), whole(row.get("proposal_id"))
-    if (level is not None and level < 0) or said_program not in (None, program):
+    level, row_program = whole(row.get("calib_level")), whole(row.get("proposal_id"))
+    if (level is not None and level < 0) or row_program not in (None, program):
         return None
     instrument = text(row.get("instrument_name")).upper()
     obsid, shown = text(row.get("obsid")), text(row.get("obs_id"))
@@ -133,9 +129,9 @@ def read_parent(row: Row, program: int) -> Parent | None:
 def needed(
     parents: Iterable[Parent], observations: Collection[int] | None, filters: Collection[str] | None
 ) -> list[Parent]:
-    """Rows whose product lists are worth asking for, in the order of their names.
+    """Select the rows whose product lists are to be requested, in the order of their names.
 
-    Rows over several observations (c1000) repeat the files of rows per observation: they are asked only for optical
+    Rows over several observations (c1000) repeat the files of rows per observation: they are selected only for optical
     elements that no row per observation has.
     """
     unique = {parent.obsid: parent for parent in parents}
@@ -145,12 +141,12 @@ def needed(
         if (filters is None or parent.filter in filters)
         and (observations is None or parent.observation is None or parent.observation in observations)
     ]
-    told = {(parent.filter, parent.pupil, parent.subarray) for parent in chosen if parent.observation is not None}
+    listed = {(parent.filter, parent.pupil, parent.subarray) for parent in chosen if parent.observation is not None}
     return sorted(
         (
             parent
             for parent in chosen
-            if parent.observation is not None or (parent.filter, parent.pupil, parent.subarray) not in told
+            if parent.observation is not None or (parent.filter, parent.pupil, parent.subarray) not in listed
         ),
         key=lambda parent: (str(parent.name), parent.obsid),
     )
@@ -190,7 +186,7 @@ def read_product(row: Row, parent: Parent, program: int) -> Exposure | None:
 
 
 def merge(first: Exposure, second: Exposure, second_is_own_row: bool) -> Exposure:
-    """Two rows of one file: the exposure's own row adds time and footprint; a size is taken from whichever has one."""
+    """Combine two rows of one file: a size from the one that has it, time and footprint from the exposure's own row."""
     extra: dict[str, Any] = {}
     if first.size is None:
         extra["size"] = second.size

@@ -213,7 +213,7 @@ def _paths(names: Iterable[str], instrument: str) -> dict[str, str]:
 
 
 def _cached_server_info() -> dict[str, Any]:
-    """What the server said when the cache was last synced; empty when the cache does not hold it."""
+    """The server information of the last sync; empty when the cache has none."""
     import ast
 
     from crds.core import config
