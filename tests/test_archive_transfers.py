@@ -7,6 +7,7 @@ import http.server
 import ipaddress
 import ssl
 import threading
+import time
 
 import pytest
 
@@ -130,6 +131,25 @@ def test_wrong_file_is_fetched_again_and_then_named(server, tmp_path):
     outcome = transfer(server, tmp_path, "abc", accept)
     assert sorted(seen) == ["a", "b", "b", "c"] and outcome.missing == {"b": "odd bytes (2 attempts)"}
     assert not outcome.by_server and not Part(tmp_path, "b").path.exists()
+
+
+def test_late_answer_leaves_its_body_the_whole_time(server, tmp_path, monkeypatch):
+    """Headers after 0.5 s, a body within 0.4 s: together more than the 0.67 s of an attempt, each of them less."""
+    answered = []
+
+    def late(self):
+        answered.append(self.path)
+        time.sleep(0.5)
+        self.send_response(200)
+        self.send_header("Content-Length", "100")
+        self.end_headers()
+        for _ in range(5):
+            self.wfile.write(b"x" * 20)
+            self.wfile.flush()
+            time.sleep(0.1)
+
+    monkeypatch.setattr(Files, "do_GET", late)
+    assert transfer(server, tmp_path, "a", lambda file: None).done == {"a": None} and len(answered) == 1
 
 
 def test_failures_of_the_disk(server, tmp_path):

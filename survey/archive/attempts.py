@@ -91,16 +91,20 @@ class Pace:
 
     def __init__(self, stall_seconds: float, least_bytes: float, done: int = 0):
         self.stall_seconds, self._least_bytes = stall_seconds, least_bytes
-        self._bytes, self._time = done, time.monotonic()
-        self.done = done
+        self.restart(done)
+
+    def restart(self, done: int) -> None:
+        """Count anew: the server has answered, and its body comes next."""
+        self.done = self._bytes = done
+        self._time = time.monotonic()
 
     def reached(self, done: int) -> bool:
         """Note the bytes so far; whether they count as progress."""
         self.done = done
-        if done - self._bytes < self._least_bytes:
-            return False
-        self._bytes, self._time = done, time.monotonic()
-        return True
+        is_progress = done - self._bytes >= self._least_bytes
+        if is_progress:
+            self.restart(done)
+        return is_progress
 
     @property
     def idle_seconds(self) -> float:

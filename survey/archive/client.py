@@ -114,6 +114,7 @@ class _BoundedRequest:
         options = options | {"timeout": (min(_CONNECT_SECONDS, left), left), "stream": True, "allow_redirects": True}
         try:
             response = self._request(method, url, **options)
+            attempt.pace.restart(0)
             try:
                 content = b"".join(self._body(response, attempt))
             finally:

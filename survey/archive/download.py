@@ -235,6 +235,7 @@ def download(connection: Connection, file: RemoteFile, attempt: Attempt, on_byte
                 return
             tag = _validator(response)
             start, total = _extent(response, part, offset, "" if connection.holds_token(tag) else tag)
+            attempt.pace.restart(start)
             if None not in (total, file.size) and total != file.size:
                 part.discard()
                 raise TransferError(f"the server sends {total} bytes, expected {file.size}.", "file")
