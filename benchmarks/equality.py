@@ -25,7 +25,7 @@ from measure import DEMO, make_demo, say, survey_environment
 from survey.models import COMPLETE, TaskRecord
 from survey.references import References, worker_environment
 from survey.steps.registry import REGISTRY
-from survey.workspace.provenance import read_records
+from survey.workspace.records import read_records
 
 
 def unequal_pixels(ours: np.ndarray, plain: np.ndarray) -> int:

@@ -22,7 +22,7 @@ from equality import compare_files
 from measure import DEMO, OBSERVATORY, ROOT, demo_command, make_demo, measure, say, served, survey_environment
 
 from survey.models import COMPLETE, TaskRecord
-from survey.workspace.provenance import read_records
+from survey.workspace.records import read_records
 
 LIMIT_SECONDS = 1800
 

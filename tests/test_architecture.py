@@ -282,3 +282,25 @@ def test_a_comparison_with_a_step_is_found(source):
 )
 def test_what_only_names_a_step_is_no_comparison(source):
     assert list(comparisons_with_steps(source)) == []
+
+
+@pytest.mark.pipeline
+def test_what_benchmarks_and_pictures_import_is_there():
+    """No test runs the long benchmarks, so a name that moved would be missed until someone measures."""
+    missing = []
+    scripts = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "docs").rglob("*.py")]
+    for path in (path for path in scripts if "_build" not in path.parts):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == lines.PACKAGE:
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    if not hasattr(module, alias.name) and not is_module(f"{node.module}.{alias.name}"):
+                        missing.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.module} has no {alias.name}")
+    assert missing == []
+
+
+def is_module(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # its parent is a module, not a package
+        return False
