@@ -288,7 +288,7 @@ def console() -> NoReturn:
         if not is_disk_full(error):
             logging.getLogger(__name__).debug("not expected", exc_info=True)  # with --verbose
             _fail(SurveyError(f"{error.filename or type(error).__name__}: {error.strerror or error}."))
-        _fail(DiskFullError(f"{error.filename or 'workspace'}: {error.strerror}; make room and run again."))
+        _fail(DiskFullError(f"{error.filename or 'workspace'}: {error.strerror or error}; make room and run again."))
 
 
 def _show_unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

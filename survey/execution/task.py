@@ -84,7 +84,7 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb
         return record
     except OSError as error:
         if is_disk_full(error):
-            return replace(base, error=f"{workspace.root}: {error.strerror}", error_class="disk")
+            return replace(base, error=f"{workspace.root}: {error.strerror or error}", error_class="disk")
         _failed(workspace, base, str(error), "again", site.run)
         raise TaskError(f"{task.key}: {error}", retry="again") from error
 
