@@ -19,12 +19,21 @@ if TYPE_CHECKING:
 
 ARCHIVE, CRDS = "https://mast.stsci.edu", "https://jwst-crds.stsci.edu"
 CACHE = "${CRDS_PATH:-crds_cache}"
+
+
+class FilterName(click.Choice[str]):
+    """A filter of the instrument, in upper or lower case."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(value.upper(), param, ctx)
+
+
 OBSERVATION = click.option(
     "--observation", "observations", multiple=True, type=click.IntRange(1, 999), metavar="NUMBER",
     help="Observation to take; may be repeated. Default: all.",
 )  # fmt: skip
 FILTER = click.option(
-    "--filter", "filters", multiple=True, type=click.Choice(FILTERS, case_sensitive=False), metavar="NAME",
+    "--filter", "filters", multiple=True, type=FilterName(FILTERS), metavar="NAME",
     help="Filter to take, such as F200W; may be repeated. Default: all.",
 )  # fmt: skip
 
