@@ -3,9 +3,10 @@
 Level 1 and 2, one file per exposure and detector:
     jw<ppppp><ooo><vvv>_<gg><s><aa>_<eeeee>(-seg<NNN>)_<detector>_<suffix>.fits
 Level 3, one product per association:
-    jw<ppppp>-<acid>_t<NNN>_<instr>_<optical elements>(-<subarray>)_<suffix>.<ext>
+    jw<ppppp>-<acid>_t<NNN>(-epoch<N>)_<instr>_<optical elements>(-<subarray>)_<suffix>.<ext>
 
-p program, o observation, v visit, g visit group, s parallel sequence, a activity (base 36), e exposure.
+p program, o observation, v visit, g visit group, s parallel sequence, a activity (base 36), e exposure. Of products of
+a target in one epoch, the id of the association can be missing: jw<ppppp>-t<NNN>-epoch<N>_...
 Source: JWST user documentation, "File naming conventions and data products".
 """
 
@@ -25,8 +26,8 @@ _EXPOSURE = re.compile(
     re.ASCII,
 )
 _MOSAIC = re.compile(
-    r"jw(?P<program>\d{5})-(?P<acid>[oacr]\d{3,4})_t(?P<target>\d{3})_(?P<instrument>[a-z]{3,8})"
-    r"_(?P<elements>[a-z0-9]{1,16}-[a-z0-9]{1,16})(?:-(?P<subarray>[a-z0-9]{1,24}))?",
+    r"jw(?P<program>\d{5})-(?:(?P<acid>[oacr]\d{3,4})_)?t(?P<target>\d{3})(?:-epoch(?P<epoch>0|[1-9]\d{0,3}))?"
+    r"_(?P<instrument>[a-z]{3,8})_(?P<elements>[a-z0-9]{1,16}-[a-z0-9]{1,16})(?:-(?P<subarray>[a-z0-9]{1,24}))?",
     re.ASCII,
 )
 # ASCII only: no look-alikes, no invisible characters, and one spelling of each name.
@@ -65,15 +66,18 @@ class MosaicName:
     """A level-3 product, without suffix; ``str()`` is the name."""
 
     program: int
-    acid: str
+    acid: str  # id of the association, such as 'o001'; '' if the name has none
     target: int
     instrument: str
     elements: str
     subarray: str | None = None
+    epoch: int | None = None
 
     def __str__(self) -> str:
+        acid = f"{self.acid}_" if self.acid else ""
+        epoch = "" if self.epoch is None else f"-epoch{self.epoch}"
         subarray = f"-{self.subarray.lower()}" if self.subarray else ""
-        return f"jw{self.program:05d}-{self.acid}_t{self.target:03d}_{self.instrument}_{self.elements}{subarray}"
+        return f"jw{self.program:05d}-{acid}t{self.target:03d}{epoch}_{self.instrument}_{self.elements}{subarray}"
 
     def file(self, suffix: str, extension: str = "fits") -> str:
         return f"{self}_{suffix}.{extension}"
@@ -108,21 +112,28 @@ def parse_exposure(name: str) -> ExposureName:
 
 
 def parse_mosaic(name: str) -> MosaicName:
-    """Read a level-3 product name without suffix, such as ``jw01345-o001_t001_nircam_clear-f200w``."""
+    """Read a level-3 product name without suffix, such as ``jw01345-o001_t001_nircam_clear-f200w``.
+
+    Raises
+    ------
+    ProductNameError
+        The name does not follow the naming scheme.
+    """
     match = _MOSAIC.fullmatch(name)
     if match is None:
         raise ProductNameError(
             f"{shown(name, ascii_only=True)}: not a level-3 product name of the archive; expected "
-            "jw<ppppp>-<acid>_t<NNN>_<instr>_<optical elements>(-<subarray>)."
+            "jw<ppppp>-<acid>_t<NNN>(-epoch<N>)_<instr>_<optical elements>(-<subarray>)."
         )
     part = match.groupdict()
     return MosaicName(
         int(part["program"]),
-        part["acid"],
+        part["acid"] or "",
         int(part["target"]),
         part["instrument"],
         part["elements"],
         part["subarray"],
+        None if part["epoch"] is None else int(part["epoch"]),
     )
 
 

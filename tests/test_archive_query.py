@@ -236,6 +236,17 @@ def test_odd_observation_rows_are_left_out_or_read(server, column):
         assert parent is None or str(parent.name) == good["obs_id"]
 
 
+@pytest.mark.parametrize(
+    ("name", "observation"),
+    [("jw01345-o001_t005-epoch1_nircam_clear-f200w", 1), ("jw01345-c1001_t005-epoch12_nircam_clear-f200w", None),
+     ("jw01345-t005-epoch1_nircam_clear-f200w", None)],
+)  # fmt: skip
+def test_rows_of_one_epoch_are_read(server, name, observation):
+    row = next(row for row in server.archive.observations if row["obs_id"].startswith("jw01345-o001"))
+    parent = read_parent(row | {"obs_id": name}, 1345)
+    assert (str(parent.name), parent.observation, parent.filter) == (name, observation, "F200W")
+
+
 @pytest.mark.parametrize("column", ["dataURI", "productType", "productSubGroupDescription", "size", "calib_level"])
 def test_odd_product_rows_are_left_out_or_read(server, column):
     row = next(row for row in server.archive.observations if row["obs_id"].startswith("jw01345-o001"))

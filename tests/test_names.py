@@ -38,11 +38,12 @@ _EXPOSURES = st.builds(
 _MOSAICS = st.builds(
     MosaicName,
     program=st.integers(1, 99_999),
-    acid=st.sampled_from(["o001", "c1000", "a3001", "r0001"]),
+    acid=st.sampled_from(["o001", "c1000", "a3001", "r0001", ""]),
     target=st.integers(0, 999),
     instrument=st.just("nircam"),
     elements=st.sampled_from(["clear-f200w", "f150w2-f162m"]),
     subarray=st.none() | st.sampled_from(["sub320", "sub640"]),
+    epoch=st.none() | st.integers(0, 9999),
 )
 
 
@@ -85,6 +86,23 @@ def test_known_mosaic():
 
 
 @pytest.mark.parametrize(
+    ("name", "acid", "target", "epoch"),
+    [
+        ("jw01345-o001_t001-epoch12_nircam_clear-f200w", "o001", 1, 12),
+        ("jw01345-c1001_t005-epoch1_nircam_clear-f200w-sub320", "c1001", 5, 1),
+        ("jw01345-a3001_t005-epoch0_nircam_f150w2-f162m", "a3001", 5, 0),
+        ("jw01345-t005-epoch1_nircam_clear-f200w", "", 5, 1),
+        ("jw01345-c1001_t005_nircam_clear-f200w", "c1001", 5, None),
+    ],
+)
+def test_a_mosaic_can_be_of_one_epoch(name, acid, target, epoch):
+    found = parse_mosaic(name)
+    assert (found.program, found.acid, found.target, found.epoch) == (1345, acid, target, epoch)
+    assert str(found) == name
+    assert split_file(f"{name}_i2d.fits") == (found, "i2d")
+
+
+@pytest.mark.parametrize(
     "bad",
     [
         "",
@@ -105,8 +123,10 @@ def test_bad_exposure_names(bad):
 
 
 @pytest.mark.parametrize(
-    "bad", ["", EXPOSURE, f"{MOSAIC}\n", MOSAIC.replace("o001", "x001"), f"{MOSAIC}-", f"/{MOSAIC}"]
-)
+    "bad",
+    ["", EXPOSURE, f"{MOSAIC}\n", MOSAIC.replace("o001", "x001"), f"{MOSAIC}-", f"/{MOSAIC}",
+     MOSAIC.replace("t021", "t021-epoch"), MOSAIC.replace("t021", "t021-epoch01"), MOSAIC.replace("_t021", "-epoch1")],
+)  # fmt: skip
 def test_bad_mosaic_names(bad):
     with pytest.raises(ProductNameError, match="not a level-3 product name"):
         parse_mosaic(bad)
