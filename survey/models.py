@@ -52,12 +52,19 @@ class Exposure:
     size: int | None = None  # bytes, according to the archive
     footprint: tuple[tuple[float, float], ...] | None = None  # ICRS corners (ra, dec) [deg]
     sha256: str | None = None  # of the verified raw file, once downloaded
+    # Polygons of the archive's mosaic that lists it, one of which holds it; ICRS (ra, dec) [deg]
+    outlines: tuple[tuple[tuple[float, float], ...], ...] = ()
     fault: str = ""  # why it cannot be used (damaged file, missing references); its filter may be unknown then
 
     @property
     def file(self) -> str:
         """Name of the raw file."""
         return f"{self.name}_uncal.fits"
+
+    @property
+    def polygons(self) -> tuple[tuple[tuple[float, float], ...], ...]:
+        """Its footprint or, where that is not known, the polygons one of which holds it; () if neither is known."""
+        return (self.footprint,) if self.footprint else self.outlines
 
 
 @dataclass(frozen=True, slots=True)

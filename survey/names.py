@@ -13,6 +13,7 @@ Source: JWST user documentation, "File naming conventions and data products".
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from survey.errors import ProductNameError
@@ -157,6 +158,11 @@ def split_file(filename: str) -> tuple[ExposureName | MosaicName, str]:
 def optical_elements(filter_name: str, pupil: str) -> str:
     """Filter and pupil as in level-3 product names, in alphabetical order: ('F200W', 'CLEAR') -> 'clear-f200w'."""
     return "-".join(sorted((filter_name.lower(), pupil.lower())))
+
+
+def observation_label(program: int, observation: int, programs: Collection[int]) -> str:
+    """An observation in a message: '3', or '1345:3' among observations of several programs."""
+    return str(observation) if len(programs) < 2 else f"{program}:{observation}"
 
 
 def plain_name(name: str) -> bool:

@@ -151,3 +151,25 @@ def test_row_that_names_the_narrow_filter_alone_fits_its_pair(tmp_path):
     row = Exposure(ONE, 1345, 1, 1, "NRCB1", "F162M", uri="mast:JWST/product/x")
     write_raw(tmp_path / row.file, ONE, "NRCB1", "F150W2", PUPIL="F162M")
     assert checked_facts(tmp_path / row.file, row)["pupil"] == "F150W2"
+
+
+def test_a_footprint_is_read_from_the_wcs_where_there_is_no_s_region(tmp_path):
+    """Cal files that others wrote: 32 x 32 pixels of 0.03 arcsec around 10, 60 degrees, y to the north."""
+    from astropy.io import fits
+
+    name = "jw01345001001_02101_00001_nrcb1"
+    path = tmp_path / f"{name}_uncal.fits"
+    write_raw(path, name, "NRCB1", "F200W")
+    with fits.open(path, mode="update") as hdus:
+        header = hdus["SCI"].header
+        del header["S_REGION"]
+    assert read_exposure(path).footprint is None
+    with fits.open(path, mode="update") as hdus:
+        step = 0.03 / 3600
+        linear = {"CRVAL1": 10.0, "CRVAL2": 60.0, "CRPIX1": 16.5, "CRPIX2": 16.5, "CDELT1": step, "CDELT2": step,
+                  "PC1_1": -1.0, "PC1_2": 0.0, "PC2_1": 0.0, "PC2_2": 1.0}  # fmt: skip
+        hdus["SCI"].header.update(linear)
+    found = read_exposure(path).footprint
+    half = 16 * step
+    assert found[0] == pytest.approx((10.0 + 2 * half, 60.0 - half), abs=1e-8)  # cos 60 = 1/2
+    assert found[2] == pytest.approx((10.0 - 2 * half, 60.0 + half), abs=1e-8)

@@ -54,7 +54,7 @@ def test_a_complete_grid_is_the_configs(tmp_path, engine):
     found = grid_of(tmp_path, [placed(1), placed(2)], engine=engine, **GIVEN)
     assert found.source == "config"
     assert found.wcs == LinearWcs((10.0, 0.0), (600.0, 500.0), 0.03, 20.0, (1200, 1000))
-    assert (found.cut, found.missed) == ((), ())
+    assert (found.held.cut, found.held.missed) == ((), ())
 
 
 def test_the_grid_of_the_alignment_is_taken_while_it_holds(tmp_path):
@@ -75,7 +75,7 @@ def test_a_predicted_grid_is_the_one_that_tiles_are_predicted_on(tmp_path):
     assert found.wcs.shape == layout.final_shape[::-1]
     assert (found.wcs.rotation_deg, found.wcs.pixel_scale_arcsec) == (30.0, 0.031)
     assert all(found.wcs.holds(item.footprint) for item in exposures)
-    assert found.cut == ()
+    assert found.held.cut == ()
 
 
 def test_without_footprints_a_grid_is_known_from_the_config_alone(tmp_path):
@@ -91,17 +91,17 @@ def test_exposures_beyond_the_grid_are_named(tmp_path):
     """A side is 324 pixels of the grid, which holds the corner at its pixel (600, 500)."""
     inside, cut, missed = placed(1), placed(2, -2.5), placed(3, -9)
     found = grid_of(tmp_path, [inside, cut, missed], **{**GIVEN, "rotation_deg": 0.0})
-    assert (found.cut, found.missed) == ((cut.name,), (missed.name,))
+    assert (found.held.cut, found.held.missed) == ((cut.name,), (missed.name,))
     assert found.to_json()["missed"] == [missed.name]
     within = placed(4, -600 / 324 - 0.05)  # 16 pixels beyond the border, as an alignment may move it
-    assert grid_of(tmp_path, [inside, within], **{**GIVEN, "rotation_deg": 0.0}).cut == ()
+    assert grid_of(tmp_path, [inside, within], **{**GIVEN, "rotation_deg": 0.0}).held.cut == ()
 
 
 def test_an_alignment_holds_its_exposures_whatever_their_footprints_are(tmp_path):
     exposures = [placed(1), placed(2, -9)]
     _, made = planned(tmp_path, exposures)
     found = grid_of(tmp_path, exposures, aligned(made))
-    assert (found.source, found.cut, found.missed) == ("alignment", (), ())
+    assert (found.source, found.held.cut, found.held.missed) == ("alignment", (), ())
 
 
 def test_tiles_are_not_predicted_on_the_grid_of_an_alignment_that_the_config_has_left(tmp_path):

@@ -19,6 +19,7 @@ from survey.config.model import SurveyConfig
 from survey.dashboard.journal import Journal
 from survey.execution.task import blank_record
 from survey.models import COMPLETE, FAILED, SKIPPED, Product
+from survey.mosaics.coverage import Coverage
 from survey.mosaics.sky_plane import LinearWcs
 from survey.planning.grids import Grid
 from survey.planning.planner import plan
@@ -130,19 +131,19 @@ def test_causes_that_reach_most_come_first(config, made):
 
 def test_a_plan_says_where_grids_are_known_from(config, made):
     wcs = LinearWcs((214.8, 52.8), (9.5, 8.0), 0.03, -49.7, (20, 10))
-    grid = Grid("config", wcs, cut=("jw1",), missed=("jw2", "jw3"))
-    planned = Planned(config, made, (), grids={PRODUCT: grid})
+    grid = Grid("config", wcs, Coverage(cut=("jw1",), missed=("jw2", "jw3"), outside=0.25))
+    planned = Planned(config, made, (), grids={PRODUCT: grid}, warnings=("the grid loses exposures",))
     assert plan_document(planned)["associations"][0]["grid"] == {
         "source": "config", "crval_deg": [214.8, 52.8], "crpix": [9.5, 8.0], "pixel_scale_arcsec": 0.03,
         "rotation_deg": -49.7, "shape": [20, 10], "cut": ["jw1"], "missed": ["jw2", "jw3"],
+        "area_outside": 0.25,
     }  # fmt: skip
     lines = text_of(plan_blocks(planned)).splitlines()
     assert (
         f"grid of {PRODUCT}: 20 x 10 pixels of 0.03 arcsec, crval 214.800000 52.800000 deg, crpix 9.5 8 (0-based), "
         "rotation -49.7 deg (given by the config)"
     ) in lines
-    assert f"partly outside the grid of {PRODUCT}: jw1" in lines
-    assert f"outside the grid of {PRODUCT}: jw2, jw3" in lines
+    assert "warning: the grid loses exposures" in lines
     both = text_of(plan_blocks(Planned(config, made, (), grids={PRODUCT: Grid("footprints", wcs), "other": None})))
     assert "(predicted from footprints;" in both
     assert "grid of other: not known before raw files are fetched" in both

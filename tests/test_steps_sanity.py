@@ -7,7 +7,7 @@ import pytest
 from astropy.io import fits
 
 from survey.errors import TaskError
-from survey.steps.sanity import check_image, check_ramp, ramp_fault, shape_fault
+from survey.steps.sanity import check_covered, check_image, check_ramp, ramp_fault, shape_fault
 
 RNG = np.random.default_rng(5)
 
@@ -113,3 +113,15 @@ def test_an_image_without_a_usable_pixel_is_refused(tmp_path, image, flags, word
     with pytest.raises(TaskError, match="image2/a") as raised:
         check_image(write(tmp_path / "a_cal.fits", image, flags), "image2/a")
     assert words in str(raised.value)
+
+
+def test_a_mosaic_without_data_is_an_error(tmp_path):
+    """One pixel in the last row has a weight, or none has."""
+    weights = np.zeros((1500, 4), "float32")
+    path = tmp_path / "i2d.fits"
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(weights, name="WHT")]).writeto(path)
+    with pytest.raises(TaskError, match="product: no pixel of the mosaic has data"):
+        check_covered(path, "product")
+    weights[-1, 3] = 0.5
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(weights, name="WHT")]).writeto(path, overwrite=True)
+    check_covered(path, "product")

@@ -22,6 +22,10 @@ from survey.nircam import DETECTORS, IMAGING, PUPIL_FILTERS, sees
 
 UNCAL = "_uncal.fits"
 FACTS = ("filter", "pupil", "subarray", "start_mjd", "groups", "integrations", "footprint")
+_WCS = (
+    *(f"{name}{axis}" for name in ("CRVAL", "CRPIX", "CDELT", "NAXIS") for axis in (1, 2)),
+    *(f"PC{row}_{column}" for row in (1, 2) for column in (1, 2)),
+)
 _MJD = ("EXPSTART", "MJD-BEG")
 _KEYWORDS = (
     *("EXP_TYPE", "DETECTOR", "PROGRAM", "OBSERVTN", "VISIT", "FILTER", "PUPIL", "SUBARRAY"),
@@ -136,7 +140,7 @@ def exposure_from_headers(path: Path, hdus: tuple[Hdu, ...], filename: str | Non
         integrations=whole(primary.get("NINTS")),
         uri=str(path),
         size=hdus[-1].end,
-        footprint=footprint(science.values(("S_REGION",)).get("S_REGION")),
+        footprint=footprint(science.values(("S_REGION",)).get("S_REGION")) or _by_wcs(science),
     )
 
 
@@ -179,6 +183,24 @@ def _science(hdus: tuple[Hdu, ...]) -> Header:
         if hdu.header.is_extension("SCI"):
             return hdu.header
     raise DamagedFileError("has no SCI extension.")
+
+
+def _by_wcs(science: Header) -> tuple[tuple[float, float], ...] | None:
+    """Footprint by the linear WCS of a science header, for one without S_REGION; None if it has no such WCS."""
+    found = {key: value for key, value in science.values(_WCS).items() if isinstance(value, int | float)}
+    if not all(key in found for key in _WCS):
+        return None
+    from astropy.wcs import WCS
+
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval, wcs.wcs.crpix, wcs.wcs.cdelt = ([found[f"{name}{axis}"] for axis in (1, 2)]
+                                                   for name in ("CRVAL", "CRPIX", "CDELT"))  # fmt: skip
+    wcs.wcs.pc = [[found[f"PC{row}_{column}"] for column in (1, 2)] for row in (1, 2)]
+    nx, ny = found["NAXIS1"], found["NAXIS2"]
+    x, y = (0.5, nx + 0.5, nx + 0.5, 0.5), (0.5, 0.5, ny + 0.5, ny + 0.5)
+    corners = zip(*wcs.all_pix2world(x, y, 1), strict=True)
+    return tuple((float(ra), float(dec)) for ra, dec in corners)
 
 
 def _check_identity(primary: Mapping[str, Any], name: ExposureName) -> None:

@@ -179,6 +179,7 @@ def read_product(row: Row, parent: Parent, program: int) -> Exposure | None:
         subarray=parent.subarray or "FULL",
         uri=uri,
         size=size if size is not None and size > 0 else None,
+        outlines=parent.regions,
     )
     if parent.is_exposure and str(parent.name) == exposure.name:
         exposure = replace(exposure, start_mjd=parent.start_mjd, footprint=parent.footprint)

@@ -123,7 +123,7 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
     """
     from survey.cli import plan_report
     from survey.cli.tables import emit_blocks
-    from survey.reduction import inputs, inspection
+    from survey.reduction import inputs, inspection, placement
     from survey.reduction import job as reduction
     from survey.reduction.load import load_config
     from survey.reduction.offline import WORKSPACE, Known, known_exposures, without_server
@@ -138,7 +138,9 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
         made = reduction.plan(loaded, known.exposures, references)
     found = inspection.plan_states(loaded, made)
     room = inspection.plan_room(loaded, made, found)
-    planned = plan_report.Planned(loaded, made, found, room, inspection.plan_grids(loaded, made), known.source)
+    grids = placement.plan_grids(loaded, made)
+    warnings = placement.placement_of(loaded, made).warnings
+    planned = plan_report.Planned(loaded, made, found, room, grids, known.source, warnings)
     document = plan_report.plan_document(planned) if as_json else {}
     emit_blocks(document, as_json, lambda: plan_report.plan_blocks(planned))
 
@@ -205,11 +207,12 @@ def status(config: Path, workspace: Path | None, as_json: bool, offline: bool) -
     loaded = load_config(config, workspace=workspace)
     try:
         # A plan of a large survey takes seconds, and a run keeps the numbers of its tasks itself.
-        planned = [] if loaded.folders.holder else inspection.planned_states(loaded)
+        planned = inspection.Forecast() if loaded.folders.holder else inspection.forecast(loaded)
     except SurveyError as error:  # the records can be shown without a plan
         say(f"Tasks that were never run are not counted: {error}")
-        planned = []
-    document = status_report.status_document(loaded, inspection.status(loaded), planned)
+        planned = inspection.Forecast()
+    document = status_report.status_document(loaded, inspection.status(loaded), planned.states)
+    document["warnings"] = list(planned.warnings)
     emit_blocks(document, as_json, lambda: status_report.status_blocks(document, loaded.workspace))
 
 
@@ -259,6 +262,8 @@ def _finish(config: SurveyConfig, done: Run, as_json: bool) -> None:
         say(f"{record.status} {record.key}: {record.error.splitlines()[0] if record.error else ''}")
     for name, cause in sorted(done.missing.items()):
         say(f"missing {name}: {cause}")
+    for text in done.warnings:
+        say(f"warning: {text}")
     for product, missing in document["incomplete"].items():
         say(f"{product}: made without {', '.join(missing)}")
     if done.failed or done.missing:

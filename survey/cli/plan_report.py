@@ -37,6 +37,7 @@ class Planned:
     room: Room | None = None
     grids: Mapping[str, Grid | None] = field(default_factory=dict)  # by product
     source: str = "archive"  # of the exposures: 'archive', 'folder' or 'workspace'
+    warnings: Sequence[str] = ()  # of grids that lose exposures or parts of them
 
 
 def plan_document(made: Planned) -> dict[str, Any]:
@@ -60,6 +61,7 @@ def plan_document(made: Planned) -> dict[str, Any]:
             for item in plan.exposures
         ],
         "associations": associations,
+        "warnings": list(made.warnings),
         "tasks": [
             {
                 "key": item.task.key,
@@ -193,12 +195,7 @@ def _grid_lines(made: Planned) -> list[str]:
     for text, products in shared.items():
         which = "of all mosaics" if len(products) > 1 == len(shared) else f"of {', '.join(products)}"
         lines.append(f"grid {which}: {text}")
-    for product, grid in made.grids.items():
-        for names, word in ((grid.missed, "outside"), (grid.cut, "partly outside")) if grid is not None else ():
-            if names:
-                more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-                lines.append(f"{word} the grid of {product}: {', '.join(names[:SHOWN])}{more}")
-    return lines
+    return [*lines, *(f"warning: {text}" for text in made.warnings)]
 
 
 def _grid_text(grid: Grid | None) -> str:

@@ -2,5 +2,6 @@
 
 # Modules that other packages may import.
 __all__ = [
-    "arrays", "association_files", "enclosing", "grid", "groups", "layouts", "predictions", "sky_plane", "tiles",
+    "arrays", "association_files", "coverage", "enclosing", "grid", "groups", "layouts", "predictions", "sky_plane",
+    "tiles",
 ]  # fmt: skip

@@ -70,6 +70,12 @@ class LinearWcs:
     rotation_deg: float  # position angle of the y axis, north over east
     shape: tuple[int, int]  # nx, ny
 
+    @property
+    def centre_deg(self) -> Point:
+        """Sky position of the grid's centre [deg]."""
+        offset = (self.shape[0] - 1) / 2 - self.crpix[0], (self.shape[1] - 1) / 2 - self.crpix[1]
+        return unproject(offset, self.crval_deg, self.pixel_scale_arcsec, self.rotation_deg)
+
     def pixel_of(self, point: Point) -> Point:
         """Pixel (x, y) of a sky position [deg], 0-based."""
         x, y = project(point, self.crval_deg, self.pixel_scale_arcsec, self.rotation_deg)
@@ -81,12 +87,6 @@ class LinearWcs:
         low = -0.5 - tolerance_arcsec / self.pixel_scale_arcsec
         pixels = [self.pixel_of(point) for point in points]
         return all(low <= x <= nx - 1 - low and low <= y <= ny - 1 - low for x, y in pixels)
-
-    def misses(self, points: Iterable[Point]) -> bool:
-        """Whether the box around sky positions has no pixel of the grid."""
-        xs, ys = zip(*(self.pixel_of(point) for point in points), strict=True)
-        nx, ny = self.shape
-        return max(xs) < -0.5 or max(ys) < -0.5 or min(xs) > nx - 0.5 or min(ys) > ny - 0.5
 
     def is_close(self, other: LinearWcs) -> bool:
         """Whether both are one grid, to a millionth of a pixel."""

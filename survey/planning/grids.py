@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from survey.models import Association, Exposure, Plan
+from survey.mosaics.coverage import Coverage, coverage
 from survey.mosaics.layouts import Layout
 from survey.mosaics.predictions import predict_wcs
-from survey.mosaics.sky_plane import LinearWcs
+from survey.mosaics.sky_plane import LinearWcs, Point
 from survey.nircam import native_scale_arcsec
 from survey.steps.registry import REGISTRY
 
@@ -25,11 +26,12 @@ class Grid:
 
     source: str  # 'config', 'alignment' or 'footprints'
     wcs: LinearWcs
-    cut: tuple[str, ...] = ()  # members of which a part is outside the grid that the config gives, by footprints
-    missed: tuple[str, ...] = ()  # members that are outside the grid
+    held: Coverage = field(default_factory=Coverage)  # by footprints, for a grid that the config gives
 
     def to_json(self) -> dict[str, Any]:
-        return {"source": self.source, **self.wcs.to_json(), "cut": list(self.cut), "missed": list(self.missed)}
+        held = self.held
+        members = {"cut": list(held.cut), "missed": list(held.missed), "area_outside": round(held.outside, 4)}
+        return {"source": self.source, **self.wcs.to_json(), **members}
 
 
 def given_grid(resample: Mapping[str, Any]) -> LinearWcs | None:
@@ -73,10 +75,11 @@ def _grid(
         source, wcs = FOOTPRINTS, predict_wcs(members, resample, native_scale_arcsec(members[0].detector))
     if wcs is None:
         return None
-    beyond = {
-        item.name: item.footprint
-        for item in members
-        if source == CONFIG and item.footprint and not wcs.holds(item.footprint, TOLERANCE_ARCSEC)
-    }
-    missed = tuple(name for name, corners in beyond.items() if wcs.misses(corners))
-    return Grid(source, wcs, tuple(name for name in beyond if name not in missed), missed)
+    if source != CONFIG:
+        return Grid(source, wcs)
+    return Grid(source, wcs, coverage(wcs, polygons_of(members), TOLERANCE_ARCSEC))
+
+
+def polygons_of(members: Iterable[Exposure]) -> dict[str, Sequence[Sequence[Point]]]:
+    """Name of an exposure -> its footprint or outlines, of exposures of which they are known."""
+    return {item.name: item.polygons for item in members if item.polygons}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from survey.archive import held as archive_held
@@ -13,13 +15,11 @@ from survey.digest import file_sha256, tree_sha256
 from survey.errors import ConfigError
 from survey.models import COMPLETE, Plan, TaskRecord
 from survey.mosaics.groups import ROOT_METADATA
-from survey.mosaics.layouts import read_layouts
 from survey.planning.disk import Room, room
-from survey.planning.grids import Grid, grids
-from survey.planning.recipe import recipe_of
 from survey.planning.staleness import DONE, State, states
 from survey.reduction.inputs import held_exposures
-from survey.reduction.job import plan
+from survey.reduction.job import unchecked_plan
+from survey.reduction.placement import placement_of
 from survey.steps.registry import row_of
 from survey.workspace import paths
 from survey.workspace.folders import Workspace
@@ -57,7 +57,7 @@ def explain(config: SurveyConfig, product: str) -> tuple[Lineage, dict[str, tupl
     except KeyError as error:
         raise ConfigError(str(error.args[0])) from error
     exposures = held_exposures(config)
-    current = {state.task.key: state for state in states(plan(config, exposures), records, workspace.root)}
+    current = {state.task.key: state for state in states(unchecked_plan(config, exposures), records, workspace.root)}
     held = {exposure.name for exposure in exposures}
     stale = {}
     for _, node in tree.walk():
@@ -204,17 +204,22 @@ def plan_states(config: SurveyConfig, made: Plan) -> list[State]:
     return states(made, read_records(workspace.records).by_key, workspace.root)
 
 
-def planned_states(config: SurveyConfig) -> list[State]:
+@dataclass(frozen=True)
+class Forecast:
+    """What the config plans for the raw files in the workspace."""
+
+    states: Sequence[State] = ()
+    warnings: tuple[str, ...] = ()  # grids that lose exposures, or that no run would accept
+
+
+def forecast(config: SurveyConfig) -> Forecast:
     """States of the tasks that the config plans for the raw files in the workspace. No server is asked."""
     exposures = held_exposures(config)
-    return plan_states(config, plan(config, exposures)) if exposures else []
-
-
-def plan_grids(config: SurveyConfig, made: Plan) -> dict[str, Grid | None]:
-    """The output grid of each mosaic of a plan, by product; None where it is not known yet."""
-    products = [association.product for association in made.associations]
-    layouts = read_layouts(config.folders.root, products)
-    return grids(made, recipe_of(config).image3.get("resample", {}), layouts)
+    if not exposures:
+        return Forecast()
+    made = unchecked_plan(config, exposures)
+    found = placement_of(config, made)
+    return Forecast(plan_states(config, made), (*found.faults, *found.warnings))
 
 
 def plan_room(config: SurveyConfig, made: Plan, found: list[State]) -> Room:

@@ -37,6 +37,7 @@ from survey.reduction.inputs import (
 from survey.reduction.load import check_config
 from survey.reduction.options import Callbacks, RunOptions, Watch, combined
 from survey.reduction.outcome import Run
+from survey.reduction.placement import check_placement
 from survey.references import References
 from survey.scheduling.cleanup import clean_up
 from survey.steps.registry import REGISTRY, row_of
@@ -59,8 +60,16 @@ def plan(config: SurveyConfig, exposures: Sequence[Exposure], references: Refere
     Raises
     ------
     ConfigError
-        Wrong steps, parameters or override files; all faults are named.
+        Wrong steps, parameters or override files; a grid that misses all exposures of a mosaic; fields so far apart
+        that the grid of one mosaic would be nearly empty. All faults are named.
     """
+    made = unchecked_plan(config, exposures, references)
+    check_placement(config, made)
+    return made
+
+
+def unchecked_plan(config: SurveyConfig, exposures: Sequence[Exposure], references: References | None = None) -> Plan:
+    """As `plan`, without the comparison of grids and exposures."""
     workspace = config.folders
     if references is None:
         with contextlib.suppress(ReferencesError):
@@ -141,7 +150,7 @@ def mosaic(
             raise ReferencesError("\n".join(f"{name}: {why}" for name, why in sorted(lacking.items())))
         planner = Planner(config, references, override_digests(config))
         group = group_of(wanted, read_records(job.config.folders.records).by_key)
-        made = plan_of(plan(config, raw, references), replace(wanted, group=group), planner, given)
+        made = plan_of(unchecked_plan(config, raw, references), replace(wanted, group=group), planner, given)
         return _run_tasks(job, made, references)
 
 
@@ -195,6 +204,9 @@ def _fetch_available(job: _Job) -> tuple[tuple[Exposure, ...], dict[str, str]]:
 def _run_tasks(job: _Job, made: Plan, references: References) -> Run:
     """Run a plan's tasks, and keep the provenance of the workspace up to date meanwhile."""
     config, root = job.config, job.config.folders.root
+    warnings = check_placement(config, made)
+    for text in warnings:
+        job.callbacks.say(text)
     found = read_records(job.config.folders.records)
     stored = found.by_key
     waiting = _waiting(job, made, stored)
@@ -233,7 +245,7 @@ def _run_tasks(job: _Job, made: Plan, references: References) -> Run:
             records = _on_cluster(job, made, references, stored, decided)
     if any(row_of(record).commits and record.status == COMPLETE for record in records):
         ensure_store(root / "mosaics" / "mosaics.zarr")
-    return Run(tuple(records), frozenset(reused))
+    return Run(tuple(records), frozenset(reused), warnings=warnings)
 
 
 def _waiting(job: _Job, made: Plan, stored: Mapping[str, TaskRecord]) -> list[Task]:

@@ -12,6 +12,7 @@ from survey.errors import TaskError
 
 DO_NOT_USE = 1  # in a DQ array
 RAMP_AXES = 4  # integrations, groups, y, x
+ROWS = 1024  # of a mosaic that are read at a time
 
 
 def check_ramp(path: Path, key: str) -> None:
@@ -95,3 +96,27 @@ def check_image(path: Path, key: str) -> float:
     if good.size > 1 and good.min() == good.max():
         raise TaskError(f"{key}: all {good.size} usable pixels of {path.name} have the value {good[0]:g}.")
     return good.size / image.size
+
+
+EMPTY = (
+    "no pixel of the mosaic has data. Its grid may miss the exposures: compare crval_deg, crpix, rotation_deg and "
+    "shape in the section mosaic of the config with the footprints that 'survey plan --json' lists; or all pixels of "
+    "the exposures on it may be flagged."
+)
+
+
+def check_covered(path: Path, subject: str) -> None:
+    """Reject a mosaic in which no pixel has a weight.
+
+    Raises
+    ------
+    TaskError
+        All weights are zero.
+    """
+    from astropy.io import fits
+
+    with fits.open(path, memmap=True) as hdus:
+        weights = hdus["WHT"].data
+        if not any(np.any(weights[row : row + ROWS] > 0) for row in range(0, weights.shape[0], ROWS)):
+            raise TaskError(f"{subject}: {EMPTY}")
+        del weights

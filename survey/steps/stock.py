@@ -10,6 +10,7 @@ from survey.errors import TaskError
 from survey.mosaics.groups import write_group
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.pipeline import call, is_simulated, link, stamp
+from survey.steps.sanity import check_covered
 
 # Products of an exposure (jw..._<acid>_crf.fits) go to stage3, those of the association to mosaics.
 _EXPOSURE_PRODUCT = re.compile(r"jw\d{11}_", re.ASCII)
@@ -23,7 +24,7 @@ def run_image3(job: Job, step: Step) -> Outcome:
     Raises
     ------
     TaskError
-        Image3 made no i2d file.
+        Image3 made no i2d file, or one without data.
     """
     association, *members = job.inputs
     folder = job.path / "in"
@@ -38,6 +39,7 @@ def run_image3(job: Job, step: Step) -> Outcome:
     if main not in made:
         found = ", ".join(path.name for path in made) or "nothing"
         raise TaskError(f"{job.subject}: Image3 did not make {main.name}; found {found}. See its log.")
+    check_covered(main, job.subject)
     simulated = any(is_simulated(Path(member)) for member in members)
     for path in made:
         if path.suffix == ".fits":

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from survey.errors import TaskError
+from survey.mosaics.coverage import angle_text, farthest_deg, fields_of, fields_text, how_to_split, is_nearly_empty
 from survey.mosaics.grid import Box
 from survey.mosaics.layouts import Aligned, Layout, Member, Scale
+from survey.mosaics.sky_plane import mean_direction, separation_deg
+from survey.names import observation_label, parse_exposure
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.image3 import files
 from survey.steps.image3.members import (
@@ -32,9 +35,7 @@ from survey.steps.image3.wcs_files import linear_wcs, read_trees, write_trees
 # edge between two samples and for the reach of kernels.
 EDGE_STEP_PX = 16
 BOX_PAD_PX = 8
-# A mosaic with more than this many times the area of its members contains an exposure with a wrong pointing.
-ABSURD_AREAS = 100.0
-SMALL_GRID_PIXELS = 64e6
+OPPOSITE_DEG = 80.0  # from the grid's reference position: a tangent plane shows the other half of the sky mirrored
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def run(job: Job, step: Step) -> Outcome:
     Raises
     ------
     TaskError
-        An exposure is too far from the others to be in one mosaic.
+        Exposures are too far apart to be in one mosaic, or outside of the grid that the config gives.
     """
     association_path, *paths = job.inputs
     association = json.loads(Path(association_path).read_text())
@@ -87,6 +88,7 @@ def run(job: Job, step: Step) -> Outcome:
         "sources": sources,
         "nx": layout.final_shape[1],
         "ny": layout.final_shape[0],
+        "outside": sum(member.final is None for member in layout.members),
     }
     return Outcome(products, {"tweakreg": resolved, "resample": parameters(resample)}, measured)
 
@@ -199,7 +201,7 @@ def lay_out(job: Job, resample: Any, members: Any, found: Sequence[_Exposure], o
     Raises
     ------
     TaskError
-        The mosaic would be far too large; the message names the exposure that is farthest from the others.
+        The mosaic would be nearly empty, or the grid misses all members.
     """
     pars = resample.get_drizpars()
     own = {name: value for name, value in pars["wcs_pars"].items() if value is not None}
@@ -222,11 +224,13 @@ def lay_out(job: Job, resample: Any, members: Any, found: Sequence[_Exposure], o
         made.append(Member(item.name, order.index(item.group_id), outlier_box, final_box, _aligned(item, stepsize)))
     scales = {key: Scale(typed(grid["pixel_scale"]), typed(grid["pixel_scale_ratio"])) for key, grid in grids.items()}
     shapes = [(int(ny), int(nx)) for ny, nx in (grid["wcs"].array_shape for grid in (outlier, final))]
-    return Layout(
+    layout = Layout(
         shapes[0], shapes[1], shared, tuple(made), job.digest, scales,
         linear_wcs(final["wcs"]),
         sum("v2v3corr" in item.described.wcs.available_frames for item in found),
     )  # fmt: skip
+    _check_place(job.subject, final, layout, found)
+    return layout
 
 
 def _aligned(exposure: _Exposure, stepsize: int | None) -> Aligned:
@@ -252,11 +256,17 @@ def _box(found: Description, grid_wcs: Any) -> Box | None:
     import numpy as np
 
     ny, nx = found.shape
+    rows, columns = grid_wcs.array_shape
+    middle, centre = ((float(a), float(d)) for a, d in (
+        found.wcs((nx - 1) / 2, (ny - 1) / 2, with_bounding_box=False),
+        grid_wcs((columns - 1) / 2, (rows - 1) / 2, with_bounding_box=False),
+    ))  # fmt: skip
+    if separation_deg(middle, centre) > OPPOSITE_DEG:
+        return None
     xs, ys = (np.linspace(-0.5, n - 0.5, n // EDGE_STEP_PX + 2) for n in (nx, ny))
     x = np.concatenate([xs, xs, np.full_like(ys, -0.5), np.full_like(ys, nx - 0.5)])
     y = np.concatenate([np.full_like(xs, -0.5), np.full_like(xs, ny - 0.5), ys, ys])
     u, v = grid_wcs.invert(*found.wcs(x, y, with_bounding_box=False), with_bounding_box=False)
-    rows, columns = grid_wcs.array_shape
     if not (np.isfinite(u).all() and np.isfinite(v).all()):
         return None
     low, high = (np.floor([u.min(), v.min()]), np.ceil([u.max(), v.max()]))
@@ -267,25 +277,50 @@ def _box(found: Description, grid_wcs: Any) -> Box | None:
 
 def _check_size(subject: str, grid: Mapping[str, Any], found: Sequence[_Exposure]) -> None:
     """TaskError for a grid that is far larger than its exposures; see `lay_out`."""
-    import numpy as np
-
     ny, nx = (int(side) for side in grid["wcs"].array_shape)
     ratio = grid["pixel_scale_ratio"] or 1.0
     covered = sum(item.described.shape[0] * item.described.shape[1] for item in found) / ratio**2
-    if ny * nx <= max(SMALL_GRID_PIXELS, ABSURD_AREAS * covered):
+    if not is_nearly_empty(ny * nx, covered):
         return
-    described = [item.described for item in found]
-    centres = np.array([item.wcs(item.shape[1] / 2, item.shape[0] / 2, with_bounding_box=False) for item in described])
-    a, d = np.radians(centres).T
-    vectors = np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=1)
-    middle = np.median(vectors, axis=0)
-    apart = np.degrees(np.arccos(np.clip(vectors @ (middle / np.linalg.norm(middle)), -1, 1)))
-    worst = int(apart.argmax())
+    polygons, labels = _outlines(found)
+    fields = fields_of(polygons)
     raise TaskError(
-        f"{subject}: a mosaic of {nx} x {ny} pixels for {len(found)} exposures. {found[worst].name} lies "
-        f"{apart[worst]:.2f} degrees from the middle of the others: leave it out, or give the mosaic's grid in the "
-        "config."
+        f"{subject}: a mosaic of {nx} x {ny} pixels for {len(found)} exposures would be nearly empty. They are in "
+        f"{len(fields)} fields, up to {angle_text(farthest_deg(fields))} apart: "
+        f"{'; '.join(fields_text(fields, labels))}. {how_to_split(fields, labels)}"
     )
+
+
+def _check_place(subject: str, grid: Mapping[str, Any], layout: Layout, found: Sequence[_Exposure]) -> None:
+    """TaskError for a grid that none of the aligned exposures touches."""
+    if any(member.final is not None for member in layout.members):
+        return
+    polygons, _ = _outlines(found)
+    ny, nx = (int(side) for side in grid["wcs"].array_shape)
+    ra, dec = (float(value) for value in grid["wcs"]((nx - 1) / 2, (ny - 1) / 2, with_bounding_box=False))
+    middle = mean_direction([point for parts in polygons.values() for polygon in parts for point in polygon])
+    nearest = min(polygons, key=lambda name: min(separation_deg((ra, dec), point) for point in polygons[name][0]))
+    raise TaskError(
+        f"{subject}: the grid of {nx} x {ny} pixels around {ra:.4f} {dec:.4f} deg misses all {len(found)} aligned "
+        f"exposures, which are around {middle[0]:.4f} {middle[1]:.4f} deg, "
+        f"{angle_text(separation_deg((ra, dec), middle))} away; the nearest is {nearest}. Correct crval_deg, crpix, "
+        "rotation_deg and shape in the section mosaic of the config ('survey init' suggests a grid), or remove them."
+    )
+
+
+def _outlines(found: Sequence[_Exposure]) -> tuple[dict[str, list[list[tuple[float, float]]]], dict[str, str]]:
+    """Corners of each aligned exposure on the sky [deg], and the observation that it is of."""
+    names = {item.name: parse_exposure(item.name) for item in found}
+    programs = {name.program for name in names.values()}
+    labels = {key: observation_label(name.program, name.observation, programs) for key, name in names.items()}
+    polygons = {}
+    for item in found:
+        ny, nx = item.described.shape
+        corners = item.described.wcs(
+            [-0.5, nx - 0.5, nx - 0.5, -0.5], [-0.5, -0.5, ny - 0.5, ny - 0.5], with_bounding_box=False
+        )
+        polygons[item.name] = [[(float(ra), float(dec)) for ra, dec in zip(*corners, strict=True)]]
+    return polygons, labels
 
 
 def _write_sources(path: Path, found: Sequence[_Exposure], catalogues: Mapping[str, Path]) -> int:

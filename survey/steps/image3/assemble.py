@@ -20,6 +20,7 @@ from survey.steps.image3.parts import parameters, part
 from survey.steps.image3.resampling import bare_resampler, resampler_parameters
 from survey.steps.image3.wcs_files import read_trees
 from survey.steps.pipeline import stamp_header
+from survey.steps.sanity import EMPTY
 from survey.workspace.folders import Workspace
 
 
@@ -43,6 +44,11 @@ def run(job: Job, step: Step) -> Outcome:
     """Write the i2d file, and the metadata that complete the zarr group.
 
     Inputs: association, layout, grids, then the crf file of each member. Tiles are read from the workspace.
+
+    Raises
+    ------
+    TaskError
+        No pixel has data.
     """
     import zarr
     from astropy.io import fits
@@ -60,6 +66,8 @@ def run(job: Job, step: Step) -> Outcome:
     metadata = [path.relative_to(job.path / "store") for path in sorted((job.path / "store").rglob("zarr.json"))]
     view = create(job.path / "view", layout.final_shape, side, names, planes, fill)
     _view(job.path / "view", store / group, names)
+    if not any(path.is_file() for path in (store / group / "sci" / "c").rglob("*")):  # tiles without data have no chunk
+        raise TaskError(f"{job.subject}: {EMPTY}")
     model = header(job, resample, layout, Path(grid_path), _Headers(crfs, association))
     i2d = job.path / files.I2D.name(job.subject)
     model.meta.filename = i2d.name
