@@ -5,6 +5,7 @@ They hold JSON types only: no arrays, no datamodels, no open files.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -66,18 +67,44 @@ class Exposure:
         """Its footprint or, where that is not known, the polygons one of which holds it; () if neither is known."""
         return (self.footprint,) if self.footprint else self.outlines
 
+    @property
+    def is_given(self) -> bool:
+        """Whether it is a calibrated file that was made elsewhere; ``uri`` is its path."""
+        return bool(self.uri) and "_uncal." not in self.uri.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedMember:
+    """A member of an association from outside, as its file lists it."""
+
+    name: str  # of the exposure
+    file: str  # its 'expname', relative to the folder of the association or of calibrated files
+    group_id: str = ""  # members with one id are aligned and matched together; '': by the member's header
+    catalog: str | None = None  # its 'tweakreg_catalog'; '' asks for a search of sources
+
 
 @dataclass(frozen=True, slots=True)
 class Association:
     """A level-3 association: the calibrated exposures that make one mosaic."""
 
-    product: str  # level-3 product name without suffix
-    filter: str
+    product: str  # level-3 product name without suffix, or a free name of an association from outside
+    filter: str  # '' for a free name until the members' headers are read
     field: str  # 'all', or the observation: 'o001'
     members: tuple[str, ...]  # exposure names, in the order of the association file
     program: int = 0
     group: str = ""  # in mosaics.zarr; '': named after the product
     lost: tuple[str, ...] = ()  # exposures that belong to the mosaic, but whose files cannot be read
+    # Of an association from outside
+    listed: tuple[ListedMember, ...] = dataclasses.field(default=(), compare=False)  # in the order of `members`
+    # Catalogues of sources that tweakreg is to read: member -> path, sha256
+    catalogs: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict, compare=False)
+    pool: str = dataclasses.field(default="", compare=False)  # its 'asn_pool'
+    notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)  # what its file asks for and is not used
+
+    @property
+    def group_ids(self) -> dict[str, str]:
+        """Groups that the file of an association from outside gives to its members."""
+        return {member.name: member.group_id for member in self.listed if member.group_id}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from hashlib import sha256
 
 from survey.errors import ProductNameError
 from survey.messages import shown
@@ -34,6 +35,11 @@ _MOSAIC = re.compile(
 # ASCII only: no look-alikes, no invisible characters, and one spelling of each name.
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}", re.ASCII)
 _SUFFIX = re.compile(r"(?=.{1,32}$)[a-z][a-z0-9]*(?:-[a-z0-9]+)*", re.ASCII)
+MAX_FREE_NAME = 100
+# Free names that would be confused with those of exposures, groups or tiles.
+_NOT_FREE = re.compile(r"jw\d{11}_.*|.*_(?:g\d+|x\d+y\d+)", re.ASCII)
+_ID = re.compile(r"(?:[oacr]\d{3,4}|t\d{3}-epoch\d+)", re.ASCII)
+_MAX_SLUG = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,31 @@ def parse_mosaic(name: str) -> MosaicName:
         part["subarray"],
         None if part["epoch"] is None else int(part["epoch"]),
     )
+
+
+def is_free_name(name: str) -> bool:
+    """Whether the product of an association from outside can have this name, which is none of the archive's."""
+    short = plain_name(name) and len(name) <= MAX_FREE_NAME
+    return short and _MOSAIC.fullmatch(name) is None and _NOT_FREE.fullmatch(name) is None
+
+
+def association_id(product: str) -> str:
+    """The part of a product's name that names of its files per exposure and of its zarr group have: 'a3001'.
+
+    Of a free name it is the name in lower case with dashes, and a hash of the name where that changes it.
+
+    Raises
+    ------
+    ProductNameError
+        The name is neither a level-3 product of the archive nor a free name.
+    """
+    if not is_free_name(product):
+        name = parse_mosaic(product)
+        return name.acid or f"t{name.target:03d}" + ("" if name.epoch is None else f"-epoch{name.epoch}")
+    slug = re.sub(r"[^a-z0-9]+", "-", product.lower()).strip("-")[:_MAX_SLUG]
+    if slug == product and not _ID.fullmatch(slug):
+        return slug
+    return f"{slug}-{sha256(product.encode()).hexdigest()[:8]}"
 
 
 def split_file(filename: str) -> tuple[ExposureName | MosaicName, str]:

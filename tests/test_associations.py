@@ -126,7 +126,10 @@ def test_filter_and_field_come_from_the_product_name(read):
         "/etc/passwd",
         f"/data/{MEMBER}",
         f"../{MEMBER}",
-        f"sub/{MEMBER}",
+        f"sub/../../{MEMBER}",
+        f"sub//{MEMBER}",
+        f"sub/{MEMBER.replace('_cal', '_rate')}",
+        f"sub/{MEMBER.replace('_cal', '_a3001_i2d')}",
         f"sub\\{MEMBER}",
         f"{MEMBER}\0",
         f"{MEMBER}\n",
@@ -185,7 +188,7 @@ def test_wrong_associations_are_refused(read, document, cause):
 
 def test_every_fault_is_named_at_once_but_not_without_end(read):
     with pytest.raises(ConfigError) as caught:
-        read(make_document("odd", members=["../a", MEMBER, "/b"], asn_type="spec3"))
+        read(make_document("o/d", members=["../a", MEMBER, "/b"], asn_type="spec3"))
     assert len(caught.value.faults) == 4
     with pytest.raises(ConfigError) as caught:
         read(make_document(members=[f"../{n}" for n in range(1000)]))

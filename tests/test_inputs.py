@@ -12,7 +12,8 @@ from survey.config.model import read_config
 from survey.errors import ConfigError, DownloadError
 from survey.models import Association
 from survey.planning.planner import plan
-from survey.reduction.inputs import fetch, find_exposures, held_exposures, members_of
+from survey.reduction.inputs import fetch, find_exposures, held_exposures
+from survey.reduction.members import members_of
 
 NAMES = [f"jw01345001001_02201_0000{number}_nrcb1" for number in (1, 2, 3)]
 
@@ -59,7 +60,8 @@ def test_members_come_from_raw_files_or_lie_beside_the_association(config, tmp_p
     with pytest.raises(ConfigError, match=other):
         members_of(config, association, folder)
     write_raw(folder / f"{other}_cal.fits", other, "NRCB1", "F200W")
-    raw, given = members_of(config, association, folder)
+    found = members_of(config, association, folder)
+    raw, given = found.raw, found.given
     assert [item.name for item in raw] == [NAMES[0]]
     assert [(item.name, item.uri) for item in given] == [(other, str(folder / f"{other}_cal.fits"))]
     with pytest.raises(ConfigError, match=f"{NAMES[0]} has filter F200W, the product clear-f444w"):

@@ -20,6 +20,7 @@ from survey.models import Association
 from survey.planning import recipe
 from survey.planning.recipe import recipe_of
 from survey.reduction import inputs, job, offline
+from survey.reduction.members import Members
 from survey.workspace.folders import Workspace
 
 SEEN = [("NRCB1", "F200W"), ("NRCB2", "F200W"), ("NRCBLONG", "F444W")]
@@ -98,8 +99,8 @@ def test_one_mosaic_checks_the_config_once(tmp_path, monkeypatch, checks):
     members = tuple(item for item in exposures if item.filter == "F200W")
     names = tuple(item.name for item in members)
     product = "jw01345-a3001_t001_nircam_clear-f200w"
-    monkeypatch.setattr(job, "read_association", lambda _path: Association(product, "F200W", "all", names, 1345))
-    monkeypatch.setattr(job, "members_of", lambda *_: (members, ()))
+    monkeypatch.setattr(job, "read_association", lambda *_: Association(product, "F200W", "all", names, 1345))
+    monkeypatch.setattr(job, "members_of", lambda _config, found, _folder: Members(found, members, ()))
     monkeypatch.setattr(job, "sync_references", lambda *_: FakeReferences())
     monkeypatch.setattr(job, "_on_cluster", lambda _job, made, *_: planned.append(made) or [])
     command = ["mosaic", str(written(tmp_path)), "--asn", "asn.json"]

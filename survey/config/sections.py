@@ -128,6 +128,12 @@ class MosaicConfig(Section):
         description="border that is drizzled around each tile, at least, and trimmed [pixels]",
         examples=[16],
     )
+    calibrated: ConfigPath | None = Field(
+        None,
+        description="folder of calibrated files, in which `survey mosaic --asn` finds members of an association that "
+        "have no raw file; null: the folder of the association",
+        examples=["/data/ceers/calibrated"],
+    )
     alignment: ConfigPath | None = Field(
         None,
         description="folder of aligned WCS files (*_wcs.asdf) to apply in place of solving the alignment",

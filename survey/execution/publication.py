@@ -19,7 +19,7 @@ from survey.digest import file_sha256, tree_sha256
 from survey.errors import TaskError
 from survey.models import COMPLETE, Product, Task, TaskRecord
 from survey.mosaics.tiles import uncommit
-from survey.names import parse_mosaic
+from survey.names import association_id
 from survey.steps.base import Outcome, Unit
 from survey.steps.registry import REGISTRY, mosaic_of
 from survey.workspace import paths
@@ -121,7 +121,7 @@ def _replaced(task: Task, products: Sequence[Product], workspace: Workspace) -> 
             continue
         # Mosaics of one id have different members: the file of an exposure shows which of them is meant.
         by_file = Unit.EXPOSURE in (unit, mine.unit)
-        for path in workspace.records.glob(f"{name}.*{parse_mosaic(task.mosaic).acid}*.json"):
+        for path in workspace.records.glob(f"{name}.*{association_id(task.mosaic)}*.json"):
             with contextlib.suppress(OSError, ValueError):  # a torn or foreign file is no record
                 other = read_record(path)
                 if ours & {item.path for item in other.products} if by_file else mosaic_of(other) == task.mosaic:

@@ -53,7 +53,15 @@ class MosaicTasks:
             "program": self.association.program,
             "members": list(self.exposures),
         }
+        settings |= self._supplied()
         return self.task(Draft(ASSOCIATION.name, self.product, cals, settings, missing=self.missing))
+
+    def _supplied(self) -> dict[str, Any]:
+        """What the file of an association from outside says of its members, as far as the pipeline reads it."""
+        groups = {name: value for name, value in self.association.group_ids.items() if name in self.exposures}
+        catalogs = {name: list(file) for name, file in self.association.catalogs.items() if name in self.exposures}
+        found = {"group_ids": groups, "catalogs": catalogs, "pool": self.association.pool}
+        return {name: value for name, value in found.items() if value}
 
     def task(self, draft: Draft) -> Task:
         """The task of a draft, with its cost by the formula of its step."""

@@ -20,7 +20,7 @@ from survey.errors import ConfigError, ReferencesError
 from survey.models import Association, Exposure, Plan, Task
 from survey.mosaics.layouts import Layout
 from survey.mosaics.predictions import predict
-from survey.names import parse_mosaic
+from survey.names import association_id
 from survey.nircam import native_scale_arcsec, sees
 from survey.planning.associations import WHOLE_SURVEY, group
 from survey.planning.grids import given_grid
@@ -155,7 +155,7 @@ class Planner:
             # Of an earlier alignment: the best guess at the next one's, unless the config now asks for another grid.
             layout = replace(layout, digest="") if self._is_on_this_grid(layout) else None
         if layout is None:
-            layout = self._predict(list(members.values()))
+            layout = self._predict(list(members.values()), association.group_ids)
         return [asn, align], tiled.pixels(layout, asn, align, cals) if layout else []
 
     def _is_on_this_grid(self, layout: Layout) -> bool:
@@ -167,11 +167,11 @@ class Planner:
             return layout.final_shape == wanted.shape[::-1]
         return layout.final_wcs.is_close(wanted)
 
-    def _predict(self, members: Sequence[Exposure]) -> Layout | None:
+    def _predict(self, members: Sequence[Exposure], groups: Mapping[str, str]) -> Layout | None:
         if not members:
             return None
         grid = self.recipe.image3.get("resample", {})
-        numbers = group_numbers([exposure.name for exposure in members])
+        numbers = group_numbers([exposure.name for exposure in members], groups)
         return predict(members, numbers, grid, native_scale_arcsec(members[0].detector))
 
     def _finish(
@@ -348,7 +348,7 @@ def group_name(association: Association) -> str:
     """
     if association.group:
         return association.group
-    acid = parse_mosaic(association.product).acid
+    acid = association_id(association.product)
     return association.filter if acid == WHOLE_SURVEY else f"{association.filter}-{acid}"
 
 

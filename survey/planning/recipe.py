@@ -98,6 +98,9 @@ def path_faults(config: SurveyConfig) -> list[str]:
     alignment = {} if config.mosaic.alignment is None else {"alignment": str(config.mosaic.alignment)}
     faults = missing_files(recipe.chain, "steps") + missing_files(recipe.image3, "mosaic.image3")
     faults += missing_files(alignment, "mosaic")
+    calibrated = config.mosaic.calibrated
+    if calibrated is not None and not calibrated.is_dir():
+        faults.append(f"mosaic.calibrated: {calibrated}: no such folder; expected one of calibrated files.")
     place = config.workspace
     if os.path.exists(place) and not os.path.isdir(place):
         faults.append(f"workspace: {place}: is no folder; expected one, or a name that is free.")

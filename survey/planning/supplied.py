@@ -7,18 +7,23 @@ from dataclasses import replace
 
 from survey.models import Association, Exposure, Plan, Task, TaskRecord
 from survey.mosaics.layouts import read_layout
+from survey.names import is_free_name
 from survey.planning.planner import Planner, group_name
 from survey.steps.registry import row_of
 
 
 def group_of(association: Association, records: Mapping[str, TaskRecord]) -> str:
-    """Zarr group for an association from outside: the first of filter, filter and id, and product that no other has."""
+    """Zarr group for an association from outside: the first of filter, filter and id, and product that no other has.
+
+    The filter alone is a group of the config's own mosaics: a product with a free name does not get it.
+    """
     taken = {
         str(item.settings.get("group"))
         for item in records.values()
         if row_of(item).commits and item.subject != association.product
     }
-    names = (association.filter, group_name(association))
+    whole = group_name(association)
+    names = (whole,) if is_free_name(association.product) else (association.filter, whole)
     return next((name for name in names if name not in taken), association.product)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from survey.models import Task
 from survey.mosaics.grid import Tile, places
 from survey.mosaics.layouts import Layout, Member
-from survey.names import parse_mosaic
+from survey.names import association_id
 from survey.planning.mosaic_tasks import Draft, MosaicTasks
 from survey.steps.costs import FLOAT_GB, Work, image_gb
 from survey.steps.image3 import files
@@ -52,7 +52,7 @@ class TiledMosaic(MosaicTasks):
     @cached_property
     def acid(self) -> str:
         """The association's id: 'a3001'."""
-        return parse_mosaic(self.product).acid
+        return association_id(self.product)
 
     def parameters(self, *names: str, only: Sequence[str] = ()) -> dict[str, Any]:
         """Parameters of parts of Image3, all or some of them."""
@@ -295,8 +295,12 @@ def faults(image3: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def group_numbers(names: Sequence[str]) -> list[int]:
-    """Number of the group of each exposure: those whose names differ in the detector alone share one."""
-    stems = [name.rpartition("_")[0].partition("-seg")[0] for name in names]
+def group_numbers(names: Sequence[str], given: Mapping[str, str] | None = None) -> list[int]:
+    """Number of the group of each exposure: those whose names differ in the detector alone share one.
+
+    ``given`` has the groups that an association gives to exposures, by name.
+    """
+    own = given or {}
+    stems = [own.get(name, name.rpartition("_")[0].partition("-seg")[0]) for name in names]
     order = {stem: number for number, stem in enumerate(dict.fromkeys(stems))}
     return [order[stem] for stem in stems]

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from survey import references as crds_references
 from survey.archive import held as archive_held
 from survey.archive import local as archive_local
-from survey.archive.headers import DamagedFileError
 from survey.archive.ledger import LEDGER, Ledger
-from survey.archive.structure import read_hdus
 from survey.config.model import SurveyConfig
 from survey.config.pipeline_spec import override_files, types_in_use
 from survey.credentials import token
 from survey.digest import digest, file_sha256
 from survey.errors import ConfigError, DownloadError, ProductNameError, ReferencesError, SurveyError
-from survey.models import Association, Exposure
-from survey.names import ExposureName, parse_mosaic, split_file
+from survey.models import Exposure
+from survey.names import ExposureName, split_file
 from survey.planning.recipe import recipe_of
 from survey.reduction.options import Progress, Say, silent
 from survey.references import References
 from survey.steps.registry import REGISTRY
 from survey.workspace.folders import Workspace
 
-CAL = "_cal.fits"
 MAX_LIST_BYTES = 4_000_000  # size of a catfile of 20,000 exposures
 MAX_SHOWN = 20  # faults of one kind in a message
 
@@ -172,7 +168,7 @@ def unreferenced(config: SurveyConfig, exposures: Sequence[Exposure], found: Ref
     chain = recipe_of(config).chain
     faults = {}
     for exposure in exposures:
-        if exposure.uri.endswith(CAL) or exposure.name not in found.exposures:
+        if exposure.is_given or exposure.name not in found.exposures:
             continue
         for name, settings in chain.items():
             spec = REGISTRY[name].spec
@@ -225,61 +221,9 @@ def raw_files(workspace: Workspace, exposures: Sequence[Exposure]) -> dict[str, 
     found = {}
     for exposure in exposures:
         if exposure.sha256:
-            given = exposure.uri.endswith(CAL)
-            found[exposure.name] = Path(exposure.uri) if given else workspace.raw / exposure.file
+            given = Path(exposure.uri)
+            found[exposure.name] = given if exposure.is_given else workspace.raw / exposure.file
     return found
-
-
-def members_of(
-    config: SurveyConfig, association: Association, folder: Path
-) -> tuple[tuple[Exposure, ...], tuple[Exposure, ...]]:
-    """Find the files of an association's members.
-
-    Returns
-    -------
-    raw : members whose verified raw files are in the workspace
-    given : other members, of which ``folder`` has ``<exposure>_cal.fits``; their ``uri`` is that path
-
-    Raises
-    ------
-    ConfigError
-        Members that have neither file, or a cal file that is a link out of the folder; all are named.
-    """
-    everything = config.model_copy(update={"filters": None, "observations": None, "program": association.program})
-    held = {exposure.name: exposure for exposure in held_exposures(everything)}
-    raw, given, faults = [], [], []
-    for name in association.members:
-        if name in held:
-            raw.append(held[name])
-            continue
-        try:
-            given.append(_given(name, folder.absolute()))
-        except (OSError, DamagedFileError, ProductNameError) as error:
-            faults.append(
-                f"{association.product}: member {name} has no raw file in {config.workspace}/raw and no usable cal "
-                f"file in the association's folder ({error}). Run 'survey fetch' with a config that includes it, or "
-                "put its cal file there."
-            )
-    elements = parse_mosaic(association.product).elements
-    for exposure in (*raw, *given):
-        if exposure.filter.lower() not in elements.split("-"):
-            faults.append(
-                f"{association.product}: member {exposure.name} has filter {exposure.filter}, the product {elements}; "
-                "a mosaic has one filter."
-            )
-    if faults:
-        raise ConfigError(faults)
-    return tuple(raw), tuple(given)
-
-
-def _given(name: str, folder: Path) -> Exposure:
-    path = folder / f"{name}{CAL}"
-    if path.resolve().parent != folder.resolve():
-        raise DamagedFileError(f"{path.name} is a link out of its folder")
-    exposure = archive_local.exposure_from_headers(path, read_hdus(path), f"{name}_uncal.fits")
-    if exposure is None:
-        raise DamagedFileError(f"{path.name} is not a NIRCam image")
-    return replace(exposure, uri=str(path), size=None, sha256=file_sha256(path))
 
 
 def override_digests(config: SurveyConfig) -> dict[str, str]:

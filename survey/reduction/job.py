@@ -28,13 +28,13 @@ from survey.planning.supplied import group_of, plan_of
 from survey.reduction.inputs import (
     fetch,
     find_exposures,
-    members_of,
     override_digests,
     raw_files,
     sync_references,
     unreferenced,
 )
 from survey.reduction.load import check_config
+from survey.reduction.members import members_of
 from survey.reduction.options import Callbacks, RunOptions, Watch, combined
 from survey.reduction.outcome import Run
 from survey.reduction.placement import check_placement
@@ -126,7 +126,8 @@ def mosaic(
     """Make the mosaic of an existing level-3 association.
 
     Members whose raw files are in the workspace are reduced with the config's steps. Of other members the calibrated
-    files in the association's folder are used: ``<exposure>_cal.fits``.
+    files that the association lists are used, or ``<exposure>_cal.fits``, in the association's folder or in
+    ``mosaic.calibrated``.
 
     Parameters
     ----------
@@ -141,9 +142,12 @@ def mosaic(
     """
     options, callbacks = combined(options, callbacks, keywords)
     check_config(config, options)
-    wanted = read_association(association)
+    wanted = read_association(association, config.mosaic.calibrated)
     with _started(config, options, callbacks) as job:
-        raw, given = members_of(config, wanted, association.parent)
+        found = members_of(config, wanted, association.parent)
+        wanted, raw, given = found.association, found.raw, found.given
+        for note in (*wanted.notes, *found.notes):
+            job.callbacks.say(note)
         references = sync_references(config, [*raw, *given])
         lacking = unreferenced(config, raw, references)
         if lacking:

@@ -31,6 +31,9 @@ def run_image3(job: Job, step: Step) -> Outcome:
     for member in members:
         link(member, folder, Path(member).name)
     source = link(association, folder, Path(association).name)
+    for member in json.loads(source.read_text())["products"][0]["members"]:
+        if member.get("tweakreg_catalog"):  # relative to the association; see `survey.steps.association`
+            link(str(Path(association).parent / member["tweakreg_catalog"]), folder, member["tweakreg_catalog"])
     output = job.path / "products"
     output.mkdir()
     resolved = call(step.step_class, source, output, job.settings)

@@ -29,6 +29,7 @@ from survey.steps.image3.numbers import typed
 from survey.steps.image3.parts import parameters, part
 from survey.steps.image3.resampling import grid_of
 from survey.steps.image3.sky import border
+from survey.steps.image3.sources import read_catalogue, reads_listed_catalogues
 from survey.steps.image3.wcs_files import linear_wcs, read_trees, write_trees
 
 # The edge of an exposure is sampled in steps of this many pixels. The box around it is grown for the curvature of the
@@ -65,6 +66,7 @@ def run(job: Job, step: Step) -> Outcome:
     names = [files.CAL.subject(item["expname"]) for item in association["products"][0]["members"]]
     inputs = files.Inputs(paths)
     catalogues = {name: Path(inputs.path(files.CATALOG, name)) for name in names}
+    catalogues |= _listed_catalogues(job, Path(association_path), association, names)
     before = [read_description(inputs.path(files.DESCRIPTION, name)) for name in names]
     members = library([skeleton(found) for found in before], association)
     groups = [str(member["group_id"]) for member in members.asn["products"][0]["members"]]
@@ -91,6 +93,15 @@ def run(job: Job, step: Step) -> Outcome:
         "outside": sum(member.final is None for member in layout.members),
     }
     return Outcome(products, {"tweakreg": resolved, "resample": parameters(resample)}, measured)
+
+
+def _listed_catalogues(job: Job, path: Path, association: Mapping[str, Any], names: Sequence[str]) -> dict[str, Path]:
+    """Catalogues that an association from outside lists, if the config has tweakreg use them."""
+    tweakreg = part(job, "tweakreg")
+    if not reads_listed_catalogues(tweakreg):
+        return {}
+    listed = [member.get("tweakreg_catalog") for member in association["products"][0]["members"]]
+    return {name: path.parent / file for name, file in zip(names, listed, strict=True) if file}
 
 
 def _given_alignment(job: Job, names: Sequence[str]) -> dict[str, Description]:
@@ -143,7 +154,7 @@ def _align(
     else:
         lines = []
         for index, name in enumerate(names):
-            link = job.path / files.CATALOG.name(str(index))
+            link = job.path / f"{index}_cat{catalogues[name].suffix}"
             link.symlink_to(catalogues[name])
             with members:
                 model = members.borrow(index)
@@ -332,7 +343,7 @@ def _write_sources(path: Path, found: Sequence[_Exposure], catalogues: Mapping[s
 
     ras, decs, fluxes = [], [], []
     for item in found:
-        table = Table.read(catalogues[item.name])
+        table = read_catalogue(catalogues[item.name])
         if len(table):
             ra, dec = item.described.wcs(np.asarray(table["x"], float), np.asarray(table["y"], float))
             ras.append(ra)

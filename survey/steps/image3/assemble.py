@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,10 @@ def _remove_old_chunks(job: Job, group: Path, names: list[str], wanted: list[Til
     workspace = Workspace(Path(job.root))
     workspace.check_run(job.key, job.run)
     known = {files.tile_subject(job.subject, tile.name) for tile in wanted}
-    for path in workspace.records.glob(f"drizzle.{job.subject}_x*.json"):
-        if path.name.removeprefix("drizzle.").removesuffix(".json").removesuffix(".failed") not in known:
+    tile = re.compile(re.escape(f"drizzle.{job.subject}_") + r"x\d+y\d+(?:\.failed)?\.json")
+    for path in workspace.records.glob(f"drizzle.{job.subject}_x*.json"):  # other products can start like this one
+        subject = path.name.removeprefix("drizzle.").removesuffix(".json").removesuffix(".failed")
+        if tile.fullmatch(path.name) and subject not in known:
             path.unlink(missing_ok=True)
     remove_old_chunks(group, names, wanted, planes)
 

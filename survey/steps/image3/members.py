@@ -102,11 +102,13 @@ def used_pixels(found: Description) -> Box:
 
 
 def library(skeletons: Iterable[Any], association: Mapping[str, Any]) -> Any:
-    """A library of the pipeline with skeletons, as it would open the association."""
+    """A library of the pipeline with skeletons, as it would open the association: with the groups that it gives."""
     from jwst.datamodels import ModelLibrary
 
     models = list(skeletons)
-    for model in models:
+    for model, member in zip(models, association["products"][0]["members"], strict=True):
+        if "group_id" in member:
+            model.meta.group_id = member["group_id"]
         for key, name in (("table_name", "table_name"), ("asn_pool", "pool_name")):
             if key in association:
                 setattr(model.meta.asn, name, association[key])

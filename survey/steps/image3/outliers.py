@@ -8,7 +8,7 @@ from typing import Any
 from survey.errors import TaskError
 from survey.mosaics.grid import Box, tile_at
 from survey.mosaics.layouts import Layout
-from survey.names import parse_mosaic
+from survey.names import association_id
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.image3 import files
 from survey.steps.image3.arrays import member_model, read_arrays
@@ -107,7 +107,7 @@ def drizzle_group(job: Job, step: Step) -> Outcome:
         np.save(path, np.full((0, 0), np.nan, np.float32))
         return Outcome(outcome, {"outlier_detection": parameters(detection)}, {"pixels": 0})
     resampler = _outlier_resampler(detection, layout, box, indices)
-    inputs, acid = files.Inputs(job.inputs), parse_mosaic(job.mosaic).acid
+    inputs, acid = files.Inputs(job.inputs), association_id(job.mosaic)
     for index in indices:
         member = layout.members[index]
         if member.outlier is None:

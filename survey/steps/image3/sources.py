@@ -49,6 +49,8 @@ def _find(tweakreg: Any, library: Any, model: Any, catalogue: Path) -> int:
     """Let tweakreg make or read the catalogue of an image, and write it; returns the number of sources."""
     from astropy.table import Table
 
+    if reads_listed_catalogues(tweakreg):
+        tweakreg.use_custom_catalogs = False  # 'align' takes the catalogues of the association in place of this one
     tweakreg.save_catalogs = True  # without it, tweakreg does nothing for a single image
     tweakreg.catalog_format = "ecsv"
     tweakreg.abs_refcat = ""
@@ -60,13 +62,26 @@ def _find(tweakreg: Any, library: Any, model: Any, catalogue: Path) -> int:
         written = found  # from the config, relative to the folder in which the run was started
     if not written.is_file():
         raise TaskError(f"{model.meta.filename}: its source catalogue {found} is missing.")
-    table = Table.read(written)
     if written.parent == catalogue.parent:
         written.rename(catalogue)
-    else:
-        for axis in ("x", "y"):  # other names of positions that tweakreg accepts
-            other = next((name for name in (f"{axis}centroid", f"{axis}_centroid") if name in table.colnames), None)
-            if axis not in table.colnames and other is not None:
-                table.rename_column(other, axis)
-        table.write(catalogue, format="ascii.ecsv")
+        return len(Table.read(catalogue))
+    table = read_catalogue(written)
+    table.write(catalogue, format="ascii.ecsv")
     return len(table)
+
+
+def read_catalogue(path: Path) -> Any:
+    """Read a catalogue of sources; columns with other names of positions that tweakreg accepts become 'x' and 'y'."""
+    from astropy.table import Table
+
+    table = Table.read(path)
+    for axis in ("x", "y"):
+        other = next((name for name in (f"{axis}centroid", f"{axis}_centroid") if name in table.colnames), None)
+        if axis not in table.colnames and other is not None:
+            table.rename_column(other, axis)
+    return table
+
+
+def reads_listed_catalogues(tweakreg: Any) -> bool:
+    """Whether a tweakreg step reads catalogues that associations list as 'tweakreg_catalog'."""
+    return bool(tweakreg.use_custom_catalogs) and not str(tweakreg.catfile or "").strip()
