@@ -271,6 +271,9 @@ def _on_cluster(
 ) -> list[TaskRecord]:
     """Run a plan's tasks on the cluster of the options, and return all their records, reused ones included."""
     # dask takes half a second to import, which a run without tasks does not need.
+    from survey.cluster.dask_settings import load_dask
+
+    load_dask()
     from survey.cluster.connect import connect, dashboard, starts_workers
     from survey.dashboard.feed import feed
     from survey.scheduling.run_plan import RunSettings, run_plan
