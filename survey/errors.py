@@ -21,6 +21,10 @@ A message names the file or exposure, what was found, what was expected, and wha
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from survey.models import Notice
 
 
 class SurveyError(Exception):
@@ -101,15 +105,17 @@ class TaskError(SurveyError):
     retry : class of failure: 'again' (unchanged, after an I/O error or a lost worker), 'memory' (once, with more
         memory) or 'never' (the data or the settings are wrong)
     used_gb : largest memory that its process was seen to use [GB]; 0 if unknown
+    notices : what steps of Image3 did not do (`survey.models.Notice`), for the record
     """
 
-    def __init__(self, message: str, retry: str = "never", used_gb: float = 0.0):
+    def __init__(self, message: str, retry: str = "never", used_gb: float = 0.0, notices: tuple[Notice, ...] = ()):
         super().__init__(message)
         self.retry = retry
         self.used_gb = used_gb
+        self.notices = notices
 
     def __reduce__(self):
-        return type(self), (str(self), self.retry, self.used_gb)
+        return type(self), (str(self), self.retry, self.used_gb, self.notices)
 
 
 class InterruptedRunError(SurveyError):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 COMPLETE = "complete"
 SKIPPED = "skipped"
 FAILED = "failed"
+TWEAKREG = "tweakreg"  # the pipeline's step that aligns exposures
 _STRICT = {"strict": True, "allow_inf_nan": False}  # how pydantic reads a record: survey.workspace.records
 
 
@@ -56,9 +57,6 @@ class Exposure:
     # Polygons of the archive's mosaic that lists it, one of which holds it; ICRS (ra, dec) [deg]
     outlines: tuple[tuple[tuple[float, float], ...], ...] = ()
     fault: str = ""  # why it cannot be used (damaged file, missing references); its filter may be unknown then
-    # Why it is not part of the survey: the config excludes it, or its file is of another mode than the archive lists.
-    # Unlike one with a fault, it is not missing from its mosaic.
-    excluded: str = ""
 
     @property
     def file(self) -> str:
@@ -147,6 +145,7 @@ class Task:
     retries: int = 2
     mosaic: str = ""  # the level-3 product that it is part of; '' for tasks of an exposure that serve every mosaic
     tile: Tile | None = None  # of that mosaic, or of its grid for outlier detection
+    must_align: bool = False  # it fails if tweakreg does not align every member; changes no product: not in the digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +156,6 @@ class Plan:
     exposures: tuple[Exposure, ...]
     associations: tuple[Association, ...]
     context: str = ""
-    left_out: tuple[Exposure, ...] = ()  # exposures that are excluded; they are not among `exposures`
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.tasks)
@@ -183,6 +181,20 @@ class Product:
     path: str  # relative to the workspace, '/' between folders
     sha256: str
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Members of a mosaic that a step of Image3 left as they were, and why."""
+
+    __pydantic_config__ = _STRICT
+    __getstate__ = _state
+    __setstate__ = _restore
+
+    step: str  # of the pipeline: 'tweakreg', 'skymatch', 'outlier_detection'
+    failed: bool  # the step tried and did not succeed; False: it was skipped, or had nothing to do
+    reason: str  # continues '<step> left <members> as they were: '
+    members: tuple[str, ...]  # names of exposures
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +236,13 @@ class TaskRecord:
     mosaic: str = ""  # the level-3 product that it belongs to; records of version 0.1 do not say
     machine: Mapping[str, str] = field(default_factory=dict)  # processor, its vector units, linear algebra libraries
     environment: Mapping[str, str] = field(default_factory=dict)  # variables that may change last bits of pixels
+    notices: tuple[Notice, ...] = ()  # what steps of Image3 did not do
+
+    @property
+    def not_aligned(self) -> dict[str, str]:
+        """Exposures that tweakreg tried to align and could not, each with the reason."""
+        failed = [item for item in self.notices if item.failed and item.step == TWEAKREG]
+        return {name: item.reason for item in reversed(failed) for name in item.members}
 
 
 def to_json(record: Any) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from pathlib import Path
 import stub_steps
 
 import survey.steps.registry
+from survey.models import Notice
 from survey.mosaics.grid import Box, Tile
 from survey.mosaics.layouts import Layout, Member
 from survey.mosaics.tiles import chunk_files
+from survey.steps.alignment import check
 from survey.steps.base import Job, Outcome, Step
 
 ENVIRONMENT = {**stub_steps.ENVIRONMENT, "SURVEY_PRELOAD": "stub_tiled"}
@@ -45,6 +47,7 @@ def run(job: Job, step: Step) -> Outcome:
         (job.path / name).write_text(text)
     if step.name == "align":
         made = align(job, text)
+        return Outcome(tuple(made), measurements={"members": 3}, notices=not_aligned(job))
     if step.name == "drizzle":
         tile = Tile(job.settings["ix"], job.settings["iy"], Box(*job.settings["box"]))
         for file in chunk_files(["sci", "wht"], tile, ()):
@@ -55,6 +58,17 @@ def run(job: Job, step: Step) -> Outcome:
         (job.path / "zarr.json").write_text(text)
         made.append(("zarr.json", f"mosaics/mosaics.zarr/{job.settings['group']}/zarr.json"))
     return Outcome(tuple(made))
+
+
+def not_aligned(job: Job) -> tuple[Notice, ...]:
+    """A notice for the exposures in the workspace's ``not_aligned.json``, after which a task that must align stops."""
+    path = job.path.parents[1] / "not_aligned.json"
+    names = json.loads(path.read_text()) if path.exists() else []
+    lost = tuple(name for name in names if any(name in source for source in job.inputs))
+    found = (Notice("tweakreg", True, "too few sources", lost),) if lost else ()
+    if job.must_align:
+        check(found, 3)
+    return found
 
 
 def align(job: Job, text: str) -> list[tuple[str, str]]:

@@ -191,3 +191,37 @@ def test_one_filter_is_aligned_to_another(client, tmp_path):
     records = line.run(client)
     assert {record.status for record in records.values()} == {COMPLETE}
     assert records[f"align/{SHORT}"].started >= records[f"align/{LONG}"].started
+
+
+def test_exposures_that_are_not_aligned_end_their_mosaic_alone(client, line):
+    lost = line.exposures[1].name
+    (line.workspace.root / "not_aligned.json").write_text(json.dumps([lost]))
+    records = line.run(client)
+    failed = records[f"align/{SHORT}"]
+    assert failed.status == FAILED and f"1 of 3 exposures: {lost}: too few sources" in failed.error
+    assert failed.not_aligned == {lost: "too few sources"}
+    made = {record.step for record in records.values() if record.mosaic == SHORT and record.status == COMPLETE}
+    assert made == {"association"}
+    assert records[f"assemble/{LONG}"].status == COMPLETE
+    again = line.run(client)
+    assert line.ran == [key for key in again if again[key].status != COMPLETE]
+
+
+def test_the_mosaic_is_made_without_the_switch_and_kept_with_it(client, line):
+    lost = line.exposures[1].name
+    (line.workspace.root / "not_aligned.json").write_text(json.dumps([lost]))
+    required = line.config
+    line.config = required.model_copy(
+        update={"mosaic": required.mosaic.model_copy(update={"require_alignment": False})}
+    )
+    records = line.run(client)
+    assert {record.status for record in records.values()} == {COMPLETE}
+    assert records[f"align/{SHORT}"].not_aligned == {lost: "too few sources"}
+    line.config = required
+    again = line.run(client)
+    assert line.ran == [] and {record.status for record in again.values()} == {COMPLETE}
+    line.files("*00001_nrcb1_a3001_crf.fits")[0].unlink()  # what is lost is not made again
+    third = line.run(client)
+    skipped = {key for key, record in third.items() if record.status == SKIPPED}
+    assert skipped and all(lost in third[key].error for key in skipped)
+    assert f"drizzle/{SHORT}_x000y000" not in skipped and steps_of(line.ran) == steps_of(skipped)

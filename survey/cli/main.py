@@ -57,30 +57,21 @@ main.add_command(cluster_commands.tls)
 
 @main.command()
 @config_options
-@click.option(
-    "--recheck", is_flag=True, help="Download files again that were left out, since they were of another mode."
-)
-def fetch(config: Path, workspace: Path | None, as_json: bool, recheck: bool) -> None:
+def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
     """Find the exposures in the archive, download missing raw files, and verify all of them.
 
     Example: survey fetch configs/demo.yaml
     """
-    from survey.cli import tables
     from survey.cli.progress import DownloadProgress
     from survey.reduction import inputs
     from survey.reduction.load import load_config
 
     loaded = load_config(config, workspace=workspace)
     with loaded.folders.lock():
-        if recheck:
-            inputs.forget_rejected(loaded)
         exposures = inputs.fetch(loaded, progress=DownloadProgress(say), say=say)
-    files = {item.file: {"sha256": item.sha256, "size": item.size} for item in exposures if not item.excluded}
-    left_out = {item.name: item.excluded for item in exposures if item.excluded}
-    for line in tables.left_out_lines(left_out):
-        say(line)
+    files = {item.file: {"sha256": item.sha256, "size": item.size} for item in exposures}
     emit(
-        {"exposures": len(files), "files": files, "left_out": left_out},
+        {"exposures": len(files), "files": files},
         as_json,
         lambda: f"{len(files)} raw files verified in {loaded.workspace}/raw",
     )
@@ -147,9 +138,9 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
         made = reduction.plan(loaded, known.exposures, references)
     found = inspection.plan_states(loaded, made)
     room = inspection.plan_room(loaded, made, found)
-    grids = placement.plan_grids(loaded, made)
-    warnings = placement.placement_of(loaded, made).warnings
-    planned = plan_report.Planned(loaded, made, found, room, grids, known.source, warnings)
+    grids, warnings = placement.plan_grids(loaded, made), placement.placement_of(loaded, made).warnings
+    notices = inspection.plan_notices(loaded, made)
+    planned = plan_report.Planned(loaded, made, found, room, grids, known.source, warnings, notices)
     document = plan_report.plan_document(planned) if as_json else {}
     emit_blocks(document, as_json, lambda: plan_report.plan_blocks(planned))
 
@@ -221,7 +212,7 @@ def status(config: Path, workspace: Path | None, as_json: bool, offline: bool) -
         say(f"Tasks that were never run are not counted: {error}")
         planned = inspection.Forecast()
     document = status_report.status_document(loaded, inspection.status(loaded), planned.states)
-    document |= {"left_out": dict(planned.left_out), "warnings": list(planned.warnings)}
+    document["warnings"] = list(planned.warnings)
     emit_blocks(document, as_json, lambda: status_report.status_blocks(document, loaded.workspace))
 
 
@@ -263,7 +254,7 @@ def verify(config: Path, workspace: Path | None, as_json: bool) -> None:
 
 def _finish(config: SurveyConfig, done: Run, as_json: bool) -> None:
     """Print the result of a run and its failures, and exit with 1 if there are any."""
-    from survey.cli import run_report, tables
+    from survey.cli import run_report
 
     document = run_report.run_document(config, done)
     emit(document, as_json, lambda: run_report.run_text(document))
@@ -271,13 +262,13 @@ def _finish(config: SurveyConfig, done: Run, as_json: bool) -> None:
         say(f"{record.status} {record.key}: {record.error.splitlines()[0] if record.error else ''}")
     for name, cause in sorted(done.missing.items()):
         say(f"missing {name}: {cause}")
-    for line in tables.left_out_lines(done.left_out):
-        say(line)
     for text in done.warnings:
         say(f"warning: {text}")
     for product, missing in document["incomplete"].items():
         say(f"{product}: made without {', '.join(missing)}")
-    if done.failed or done.missing:
+    for line in run_report.notice_lines(document["notices"]):
+        say(line)
+    if done.failed or done.missing or (done.not_aligned and config.mosaic.require_alignment):
         sys.exit(1)
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from survey.cli.tables import AGAIN, DONE, FAILED, SKIPPED, TO_RUN, Block, count, left_out_lines, steps_table
+from survey.cli.run_report import notice_lines, notices_document
+from survey.cli.tables import AGAIN, DONE, FAILED, SKIPPED, TO_RUN, Block, count, steps_table
 from survey.config.model import SurveyConfig
 from survey.dashboard.state import first_line
-from survey.models import Plan
+from survey.models import Notice, Plan
 from survey.planning import staleness
 from survey.planning.disk import Room
 from survey.planning.grids import ALIGNMENT, CONFIG, FOOTPRINTS, Grid
@@ -38,6 +39,7 @@ class Planned:
     grids: Mapping[str, Grid | None] = field(default_factory=dict)  # by product
     source: str = "archive"  # of the exposures: 'archive', 'folder' or 'workspace'
     warnings: Sequence[str] = ()  # of grids that lose exposures or parts of them
+    notices: Mapping[str, Sequence[Notice]] = field(default_factory=dict)  # of the last run, by product
 
 
 def plan_document(made: Planned) -> dict[str, Any]:
@@ -60,7 +62,6 @@ def plan_document(made: Planned) -> dict[str, Any]:
             }
             for item in plan.exposures
         ],
-        "left_out": {item.name: item.excluded for item in plan.left_out},
         "associations": associations,
         "warnings": list(made.warnings),
         "tasks": [
@@ -85,6 +86,7 @@ def plan_document(made: Planned) -> dict[str, Any]:
         "peak_gb": max((task.memory_gb for task in waiting), default=0.0),
         "raw_gb": round(sum(item.size or 0 for item in plan.exposures) / 1e9, 3),
         "products_gb": round(total_gb(plan.exposures) + sum(item.get("mosaic_gb", 0.0) for item in associations), 3),
+        "notices": notices_document(made.notices),
         "disk": {} if made.room is None else {key: round(value, 3) for key, value in asdict(made.room).items()},
     }
 
@@ -145,8 +147,8 @@ def plan_blocks(made: Planned) -> list[Block]:
     later = _later_lines(made)
     blocks += [*later, *_grid_lines(made)]
     blocks += [f"left out {item.name}: {item.fault}" for item in plan.exposures if item.fault]
-    blocks += left_out_lines(document["left_out"])
     blocks += _reason_lines(made.states)
+    blocks += notice_lines(document["notices"])
     least = "at least " if later else ""
     costs = f": {document['cpu_hours']:.2f} CPU-hours, largest task {document['peak_gb']:.1f} GB of memory"
     blocks.append(

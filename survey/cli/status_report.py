@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from survey.cli.tables import AGAIN, DONE, RUNNING, TO_RUN, Block, count, left_out_lines, sort_steps, steps_table
+from survey.cli.run_report import notice_lines, notices_document
+from survey.cli.tables import AGAIN, DONE, RUNNING, TO_RUN, Block, count, sort_steps, steps_table
 from survey.config.model import SurveyConfig
 from survey.dashboard.journal import run_state
 from survey.dashboard.markup import clock
@@ -21,6 +22,7 @@ from survey.names import parse_mosaic
 from survey.nircam import passband
 from survey.planning.staleness import STALE, State
 from survey.reduction.inputs import held_exposures
+from survey.reduction.outcome import notices_of
 
 SHOWN = 20  # failures, causes and running tasks in the text; the document has all
 
@@ -49,6 +51,8 @@ def status_document(
         "running": list(running),
         "failed": {record.key: record.error for record in records if record.status == FAILED},
         "skipped": {record.key: record.error for record in records if record.status == SKIPPED},
+        "not_aligned": {record.mosaic: record.not_aligned for record in records if record.not_aligned},
+        "notices": notices_document(notices_of(records)),
         "seconds": {name: round(value, 1) for name, value in _mean_seconds(records).items()},
     }
 
@@ -112,15 +116,15 @@ def _under_way_text(run: Mapping[str, Any]) -> str:
 
 def status_blocks(document: Mapping[str, Any], workspace: Path) -> list[Block]:
     """The current run, the table, what runs now, failures with their causes."""
-    if not any(document.get(name) for name in ("run", "table", "warnings", "left_out")):
+    if not document["run"] and not document["table"] and not document.get("warnings"):
         return ["nothing was run yet" if workspace.is_dir() else f"{workspace}: the workspace does not exist"]
     blocks: list[Block] = [_under_way_text(document["run"]), ""] if document["run"] else []
     if document["table"]:
         times = {step: _time_text(seconds) for step, seconds in document["seconds"].items()}
         blocks.append(steps_table(document["table"], times))
     lines = [*_shortened([f"running {name}" for name in document["running"]], "running"), *_failures(document)]
-    lines += left_out_lines(document.get("left_out", {}))
     lines += [f"warning: {text}" for text in document.get("warnings", ())]
+    lines += _shortened(notice_lines(document["notices"]), "notices")
     return [*blocks, *(["", *lines] if lines else [])]
 
 

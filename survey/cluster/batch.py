@@ -265,8 +265,7 @@ def batch_client(site: BatchSite, logs: Path, security: Security) -> Iterator[Cl
         "interface": site.interface,
         "dashboard_address": "127.0.0.1:8787",
         "dashboard": True,
-        "protocol": "tls://" if encrypted else "tcp://",
-        "security": security,
+        **({"protocol": "tls://", "security": security} if encrypted else {}),
     }
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         cluster = stack.enter_context(BatchCluster(site, site.logs or logs, scheduler, security if encrypted else None))

@@ -142,6 +142,12 @@ class MosaicConfig(Section):
     align_to: Filter | None = Field(
         None, description="filter whose aligned sources are the reference for the other filters", examples=["F444W"]
     )
+    require_alignment: bool = Field(
+        True,
+        description="whether a mosaic is made only if tweakreg aligns all its exposures (a single one without a "
+        "reference catalogue needs no alignment); false: it is made with all of them, aligned or not",
+        examples=[False],
+    )
     keep_intermediate: bool = Field(
         False,
         description="whether to keep pixel maps, drizzled groups and medians after the mosaic is finished",

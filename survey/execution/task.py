@@ -29,7 +29,7 @@ from survey.execution.failures import cause_of_exit, failure_class, skip_reason
 from survey.execution.inputs import verified_sources
 from survey.execution.publication import publish, published
 from survey.isolation import in_effect, machine
-from survey.models import COMPLETE, FAILED, SKIPPED, Task, TaskRecord
+from survey.models import COMPLETE, FAILED, SKIPPED, Notice, Task, TaskRecord
 from survey.steps.base import Job, Outcome
 from survey.steps.registry import REGISTRY
 from survey.versions import installed_versions, recorded_versions
@@ -77,7 +77,7 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb
         allowed = site.limits.memory_gb(task.memory_gb) if limit_gb is None else limit_gb
         return _run(task, site, workspace, base, inputs, allowed)
     except TaskError as error:
-        base = replace(base, peak_memory_gb=round(error.used_gb, 4))
+        base = replace(base, peak_memory_gb=round(error.used_gb, 4), notices=error.notices)
         record = _failed(workspace, base, str(error), error.retry, site.run)
         if error.retry == "again":
             raise
@@ -190,6 +190,7 @@ def _run(
             run=site.run,
             mosaic=task.mosaic,
             tile=task.tile,
+            must_align=task.must_align,
         )
         (folder / "job.json").write_text(json.dumps(asdict(job)))
         with child_server({**ONE_THREAD, **KEEP_MEMORY, **site.environment}) as server:
@@ -204,6 +205,7 @@ def _run(
             measurements=outcome.measurements,
             machine=outcome.machine,
             environment=outcome.environment,
+            notices=outcome.notices,
             seconds=round(usage.seconds, 3),
             cpu_seconds=round(usage.cpu_seconds, 3),
             peak_memory_gb=round(usage.peak_gb, 4),
@@ -233,7 +235,8 @@ def run_job(folder: str) -> None:
     except Exception as error:
         logging.getLogger(__name__).exception("%s failed", job.key)
         text = str(error) if isinstance(error, TaskError) else f"{type(error).__name__}: {error}"
-        result = {"error": text.removeprefix(f"{job.key}: "), "retry": failure_class(error)}
+        notices = [asdict(item) for item in getattr(error, "notices", ())]
+        result = {"error": text.removeprefix(f"{job.key}: "), "retry": failure_class(error), "notices": notices}
     write_file(Path(folder) / RESULT, json.dumps(result, default=str), durable=False)
 
 
@@ -245,10 +248,14 @@ def _outcome(task: Task, folder: Path, log: Path, usage: Usage) -> Outcome:
         cause, retry = cause_of_exit(usage, log)
         raise TaskError(f"{task.key}: {cause}", retry, max(usage.over_gb, usage.peak_gb)) from None
     if "error" in result:
-        raise TaskError(f"{task.key}: {result['error']}", result["retry"], usage.peak_gb)
+        raise TaskError(f"{task.key}: {result['error']}", result["retry"], usage.peak_gb, _notices(result["notices"]))
     outcome = result["outcome"]
     products = tuple((str(source), str(target)) for source, target in outcome["products"])
-    return Outcome(**(outcome | {"products": products}))
+    return Outcome(**(outcome | {"products": products, "notices": _notices(outcome["notices"])}))
+
+
+def _notices(items: Sequence[dict[str, Any]]) -> tuple[Notice, ...]:
+    return tuple(Notice(**{**item, "members": tuple(item["members"])}) for item in items)
 
 
 def _log_name(task: Task) -> str:

@@ -65,7 +65,8 @@ class MosaicTasks:
 
     def task(self, draft: Draft) -> Task:
         """The task of a draft, with its cost by the formula of its step."""
-        cost = REGISTRY[draft.step].cost(draft.work)
+        row = REGISTRY[draft.step]
+        cost = row.cost(draft.work)
         task = Task(
             key=f"{draft.step}/{draft.subject}",
             step=draft.step,
@@ -80,5 +81,6 @@ class MosaicTasks:
             disk_gb=cost.disk_gb,
             mosaic=self.product,
             tile=draft.tile,
+            must_align=row.aligns and self.config.require_alignment,
         )
         return self.finish(task, draft.inputs, next(iter(self.exposures), ""))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from survey.messages import unquoted
 from survey.models import COMPLETE, Plan, Task, TaskRecord
+from survey.steps.alignment import refusal_of
 from survey.steps.base import Unit
 from survey.steps.registry import REGISTRY
 from survey.workspace.products import product_in_place, recorded, reusable
@@ -32,7 +33,22 @@ class State:
 
 def states(plan: Plan, records: Mapping[str, TaskRecord], root: Path) -> list[State]:
     """The state of every task of a plan, in its order."""
-    return [state_of(task, records.get(task.key), root) for task in plan]
+    found = [state_of(task, records.get(task.key), root) for task in plan]
+    refused = {
+        item.task.mosaic: cause
+        for item in found
+        if item.state == DONE
+        and REGISTRY[item.task.step].lays_out
+        and (cause := refusal_of(item.task, records[item.task.key]))
+    }
+    if not refused:
+        return found
+    return [
+        replace(item, state=FAILED, reasons=(refused[item.task.mosaic],))
+        if item.state != DONE and item.task.mosaic in refused
+        else item
+        for item in found
+    ]
 
 
 def state_of(task: Task, record: TaskRecord | None, root: Path) -> State:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from survey.archive import held as archive_held
@@ -13,12 +13,13 @@ from survey.archive.ledger import LEDGER, Ledger
 from survey.config.model import SurveyConfig
 from survey.digest import file_sha256, tree_sha256
 from survey.errors import ConfigError
-from survey.models import COMPLETE, Plan, TaskRecord
+from survey.models import COMPLETE, Notice, Plan, TaskRecord
 from survey.mosaics.groups import ROOT_METADATA
 from survey.planning.disk import Room, room
 from survey.planning.staleness import DONE, State, states
-from survey.reduction.inputs import held_exposures, listed_exposures
+from survey.reduction.inputs import held_exposures
 from survey.reduction.job import unchecked_plan
+from survey.reduction.outcome import notices_of
 from survey.reduction.placement import placement_of
 from survey.steps.registry import row_of
 from survey.workspace import paths
@@ -199,9 +200,21 @@ def _sha256_of(path: Path) -> str:
 
 
 def plan_states(config: SurveyConfig, made: Plan) -> list[State]:
-    """States of a plan's tasks: done, or why they would run, compared with the workspace's records."""
-    workspace = config.folders
-    return states(made, read_records(workspace.records).by_key, workspace.root)
+    """States of a plan's tasks: done, or why they would run, compared with the workspace's records.
+
+    A task that failed with the settings and inputs of the plan has failed, also if it was complete with other ones.
+    """
+    workspace, digests = config.folders, {task.key: task.digest for task in made if task.digest}
+    found = read_records(workspace.records)
+    failures = {key: record for key, record in found.failures.items() if record.digest == digests.get(key)}
+    return states(made, {**found.by_key, **failures}, workspace.root)
+
+
+def plan_notices(config: SurveyConfig, made: Plan) -> dict[str, tuple[Notice, ...]]:
+    """What steps of Image3 did not do when they last ran with a plan's settings and inputs, by product."""
+    records = read_records(config.folders.records).by_key
+    digests = {task.key: task.digest for task in made if task.mosaic and task.digest}
+    return notices_of(record for key, record in records.items() if record.digest == digests.get(key))
 
 
 @dataclass(frozen=True)
@@ -210,18 +223,16 @@ class Forecast:
 
     states: Sequence[State] = ()
     warnings: tuple[str, ...] = ()  # grids that lose exposures, or that no run would accept
-    left_out: Mapping[str, str] = field(default_factory=dict)  # exposure that is no part of the survey -> why
 
 
 def forecast(config: SurveyConfig) -> Forecast:
     """States of the tasks that the config plans for the raw files in the workspace. No server is asked."""
-    exposures = listed_exposures(config)
+    exposures = held_exposures(config)
     if not exposures:
         return Forecast()
     made = unchecked_plan(config, exposures)
     found = placement_of(config, made)
-    left_out = {item.name: item.excluded for item in made.left_out}
-    return Forecast(plan_states(config, made), (*found.faults, *found.warnings), left_out)
+    return Forecast(plan_states(config, made), (*found.faults, *found.warnings))
 
 
 def plan_room(config: SurveyConfig, made: Plan, found: list[State]) -> Room:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from survey.models import COMPLETE, FAILED, SKIPPED, TaskRecord
+from survey.models import COMPLETE, FAILED, SKIPPED, Notice, TaskRecord
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,6 @@ class Run:
     records: tuple[TaskRecord, ...]
     reused: frozenset[str] = frozenset()  # keys of the tasks that were done before
     missing: Mapping[str, str] = field(default_factory=dict)  # raw file -> why it is not available
-    left_out: Mapping[str, str] = field(default_factory=dict)  # exposure that is no part of the survey -> why
     warnings: tuple[str, ...] = ()  # of mosaics whose grid loses exposures or parts of them
 
     @property
@@ -39,3 +38,22 @@ class Run:
     def incomplete_mosaics(self) -> tuple[TaskRecord, ...]:
         """Records of mosaics that were made without some of their members."""
         return tuple(record for record in self.records if record.status == COMPLETE and record.missing)
+
+    @property
+    def notices(self) -> dict[str, tuple[Notice, ...]]:
+        """What steps of Image3 did not do for members of mosaics that were made, by the mosaic's product."""
+        return notices_of(self.records)
+
+    @property
+    def not_aligned(self) -> dict[str, dict[str, str]]:
+        """Mosaics with exposures that tweakreg could not align -> these exposures, each with the reason."""
+        return {record.mosaic: record.not_aligned for record in self.records if record.not_aligned}
+
+
+def notices_of(records: Iterable[TaskRecord]) -> dict[str, tuple[Notice, ...]]:
+    """The notices of complete records, by the product of the mosaic; a failed one says it in its error."""
+    found: dict[str, tuple[Notice, ...]] = {}
+    for record in records:
+        if record.notices and record.status == COMPLETE:
+            found[record.mosaic] = (*found.get(record.mosaic, ()), *record.notices)
+    return found

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from survey.execution.failures import skip_reason
 from survey.models import COMPLETE, Association, Plan, Task, TaskRecord
 from survey.mosaics.layouts import read_layout
 from survey.planning.planner import Planner, reference_of
+from survey.steps.alignment import refusal_of
 from survey.steps.registry import REGISTRY
 
 MAX_NAMES = 5  # of missing members in a message
@@ -24,6 +25,7 @@ class Ready:
     product: str = ""  # of the mosaic that they belong to; '': of an exposure
     error: str = ""  # why they are not run
     layout_known: bool = False  # they are all that the mosaic will have after its alignment
+    keeps_done: bool = False  # those that an earlier run completed are not recorded as skipped
 
 
 @dataclass(frozen=True)
@@ -137,13 +139,20 @@ class MosaicGate:
         return self._let_through(association.product, first), align
 
     def _second_half(self, started: _Started, record: TaskRecord) -> Ready:
-        """The tasks after the alignment. After a failed one they are those that were predicted, to be skipped."""
+        """The tasks after the alignment. After a failed one they are those that were predicted, to be skipped.
+
+        They are skipped as well after an alignment of an earlier run that left exposures unaligned, if the config now
+        requires all of them to be aligned.
+        """
         product, complete = started.association.product, record.status == COMPLETE
+        error = "" if complete else skip_reason(record)
+        refused = refusal_of(started.align, record) if complete else ""
         layout = read_layout(self._root, product) if complete else None
         _, rest = self._planner.mosaic_tasks(
             started.association, started.chains, self._exposures, started.missing, layout, started.reference
         )
-        return self._let_through(product, rest, "" if complete else skip_reason(record), layout_known=True)
+        ready = self._let_through(product, rest, error or refused, layout_known=True)
+        return replace(ready, keeps_done=bool(refused))
 
     def _release(self, product: str, align: Task) -> list[Association]:
         """Mosaics that waited for this one's alignment, whatever its end."""

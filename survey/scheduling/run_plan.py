@@ -117,6 +117,6 @@ def _start(ready: Ready, queue: TaskQueue, settings: RunSettings) -> None:
     if ready.layout_known:
         settings.laid_out(ready.product, ready.tasks)
     if ready.error:
-        queue.skip(ready.tasks, ready.error)
+        queue.skip(ready.tasks, ready.error, keep_done=ready.keeps_done)
     else:
         queue.add(ready.tasks)

@@ -107,10 +107,14 @@ class TaskQueue:
             else:
                 self._submit(task, task.memory_gb)
 
-    def skip(self, tasks: Sequence[Task], error: str) -> None:
-        """Record tasks as skipped, without running them."""
+    def skip(self, tasks: Sequence[Task], error: str, keep_done: bool = False) -> None:
+        """Record tasks as skipped, without running them; with ``keep_done``, all but those of an earlier run."""
+        reusable = reusable_records(self._root, tasks, self._stored) if keep_done else {}
         for task in tasks:
-            self._decide(replace(blank_record(task), status=SKIPPED, error=error))
+            if task.key in reusable:
+                self._decide(reusable[task.key], reused=True)
+            else:
+                self._decide(replace(blank_record(task), status=SKIPPED, error=error))
 
     def collect(self) -> bool:
         """Decide the tasks that have ended; when there are none, wait a moment for the next.

@@ -12,7 +12,7 @@ from survey.config.pipeline_spec import StepSpec, check_settings, read_spec, typ
 from survey.config.values import expand
 from survey.errors import TaskError
 from survey.messages import shown, unquoted
-from survey.models import Exposure
+from survey.models import Exposure, Notice
 from survey.mosaics.grid import Box, Tile
 from survey.steps.costs import Cost, Formula, small, work_on
 
@@ -38,6 +38,7 @@ class Job:
     run: str = ""  # name of the run that holds the workspace
     mosaic: str = ""  # as the task's
     tile: Tile | None = None  # as the task's
+    must_align: bool = False  # as the task's
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Job:
@@ -74,6 +75,7 @@ class Outcome:
     measurements: Mapping[str, float] = field(default_factory=dict)
     machine: Mapping[str, str] = field(default_factory=dict)  # processor and libraries: see `survey.isolation.machine`
     environment: Mapping[str, str] = field(default_factory=dict)  # variables that may change last bits of pixels
+    notices: tuple[Notice, ...] = ()  # what steps of Image3 did not do
 
 
 class Unit(StrEnum):
@@ -114,6 +116,7 @@ class Step:
     # What its products are
     corrects: bool = False  # the product is of the kind that it accepts, such as a corrected rate
     intermediate: bool = False  # the products are deleted once the mosaic is complete
+    aligns: bool = False  # runs tweakreg on all members of a mosaic
     lays_out: bool = False  # the product is the layout of a mosaic
     needs_layout: bool = False  # its tasks can be planned only from the layout
     commits: bool = False  # completes a group of mosaics.zarr

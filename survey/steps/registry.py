@@ -137,7 +137,7 @@ _ROWS = (
     ),
     _part(
         "align", "asn", "layout", "align:run",
-        unit=Unit.MOSAIC, parts=("tweakreg", "resample", "skymatch"), lays_out=True,
+        unit=Unit.MOSAIC, parts=("tweakreg", "resample", "skymatch"), aligns=True, lays_out=True,
         cost=costs.align, color="#3c9a72",
     ),
     _part(
@@ -197,6 +197,7 @@ _ROWS = (
         step_class=_IMAGE3,
         per_mosaic=True,
         engine="stock",
+        aligns=True,
         replaces=("assemble", "source_catalog", "outliers"),
         cost=costs.image3,
         color="#6a3d8f",

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from survey.errors import TaskError
+from survey.models import Notice
 from survey.mosaics.groups import write_group
+from survey.steps.alignment import NO_SKY, Watched, check, watched
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.pipeline import call, is_simulated, link, stamp
 from survey.steps.sanity import check_covered
 
 # Products of an exposure (jw..._<acid>_crf.fits) go to stage3, those of the association to mosaics.
 _EXPOSURE_PRODUCT = re.compile(r"jw\d{11}_", re.ASCII)
+_LEFT = {"skymatch": NO_SKY, "outlier_detection": "there is no other exposure to compare them with"}
 
 
 def run_image3(job: Job, step: Step) -> Outcome:
@@ -24,7 +29,7 @@ def run_image3(job: Job, step: Step) -> Outcome:
     Raises
     ------
     TaskError
-        Image3 made no i2d file, or one without data.
+        Image3 made no i2d file, or one without data; or tweakreg did not align all members and the config requires it.
     """
     association, *members = job.inputs
     folder = job.path / "in"
@@ -36,7 +41,14 @@ def run_image3(job: Job, step: Step) -> Outcome:
             link(str(Path(association).parent / member["tweakreg_catalog"]), folder, member["tweakreg_catalog"])
     output = job.path / "products"
     output.mkdir()
-    resolved = call(step.step_class, source, output, job.settings)
+    names = [Path(member).name.removesuffix("_cal.fits") for member in members]
+
+    def check_aligned(found: Watched) -> None:
+        if job.must_align:
+            check(found.notices(names), len(names))
+
+    with watched(check_aligned) as alignment:
+        resolved = call(step.step_class, source, output, job.settings)
     made = sorted(path for path in output.iterdir() if path.is_file())
     main = output / f"{job.subject}_{step.produces}.fits"
     if main not in made:
@@ -51,6 +63,7 @@ def run_image3(job: Job, step: Step) -> Outcome:
         tuple((f"products/{path.name}", f"{_folder(path.name, step)}/{path.name}") for path in made),
         resolved,
         _measure(main, source),
+        notices=(*alignment.notices(names), *_other_notices(made, names, resolved)),
     )
 
 
@@ -73,6 +86,19 @@ def write_zarr(job: Job, step: Step) -> Outcome:
 
 def _folder(name: str, step: Step) -> str:
     return "stage3" if _EXPOSURE_PRODUCT.match(name) else step.folder
+
+
+def _other_notices(made: Sequence[Path], names: Sequence[str], resolved: Mapping[str, Any]) -> list[Notice]:
+    """Members of which sky or outliers were not found, by the headers of their crf files."""
+    from astropy.io import fits
+
+    found = []
+    headers = {name: fits.getheader(path) for name in names for path in made if path.name.startswith(f"{name}_")}
+    for step, keyword in (("skymatch", "S_SKYMAT"), ("outlier_detection", "S_OUTLIR")):
+        left = tuple(name for name, header in headers.items() if header.get(keyword) in ("SKIPPED", "FAILED"))
+        if left and not resolved["steps"][step]["skip"]:
+            found.append(Notice(step, step == "skymatch", _LEFT[step], left))
+    return found
 
 
 def _measure(i2d: Path, association: Path) -> dict[str, float]:

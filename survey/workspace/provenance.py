@@ -36,7 +36,8 @@ _TEXT = tuple("key step subject filter status digest host job started error erro
 _NUMBERS = ("seconds", "cpu_seconds", "peak_memory_gb", "memory_gb")  # float64
 _PACKAGES = ("jwst", "stcal", "crds", "survey")  # a column each: jwst_version, ...
 _JSON = tuple(
-    "inputs settings resolved references sha1 missing products measurements versions machine environment".split()
+    "inputs settings resolved references sha1 missing products measurements versions machine environment "
+    "notices".split()
 )
 
 

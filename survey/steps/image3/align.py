@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from survey.errors import TaskError
+from survey.models import Notice
 from survey.mosaics.coverage import angle_text, farthest_deg, fields_of, fields_text, how_to_split, is_nearly_empty
 from survey.mosaics.grid import Box
 from survey.mosaics.layouts import Aligned, Layout, Member, Scale
 from survey.mosaics.sky_plane import mean_direction, separation_deg
 from survey.names import observation_label, parse_exposure
+from survey.steps.alignment import check, skipped, watched
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.image3 import files
 from survey.steps.image3.members import (
@@ -58,7 +60,8 @@ def run(job: Job, step: Step) -> Outcome:
     Raises
     ------
     TaskError
-        Exposures are too far apart to be in one mosaic, or outside of the grid that the config gives.
+        Exposures are too far apart to be in one mosaic, or outside of the grid that the config gives; or tweakreg did
+        not align all of them and the config requires it.
     """
     association_path, *paths = job.inputs
     association = json.loads(Path(association_path).read_text())
@@ -71,7 +74,9 @@ def run(job: Job, step: Step) -> Outcome:
     members = library([skeleton(found) for found in before], association)
     groups = [str(member["group_id"]) for member in members.asn["products"][0]["members"]]
     given = _given_alignment(job, names)
-    resolved, members = _align(job, members, names, catalogues, given)
+    resolved, members, notices = _align(job, members, names, catalogues, given)
+    if job.must_align:
+        check(notices, len(names))
     after = [_Exposure(*found) for found in zip(names, groups, _describe(members, before), strict=True)]
     output = job.path / "products"
     output.mkdir()
@@ -92,7 +97,7 @@ def run(job: Job, step: Step) -> Outcome:
         "ny": layout.final_shape[0],
         "outside": sum(member.final is None for member in layout.members),
     }
-    return Outcome(products, {"tweakreg": resolved, "resample": parameters(resample)}, measured)
+    return Outcome(products, {"tweakreg": resolved, "resample": parameters(resample)}, measured, notices=notices)
 
 
 def _listed_catalogues(job: Job, path: Path, association: Mapping[str, Any], names: Sequence[str]) -> dict[str, Path]:
@@ -134,7 +139,7 @@ def _align(
     names: Sequence[str],
     catalogues: Mapping[str, Path],
     given: Mapping[str, Description],
-) -> tuple[dict[str, Any], Any]:
+) -> tuple[dict[str, Any], Any, tuple[Notice, ...]]:
     """Run tweakreg on skeletons with the catalogues of the step `sources`; it does not search for sources itself."""
     from jwst.stpipe.utilities import record_step_status
 
@@ -142,7 +147,8 @@ def _align(
     resolved = parameters(tweakreg)
     if given:
         _take(members, names, given)
-        return {**resolved, "alignment": str(job.settings["alignment"])}, members
+        given_alignment = {**resolved, "alignment": str(job.settings["alignment"])}
+        return given_alignment, members, (skipped("mosaic.alignment gives the WCS", names),)
     reference = str(job.settings.get("reference") or "")  # the mosaic of another filter, by its product name
     if reference and not str(tweakreg.abs_refcat or "").strip():
         tweakreg.abs_refcat = files.Inputs(job.inputs).path(files.SOURCES, files.SOURCES.subject(reference))
@@ -151,6 +157,7 @@ def _align(
     tweakreg.output_dir = str(job.path)
     if tweakreg.skip:  # a single step does not check it; the pipeline would
         record_step_status(members, "tweakreg", status="SKIPPED")
+        notices: tuple[Notice, ...] = (skipped("its parameter skip is true", names),)
     else:
         lines = []
         for index, name in enumerate(names):
@@ -163,13 +170,15 @@ def _align(
         catfile = job.path / "catfile.txt"
         catfile.write_text("\n".join(lines) + "\n")
         tweakreg.use_custom_catalogs, tweakreg.catfile = True, str(catfile)
-        members = tweakreg.run(members)
+        with watched() as found:
+            members = tweakreg.run(members)
+        notices = found.notices(names)
     with members:
         for index, name in enumerate(names):
             model = members.borrow(index)
             model.meta.tweakreg_catalog = files.CATALOG.name(name) if save and not tweakreg.skip else None
             members.shelve(model, index)
-    return resolved, members
+    return resolved, members, notices
 
 
 def _take(members: Any, names: Sequence[str], given: Mapping[str, Description]) -> None:

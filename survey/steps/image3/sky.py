@@ -12,7 +12,9 @@ from functools import cache
 from typing import Any
 
 from survey.errors import TaskError
+from survey.models import Notice
 from survey.mosaics.layouts import Layout
+from survey.steps.alignment import NO_SKY
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.image3 import files
 from survey.steps.image3.levels import SKIPPED_LEVEL, Level, Measured, SkyLevels, Statistics
@@ -112,11 +114,13 @@ def solve(job: Job, step: Step) -> Outcome:
         found = _solve(skymatch, layout, [Statistics.read(path) for path in paths])
     path = job.path / files.SKY.name(job.subject)
     SkyLevels(skymatch.skymethod, skymatch.subtract, found).write(path)
+    lost = () if skymatch.skip else tuple(name for name, item in found.items() if not item.is_matched)
     levels = [item.level[0] for item in found.values() if item.level is not None]
     return Outcome(
         ((path.name, f"{step.folder}/{path.name}"),),
         {"skymatch": parameters(skymatch)},
         {"matched": len(levels), "largest_level": max(levels, default=0.0)},
+        notices=(Notice("skymatch", True, NO_SKY, lost),) if lost else (),
     )
 
 
