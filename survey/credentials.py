@@ -26,7 +26,7 @@ def token() -> str | None:
 
 
 def scrub(text: str, secret: str | None = None) -> str:
-    """Replace tokens in a text by `MASK`, also where they are escaped for HTML or a URL.
+    """Replace tokens in a text by `MASK`, also where they are escaped for HTML or a URL, and logins of proxies.
 
     Parameters
     ----------
@@ -37,7 +37,18 @@ def scrub(text: str, secret: str | None = None) -> str:
     for item in secrets:
         for spelling in {item, urllib.parse.quote(item, safe=""), urllib.parse.quote(item), html.escape(item)}:
             text = text.replace(spelling, MASK)
+    for login in _logins_of_proxies(os.environ):
+        text = text.replace(f"{login}@", f"{MASK}@")
+        password = login.partition(":")[2]
+        if len(password) >= _LEAST:
+            text = text.replace(password, MASK).replace(urllib.parse.unquote(password), MASK)
     return text
+
+
+def _logins_of_proxies(environment: Mapping[str, str]) -> list[str]:
+    """``user:password`` of the addresses of proxies in an environment."""
+    found = [value for name, value in environment.items() if name.lower().endswith("_proxy") and "@" in value]
+    return [value.rpartition("@")[0].rpartition("://")[2] for value in found]
 
 
 def without(environment: Mapping[str, str]) -> dict[str, str]:

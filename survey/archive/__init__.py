@@ -10,6 +10,7 @@ __all__ = [
     "http",
     "ledger",
     "local",
+    "proxies",
     "query",
     "raw",
     "structure",

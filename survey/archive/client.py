@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from survey.archive.attempts import Attempt, GivenUpError, PassingError, Watch, first_reply
 from survey.archive.http import BodyError, body_blocks, is_loopback, may_pass, retry_after_seconds, shown_cause
+from survey.archive.proxies import answerer, fault_of_proxy, fault_of_status, malformed, through
 from survey.credentials import scrub
 from survey.errors import AccessRefusedError, ServiceUnreachableError, SurveyError
 
@@ -53,7 +54,7 @@ def bounded(server: str, seconds: float, work: Callable[[Watch], T]) -> T:
     if not outcome:
         cause = f" (last: {watch.cause.rstrip('.')})" if watch.cause else ""
         raise ServiceUnreachableError(
-            f"{server}: no complete answer within {seconds:g} s{cause}. "
+            f"{server}: no complete answer within {seconds:g} s{through(server)}{cause}. "
             "Try again later, or lengthen archive.timeout_seconds."
         )
     result, error = outcome[0]
@@ -112,6 +113,8 @@ class _BoundedRequest:
 
         left = max(1.0, self._watch.left)
         options = options | {"timeout": (min(_CONNECT_SECONDS, left), left), "stream": True, "allow_redirects": True}
+        if wrong := malformed(url):
+            raise ServiceUnreachableError(f"{self._server}: {wrong}")
         try:
             response = self._request(method, url, **options)
             attempt.pace.restart(0)
@@ -121,14 +124,15 @@ class _BoundedRequest:
                 response.close()
         except (requests.RequestException, BodyError) as error:
             cause = shown_cause(error)
-            unreachable = ServiceUnreachableError(f"{self._server}: cannot be reached ({cause}). Check archive.server.")
+            said = fault_of_proxy(url, error) or f"cannot be reached{through(url)} ({cause}). Check archive.server."
+            unreachable = ServiceUnreachableError(f"{self._server}: {said}")
             if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema)):
                 raise unreachable from error
             raise PassingError(cause, unreachable) from error
         response._content, response._content_consumed = content, True
         if response.status_code in (401, 403):
-            raise AccessRefusedError(f"{self._server}: refused the query (HTTP {response.status_code}).")
-        fault = self._fault(response)
+            raise AccessRefusedError(f"{self._server}{answerer(url)}: refused the query (HTTP {response.status_code}).")
+        fault = fault_of_status(url, response.status_code) or self._fault(response, answerer(url))
         if fault is None:
             return response
         failure = ServiceUnreachableError(f"{self._server}: {fault}")
@@ -151,11 +155,17 @@ class _BoundedRequest:
             attempt.pace.reached(size)
         return blocks
 
-    def _fault(self, response: Any) -> str | None:
-        """What is wrong with a reply; None for one of the portal's. Its JSON is parsed once, here."""
+    def _fault(self, response: Any, proxy: str) -> str | None:
+        """What is wrong with a reply; None for one of the portal's. Its JSON is parsed once, here.
+
+        Parameters
+        ----------
+        proxy : that may have answered in the portal's place; see `survey.archive.proxies.answerer`
+        """
         if response.status_code >= 400:
+            who = f"the server{proxy} " if proxy else ""
             return (
-                f"answered HTTP {response.status_code} ({scrub(str(response.reason))}) to the query. "
+                f"{who}answered HTTP {response.status_code} ({scrub(str(response.reason))}) to the query. "
                 "Check archive.server; try again later."
             )
         kind = response.headers.get("Content-Type", "no content type")

@@ -17,6 +17,7 @@ from urllib.parse import urljoin, urlsplit
 
 from survey.archive.attempts import LEAST_BYTES_PER_SECOND, SHARES, Attempt, Pace
 from survey.archive.http import BodyError, body_blocks, is_loopback, may_pass, origin, retry_after_seconds, shown_cause
+from survey.archive.proxies import answerer, fault_of_proxy, fault_of_status, malformed, through
 from survey.credentials import scrub
 
 MAX_FILE_BYTES = 16 * 1000**3  # the archive cuts exposures into segments of about 2 GB
@@ -153,6 +154,8 @@ class Connection:
 
         stall = self._settings.stall_seconds
         for _ in range(_MAX_REDIRECTS + 1):
+            if fault := malformed(url):
+                raise TransferError(fault, "server")
             sent = {"Accept-Encoding": "identity", **headers}
             if self._token and origin(url) == self._origin:
                 sent["Cookie"] = f"mast_token={self._token}"
@@ -165,7 +168,8 @@ class Connection:
                     timeout=(min(_CONNECT_SECONDS, stall), stall),
                 )
             except (requests.RequestException, ValueError) as error:
-                raise TransferError(shown_cause(error), "server") from error
+                cause = fault_of_proxy(url, error) or f"{shown_cause(error)}{through(url)}"
+                raise TransferError(cause, "server") from error
             if response.status_code not in (301, 302, 303, 307, 308) or "Location" not in response.headers:
                 return response
             response.close()
@@ -246,11 +250,14 @@ def download(connection: Connection, file: RemoteFile, attempt: Attempt, on_byte
 
 def _check_status(response: Any, file: RemoteFile) -> None:
     status = response.status_code
+    if fault := fault_of_status(file.url, status):
+        raise TransferError(fault, "server")
+    who = f" of the server{proxy}" if (proxy := answerer(file.url)) else ""
     if status in (401, 403):
-        raise TransferError(f"HTTP {status}: {file.when_refused or response.reason}", "refused")
+        raise TransferError(f"HTTP {status}{who}: {file.when_refused or response.reason}", "refused")
     if may_pass(status):
         asked = retry_after_seconds(response.headers.get("Retry-After"))
-        raise TransferError(f"HTTP {status} {response.reason}", "server", asked)
+        raise TransferError(f"HTTP {status} {response.reason}{who}", "server", asked)
     if status not in (200, 206, 416):
         raise TransferError(f"HTTP {status} {response.reason}", "final")
     if status != 416 and "html" in response.headers.get("Content-Type", "").lower():

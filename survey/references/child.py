@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from survey.archive.http import is_loopback
+from survey.archive.proxies import malformed, through
+from survey.credentials import scrub
 from survey.errors import AccessRefusedError, ReferencesError, ServiceUnreachableError
 from survey.isolation import NETWORK, isolated
 from survey.references.messages import Best, BestRequest, Catalog, CatalogRequest, Failure, Message, decode, encode
@@ -82,18 +85,23 @@ def ask_best(request: BestRequest, cache: Path, limit_seconds: float) -> Best:
 def _run(request: Message, cache: Path | None, server: str | None, limit_seconds: float) -> Message:
     """Send one request to a child process; a `Failure` becomes one of this package's errors."""
     folder = cache or Path(os.devnull)
+    if server is not None and (fault := malformed(server)):
+        raise ServiceUnreachableError(f"{server}: {fault}")
     environment = isolated(os.environ, keep=NETWORK)
+    if server is not None and is_loopback(server):
+        environment["no_proxy"] = "*"  # no proxy between this machine and itself, as for the archive
     environment |= _environment(folder, server or NO_SERVER) | {"CRDS_READONLY_CACHE": "1"}
     # Of a socket; the child makes other attempts beside one that is silent.
     environment["CRDS_CLIENT_TIMEOUT_SECONDS"] = str(max(1, int(limit_seconds)))
     where = server or f"the CRDS cache {folder}"
     command = [sys.executable, "-P", "-m", "survey.references.lookup"]
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryDirectory(prefix="survey-home-") as home:
+        environment["HOME"] = home  # no .crds.ini, nor settings of astropy
         try:
             status, reply = _ask(command, encode(request).encode(), environment, errors, limit_seconds)
         except TimeoutError as error:
             kind = ReferencesError if server is None else ServiceUnreachableError
-            raise kind(f"{where}: {error}. Run again later.") from error
+            raise kind(f"{where}: {error}{through(server) if server else ''}. Run again later.") from error
         try:
             answer = decode(reply)
         except ValueError as error:
@@ -152,7 +160,7 @@ def _ask(
 
 
 def _raise(failure: Failure, where: str, *, has_cache: bool) -> None:
-    message = f"{where}: {failure.error[:600]}"
+    message = f"{where}: {scrub(failure.error)[:600].rstrip('.')}"
     if failure.kind == "access":
         raise AccessRefusedError(message)
     if failure.kind == "unreachable":

@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import sys
+import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 from survey.archive.attempts import PassingError, Watch, first_reply
 from survey.archive.headers import read_primary_header
 from survey.archive.http import retry_after_seconds
+from survey.archive.proxies import answerer, errors_within, fault_of_proxy, fault_of_status, for_urllib
 from survey.messages import shown
 from survey.references.messages import (
     NOT_APPLICABLE,
@@ -292,7 +294,19 @@ def _answer(request: Message) -> Message:
             return best(request)
         raise TypeError(f"{type(request).__name__} is no request")
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the process's only way to report it
-        return Failure(_kind(error), f"{type(error).__name__}: {error}")
+        return Failure(_kind(error), _fault_of_proxy(error) or f"{type(error).__name__}: {error}")
+
+
+def _fault_of_proxy(error: BaseException) -> str:
+    """What is wrong with the proxy through which the server was asked; '' for nothing, or none."""
+    from urllib.error import HTTPError
+
+    server = os.environ.get("CRDS_SERVER_URL", "")
+    reply = next((link for link in errors_within(error) if isinstance(link, HTTPError)), None)
+    if reply is not None:
+        said = f"the server{proxy} answered HTTP {reply.code}" if (proxy := answerer(server)) else ""
+        return fault_of_status(server, reply.code) or said
+    return fault_of_proxy(server, error) if _kind(error) == "unreachable" else ""
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
@@ -325,6 +339,8 @@ def main() -> None:
     stdout = os.dup(1)
     os.dup2(2, 1)
     request = decode(sys.stdin.read())
+    proxies = urllib.request.getproxies() | for_urllib(os.environ)
+    urllib.request.install_opener(urllib.request.build_opener(urllib.request.ProxyHandler(proxies)))
     with contextlib.suppress(Exception, SystemExit):  # a failure of the import becomes the answer below
         import crds.client.api
         import crds.core.rmap  # noqa: F401
