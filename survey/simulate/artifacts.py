@@ -130,12 +130,13 @@ def has_wisps(detector: str, filter_name: str) -> bool:
 
 
 @lru_cache(maxsize=4)
-def wisp_template(detector: str, seed: int) -> np.ndarray:
+def wisp_template(detector: str, seed: int, component: int = 0) -> np.ndarray:
     """Scattered light over the full frame, (2048, 2048) float32, peak 1: soft arcs, fixed for each detector.
 
-    The first arc runs through the corner of the module's centre, where the small subarrays lie.
+    The first arc runs through the corner of the module's centre, where the small subarrays lie. Components have arcs
+    of their own.
     """
-    rng = stream(seed, detector, "wisps")
+    rng = stream(seed, detector, f"wisps {component}" if component else "wisps")
     axis = np.linspace(-1, 1, FRAME, dtype=np.float32)
     template = np.zeros((FRAME, FRAME), np.float32)
     for number in range(4):

@@ -7,7 +7,7 @@ long wave through another. It has one pointing error, which its detectors share.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from astropy.time import Time, TimeDelta
 
@@ -16,10 +16,10 @@ from survey.names import ExposureName
 from survey.nircam import DETECTORS
 from survey.simulate import geometry
 from survey.simulate.detector import LONG_FILTERS, SHORT_FILTERS, stream
-from survey.simulate.geometry import Attitude
+from survey.simulate.geometry import AberratedAttitude, Aim, Attitude
 from survey.simulate.psf import passband
 from survey.simulate.readout import readout_timing
-from survey.simulate.scene import Pointing, Scene
+from survey.simulate.scene import Pointing, PointingFault, Scene
 
 OVERHEAD_S = 60.0  # between exposures
 VISIT_OVERHEAD_S = 1800.0  # between observations
@@ -41,12 +41,23 @@ class Shot:
     filters: tuple[tuple[str, str], ...]  # (detector, filter), of the detectors that look
     start: str  # ISO 8601 UTC
     header: Attitude
-    true: Attitude
+    true: Aim
     proprietary: bool
+    program: int | None = None  # None: the scene's
+    epoch: int = 1
+
+    @property
+    def va_scale(self) -> float:
+        """VA_SCALE of the header: true over apparent separation."""
+        return self.true.scale if isinstance(self.true, AberratedAttitude) else 1.0
+
+    def of_program(self, scene: Scene) -> int:
+        """Number of the program that the exposure belongs to."""
+        return self.program or scene.program
 
     def name(self, scene: Scene, detector: str) -> str:
         """Archive name of a detector's file, without suffix."""
-        visit = (scene.program, self.observation, self.visit)
+        visit = (self.of_program(scene), self.observation, self.visit)
         return str(ExposureName(*visit, VISIT_GROUP, SEQUENCE, self.activity, self.exposure, detector))
 
 
@@ -84,26 +95,83 @@ def plan_shots(scene: Scene) -> list[Shot]:
     """
     _check(scene)
     pairs = _filter_pairs(scene)
+    origin = scene.velocity_aberration.origin_arcsec or _reference_point(scene)
     centre = _reference_point(scene)
     rng = stream(scene.seed, "pointing errors")
     step = exposure_times(scene).duration + OVERHEAD_S
     clock, shots = Time(scene.start, scale="utc"), []
     for pointing in scene.observations:
+        clock = _starting(pointing, clock, scene)
         for number, filters in enumerate(pairs):
             for dither, offset in enumerate(dither_offsets(pointing)):
                 header = _aim(scene, pointing, centre, offset)
                 errors = rng.normal(size=3)
                 shift = scene.pointing_errors.shift_arcsec * errors[:2]
                 roll = scene.pointing_errors.roll_arcsec * errors[2] / 3600
+                true = _aberrated(header.shifted(shift[0], shift[1], roll), pointing, scene, origin)
                 shots.append(
                     Shot(
                         pointing.observation, pointing.visit, _activity(number), dither + 1, pointing.dithers, filters,
-                        clock.isot, header, header.shifted(shift[0], shift[1], roll), pointing.proprietary,
+                        clock.isot, header, true, pointing.proprietary, pointing.program, pointing.epoch,
                     )
                 )  # fmt: skip
                 clock = clock + TimeDelta(step, format="sec")
         clock = clock + TimeDelta(VISIT_OVERHEAD_S, format="sec")
+    _check_faults(scene, shots)
     return shots
+
+
+def _starting(pointing: Pointing, clock: Time, scene: Scene) -> Time:
+    """When an observation starts: at its own time, or when the one before is over."""
+    if pointing.start is None:
+        return clock
+    start = Time(pointing.start, scale="utc")
+    if start < clock:
+        raise ConfigError(
+            f"scene {scene.name!r}: observation {pointing.observation}: start {pointing.start} is before the end of "
+            f"the observation before it, {clock.isot}. Name observations in time order."
+        )
+    return start
+
+
+def _aberrated(attitude: Attitude, pointing: Pointing, scene: Scene, origin: tuple[float, float]) -> Aim:
+    if not scene.velocity_aberration.enabled:
+        return attitude
+    return AberratedAttitude(attitude, pointing.va_scale or scene.velocity_aberration.scale, origin)
+
+
+def with_faults(scene: Scene, shot: Shot, detector: str) -> tuple[Shot, list[PointingFault]]:
+    """A shot with the header that a detector gets: wrong where a fault of the scene says so; and those faults."""
+    faults = [fault for fault in scene.pointing_faults.faults if _matches(fault, scene, shot, detector)]
+    if not faults or not scene.pointing_faults.enabled:
+        return shot, []
+    east, north = (sum(fault.shift_mas[axis] for fault in faults) / 1000 for axis in (0, 1))
+    roll = sum(fault.roll_arcsec for fault in faults) / 3600
+    return replace(shot, header=shot.header.shifted(east, north, roll)), faults
+
+
+def _matches(fault: PointingFault, scene: Scene, shot: Shot, detector: str) -> bool:
+    facts = {
+        "program": shot.of_program(scene),
+        "observation": shot.observation,
+        "visit": shot.visit,
+        "exposure": shot.exposure,
+        "filter": dict(shot.filters).get(detector),
+        "detector": detector,
+    }
+    return all(facts[key] == value for key, value in fault.matching().items())
+
+
+def _check_faults(scene: Scene, shots: list[Shot]) -> None:
+    """Refuse faults that match no exposure."""
+    exposures = [(shot, detector) for shot in shots for detector, _ in shot.filters]
+    wrong = [
+        f"scene {scene.name!r}: pointing_faults.faults.{number}: no exposure has {fault.matching()}."
+        for number, fault in enumerate(scene.pointing_faults.faults)
+        if not any(_matches(fault, scene, shot, detector) for shot, detector in exposures)
+    ]
+    if wrong:
+        raise ConfigError(wrong)
 
 
 def dither_offsets(pointing: Pointing) -> Iterator[tuple[float, float]]:
@@ -153,16 +221,17 @@ def _check(scene: Scene) -> None:
             faults.append(
                 f"filter {filter_name!r}: no {channel.lower()}-wave detector among {scene.detectors}; add one"
             )
-    visits = [(pointing.observation, pointing.visit) for pointing in scene.observations]
+    visits = [(p.program or scene.program, p.observation, p.visit) for p in scene.observations]
     for field, values in (("detectors", scene.detectors), ("filters", scene.filters), ("observations", visits)):
         if not values:
             faults.append(f"{field}: empty; name at least one")
         if len(set(values)) != len(values):
             faults.append(f"{field}: {values}: something occurs twice; name each once")
-    try:
-        Time(scene.start, scale="utc")
-    except ValueError:
-        faults.append(f"start: {scene.start!r}; expected a UTC time such as 2022-12-21T00:00:00")
+    for start in (scene.start, *(pointing.start for pointing in scene.observations if pointing.start is not None)):
+        try:
+            Time(start, scale="utc")
+        except ValueError:
+            faults.append(f"start: {start!r}; expected a UTC time such as 2022-12-21T00:00:00")
     if faults:
         raise ConfigError([f"scene {scene.name!r}: {fault}." for fault in faults])
 

@@ -93,6 +93,46 @@ class Attitude:
         return self.matrix() @ east, self.matrix() @ north
 
 
+@dataclass(frozen=True)
+class AberratedAttitude:
+    """An attitude of a moving telescope: separations on the sky are ``scale`` times those that it sees.
+
+    origin : (V2, V3) [arcsec] of the point where both agree
+    """
+
+    attitude: Attitude
+    scale: float
+    origin: tuple[float, float]
+
+    def to_sky(self, v2: Any, v3: Any) -> tuple[np.ndarray, np.ndarray]:
+        """(v2, v3) [arcsec] as the telescope sees it -> (ra, dec) [deg]."""
+        return self.attitude.to_sky(*self._scaled(v2, v3, self.scale))
+
+    def from_sky(self, ra: Any, dec: Any) -> tuple[np.ndarray, np.ndarray]:
+        """(ra, dec) [deg] -> (v2, v3) [arcsec] as the telescope sees it."""
+        return self._scaled(*self.attitude.from_sky(ra, dec), 1 / self.scale)
+
+    def at(self, v2: float, v3: float) -> Attitude:
+        """The attitude near a point, told there; other points are off by the aberration of their distance."""
+        here = self.attitude.at(*(float(value) for value in self._scaled(v2, v3, self.scale)))
+        return Attitude(v2, v3, here.ra, here.dec, here.roll)
+
+    def pipeline_shift(self, v2: float, v3: float) -> tuple[float, float]:
+        """What the jwst pipeline leaves: true minus its position of a detector with this reference point.
+
+        It scales about the detector's own reference point, where the header has the unscaled attitude. The difference
+        is the same over the whole detector: (scale - 1) (reference - origin), (V2, V3) [arcsec].
+        """
+        return (self.scale - 1) * (v2 - self.origin[0]), (self.scale - 1) * (v3 - self.origin[1])
+
+    def _scaled(self, v2: Any, v3: Any, factor: float) -> tuple[Any, Any]:
+        about_v2, about_v3 = self.origin
+        return about_v2 + factor * (np.asarray(v2) - about_v2), about_v3 + factor * (np.asarray(v3) - about_v3)
+
+
+Aim = Attitude | AberratedAttitude
+
+
 def siaf_detector(detector: str) -> str:
     """The SIAF's name for a detector: NRCBLONG -> NRCB5.
 

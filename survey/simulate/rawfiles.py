@@ -68,7 +68,8 @@ def header(scene: Scene, shot: Shot, detector: str, filter_name: str, ramp: Ramp
                    "primary_points": shot.dithers, "total_points": shot.dithers, "position_number": shot.exposure},
         "exposure": _exposure(scene, shot, nints, ngroups, ramp.zeroframe is not None),
         "coordinates": {"reference_frame": "ICRS"},
-        "velocity_aberration": {"scale_factor": 1.0, "va_ra_ref": shot.header.ra, "va_dec_ref": shot.header.dec},
+        "velocity_aberration": {"scale_factor": shot.va_scale, "va_ra_ref": shot.header.ra,
+                                "va_dec_ref": shot.header.dec},
         **_placing(scene, shot, detector),
     }  # fmt: skip
 
@@ -89,7 +90,7 @@ def _target(scene: Scene, shot: Shot) -> dict[str, Any]:
 def _observation(scene: Scene, shot: Shot) -> dict[str, Any]:
     begin = Time(shot.start, scale="utc")
     end = begin + TimeDelta(exposure_times(scene).duration, format="sec")
-    visit = f"{scene.program:05d}{shot.observation:03d}{shot.visit:03d}"
+    visit = f"{shot.of_program(scene):05d}{shot.observation:03d}{shot.visit:03d}"
     return {
         "date": begin.isot[:10],
         "time": begin.isot[11:],
@@ -97,7 +98,7 @@ def _observation(scene: Scene, shot: Shot) -> dict[str, Any]:
         "date_end": end.isot,
         "obs_id": f"V{visit}P0000000{VISIT_GROUP}{SEQUENCE}{shot.activity}",
         "visit_id": visit,
-        "program_number": f"{scene.program:05d}",
+        "program_number": f"{shot.of_program(scene):05d}",
         "observation_number": f"{shot.observation:03d}",
         "visit_number": f"{shot.visit:03d}",
         "visit_group": VISIT_GROUP,

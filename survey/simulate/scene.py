@@ -6,17 +6,34 @@ One YAML file fixes a scene; with the same seed it gives the same bytes.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
+
+from survey.simulate.sections import (
+    Artifacts,
+    CosmicRays,
+    Persistence,
+    Section,
+    Snowballs,
+    Striping,
+    Wisps,
+)
+
+__all__ = [
+    "Artifacts",
+    "CosmicRays",
+    "Persistence",
+    "Scene",
+    "Snowballs",
+    "Striping",
+    "Wisps",
+    "load_scene",
+]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Stars(_Section):
+class Stars(Section):
     """Point sources, drawn uniformly over the field and between the magnitude limits."""
 
     number: int = Field(150, ge=0, description="stars in the field")
@@ -26,7 +43,7 @@ class Stars(_Section):
     separation_arcsec: float = Field(0.0, ge=0, description="no two stars are closer than this")
 
 
-class Galaxies(_Section):
+class Galaxies(Section):
     """Sersic profiles, drawn uniformly over the field."""
 
     number: int = Field(200, ge=0)
@@ -37,18 +54,58 @@ class Galaxies(_Section):
     sersic_index: tuple[float, float] = (0.8, 4.0)
 
 
-class Sky(_Section):
+class BrightStars(Section):
+    """More stars, brighter than the others, drawn apart from them."""
+
+    enabled: bool = False
+    number: int = Field(4, ge=0)
+    bright_mag: float = Field(16.0, description="AB magnitude of the brightest")
+    faint_mag: float = Field(20.0, description="AB magnitude of the faintest")
+
+
+class Halos(Section):
+    """Faint exponential halos about galaxies, the same surface brightness in every filter."""
+
+    enabled: bool = False
+    share: float = Field(0.2, ge=0, le=1, description="of the galaxies that have one")
+    mag_arcsec2: float = Field(28.0, description="AB surface brightness at the half-light radius [mag/arcsec2]")
+    half_light_arcsec: float = Field(2.5, gt=0)
+
+
+class Variables(Section):
+    """Point sources whose brightness differs between epochs."""
+
+    enabled: bool = False
+    number: int = Field(1, ge=0)
+    mag_ab: dict[int, float] = Field(
+        default_factory=lambda: {2: 21.0}, description="epoch: AB magnitude; invisible in epochs not named"
+    )
+    radius_arcsec: float = Field(5.0, ge=0, description="drawn within this radius of the field's centre")
+
+
+class ProperMotions(Section):
+    """Motions of the stars; positions in the truth catalogue are those at the scene's start."""
+
+    enabled: bool = False
+    rms_mas_yr: float = Field(5.0, ge=0, description="per axis [mas/yr]")
+
+
+class Sky(Section):
     """What lies behind the telescope's aperture; the same in every filter and detector but for colours."""
 
     radius_arcsec: float = Field(90.0, gt=0, description="sources are drawn within this radius of the field's centre")
     stars: Stars = Stars()
     galaxies: Galaxies = Galaxies()
+    bright_stars: BrightStars = BrightStars()
+    halos: Halos = Halos()
+    variables: Variables = Variables()
+    proper_motions: ProperMotions = ProperMotions()
     zodiacal_mjy_sr: dict[str, float] = Field(
         default_factory=dict, description="surface brightness by filter [MJy/sr]; filters not named take 0.2"
     )
 
 
-class Pointing(_Section):
+class Pointing(Section):
     """One observation of the program: where it looks, and its dithers."""
 
     observation: int = Field(ge=1, le=999)
@@ -58,22 +115,85 @@ class Pointing(_Section):
     dithers: int = Field(3, ge=1)
     dither_arcsec: float = Field(1.5, description="size of the dither pattern")
     proprietary: bool = Field(False, description="the archive gives it only to a token")
+    epoch: int = Field(1, ge=1, description="which state of variable sources it sees")
+    start: str | None = Field(None, description="UTC of its first exposure; default: after the observation before")
+    program: int | None = Field(None, ge=1, le=99999, description="default: the scene's")
+    va_scale: float | None = Field(None, gt=0.999, lt=1.001, description="default: velocity_aberration.scale")
 
 
-class PointingErrors(_Section):
+class PointingErrors(Section):
     """What alignment must find: errors of the header's pointing, drawn once per exposure; its detectors share them."""
 
     shift_arcsec: float = Field(0.05, ge=0, description="rms per axis")
     roll_arcsec: float = Field(20.0, ge=0, description="rms roll error [arcsec of angle]")
 
 
-class Readout(_Section):
+class PointingFault(Section):
+    """A wrong pointing in the header of chosen exposures: fields that are not given match everything."""
+
+    program: int | None = None
+    observation: int | None = None
+    visit: int | None = None
+    exposure: int | None = Field(None, ge=1, description="number of the dither")
+    filter: str | None = Field(None, description="only exposures through this filter")
+    detector: str | None = None
+    shift_mas: tuple[float, float] = Field((0.0, 0.0), description="header minus truth to the east and north [mas]")
+    roll_arcsec: float = Field(0.0, description="header minus truth [arcsec of angle]")
+
+    @model_validator(mode="after")
+    def _narrow(self) -> Self:
+        if not self.matching():
+            raise ValueError("matches every exposure; give an observation, visit, exposure, filter or detector")
+        return self
+
+    def matching(self) -> dict[str, int | str]:
+        """The fields that choose exposures, with their values."""
+        keys = ("program", "observation", "visit", "exposure", "filter", "detector")
+        return {key: value for key in keys if (value := getattr(self, key)) is not None}
+
+
+class PointingFaults(Section):
+    """Headers that are wrong about the pointing; the pixels are those of the right pointing."""
+
+    enabled: bool = True
+    faults: list[PointingFault] = Field(default_factory=list)
+
+
+class VelocityAberration(Section):
+    """The sky appears scaled about one point of the telescope's field, and headers have the factor in VA_SCALE.
+
+    The jwst pipeline scales about each detector's own reference point instead, so it leaves a shift of each detector.
+    """
+
+    enabled: bool = False
+    scale: float = Field(0.9999, gt=0.999, lt=1.001, description="VA_SCALE: true over apparent separation")
+    origin_arcsec: tuple[float, float] | None = Field(
+        None, description="(V2, V3) of the point that stays; default: where the target is put"
+    )
+
+
+class ReferenceCatalogue(Section):
+    """A catalogue of the stars' positions as a survey such as Gaia would have it."""
+
+    enabled: bool = False
+    epoch: float = Field(2016.0, description="Julian year of the positions")
+    bright_mag: float = Field(14.0, description="stars brighter than this are missing [AB]")
+    faint_mag: float = Field(21.0, description="stars fainter than this are missing [AB]")
+    completeness: float = Field(0.95, ge=0, le=1, description="share of the stars between the limits that are listed")
+    error_mas: float = Field(0.3, ge=0, description="rms error per axis of a star at the faint limit [mas]")
+    error_slope: float = Field(0.2, description="d log10 error / d mag")
+    floor_mas: float = Field(0.02, ge=0, description="least error per axis [mas]")
+    motion_error_mas_yr: float = Field(0.3, ge=0, description="of proper motions, at the faint limit [mas/yr]")
+    offset_mas: tuple[float, float] = Field((0.0, 0.0), description="of the whole frame to the east and north [mas]")
+
+
+class Readout(Section):
     pattern: str = Field("BRIGHT1", description="NIRCam readout pattern")
     groups: int = Field(5, ge=2)
     integrations: int = Field(1, ge=1)
 
 
-class DetectorSettings(_Section):
+class DetectorSettings(Section):
     """Detector physics; per-pixel structure is drawn from the scene's seed."""
 
     gain: float = Field(1.85, gt=0, description="[e-/DN]; long wave uses the same value")
@@ -93,54 +213,16 @@ class DetectorSettings(_Section):
     dead_fraction: float = Field(0.0005, description="pixels with no response, flagged in the mask")
 
 
-class CosmicRays(_Section):
-    enabled: bool = True
-    rate_per_cm2_s: float = Field(5.0, ge=0, description="hits per cm2 of detector and second; a pixel is 18 micron")
-    mean_electrons: float = Field(2000.0, gt=0, description="of the log-normal charge distribution [e-]")
-
-
-class Striping(_Section):
-    """1/f noise of the readout: correlated along the fast axis, per amplifier and common."""
-
-    enabled: bool = False
-    amplitude_e: float = Field(6.0, ge=0, description="rms per read [e-]")
-
-
-class Snowballs(_Section):
-    enabled: bool = False
-    rate_per_detector_s: float = Field(0.002, ge=0, description="per full detector and second")
-    radius_px: tuple[float, float] = (8.0, 30.0)
-    core_electrons: float = Field(150000.0, ge=0)
-
-
-class Wisps(_Section):
-    """Scattered light on A3, A4, B3 and B4 in F150W and F200W."""
-
-    enabled: bool = False
-    amplitude_e_s: float = Field(0.15, ge=0, description="peak of the template [e-/s]")
-
-
-class Persistence(_Section):
-    """Charge left by what saturated in the exposure before, on the same detector."""
-
-    enabled: bool = False
-    fraction: float = Field(0.001, ge=0, le=1, description="of the well that is released in the next exposure")
-    decay_s: float = Field(300.0, gt=0)
-
-
-class Artifacts(_Section):
-    cosmic_rays: CosmicRays = CosmicRays()
-    striping: Striping = Striping()
-    snowballs: Snowballs = Snowballs()
-    wisps: Wisps = Wisps()
-    persistence: Persistence = Persistence()
-
-
-class Scene(_Section):
+class Scene(Section):
     """One simulated program."""
 
     name: str = "demo"
     seed: int = Field(1345, ge=0)
+    random_streams: Literal["shared", "separate"] = Field(
+        "shared",
+        description="separate: every artifact has random numbers of its own, so that a scene without one of them has "
+        "the same noise; shared: as in earlier versions",
+    )
     program: int = Field(1345, ge=1, le=99999)
     target: str = "EGS"
     ra_deg: float = 214.825
@@ -156,6 +238,9 @@ class Scene(_Section):
     readout: Readout = Readout()
     observations: list[Pointing] = Field(default_factory=lambda: [Pointing(observation=1), Pointing(observation=2)])
     pointing_errors: PointingErrors = PointingErrors()
+    pointing_faults: PointingFaults = PointingFaults()
+    velocity_aberration: VelocityAberration = VelocityAberration()
+    reference_catalogue: ReferenceCatalogue = ReferenceCatalogue()
     sky: Sky = Sky()
     detector: DetectorSettings = DetectorSettings()
     artifacts: Artifacts = Artifacts()

@@ -15,7 +15,7 @@ from scipy.special import gammaincinv
 from survey.errors import ConfigError
 from survey.simulate import geometry
 from survey.simulate.detector import Detector, stream
-from survey.simulate.geometry import Attitude, Window
+from survey.simulate.geometry import Aim, Attitude, Window
 from survey.simulate.psf import HALF_SIZE, PHASES, Psf, load_psf, passband
 from survey.simulate.scene import Galaxies, Scene, Stars
 
@@ -38,13 +38,15 @@ def draw_sources(scene: Scene) -> Table:
     Table
         id; kind ('star' or 'galaxy'); ra, dec [deg, ICRS]; mag_ab at 2 micron; flux_<FILTER> [uJy] for each filter of
         the scene; half_light [arcsec, major axis], sersic, axis_ratio, position_angle [deg, north to east] (0 for
-        stars, axis ratio 1).
+        stars, axis ratio 1). The bright stars come last. With proper motions also pm_ra, pm_dec [mas/yr], along the
+        sky; positions are those at the scene's start.
     """
-    stars, galaxies = scene.sky.stars, scene.sky.galaxies
+    stars, galaxies, bright = scene.sky.stars, scene.sky.galaxies, scene.sky.bright_stars
     star = _draw(scene, stars, STAR_COLOUR, stars.separation_arcsec, stream(scene.seed, "sky", "stars"))
     rng = stream(scene.seed, "sky", "galaxies")
     galaxy = _draw(scene, galaxies, GALAXY_COLOUR, 0.0, rng)
-    n = galaxies.number
+    more = _draw_bright(scene)
+    n, extra = galaxies.number, bright.number if bright.enabled else 0
     low, high = np.log(galaxies.half_light_arcsec)
     shapes = {
         "half_light": np.exp(rng.uniform(low, high, n)),
@@ -53,21 +55,40 @@ def draw_sources(scene: Scene) -> Table:
         "position_angle": rng.uniform(0.0, 180.0, n),
     }
     table = Table()
-    total = stars.number + n
-    table["id"] = np.arange(1, total + 1)
-    table["kind"] = ["star"] * stars.number + ["galaxy"] * n
+    table["id"] = np.arange(1, stars.number + n + extra + 1)
+    table["kind"] = ["star"] * stars.number + ["galaxy"] * n + ["star"] * extra
     for name in ("ra", "dec", "mag_ab"):
-        table[name] = np.concatenate([star[name], galaxy[name]])
-    colour = np.concatenate([star["colour"], galaxy["colour"]])
+        table[name] = np.concatenate([star[name], galaxy[name], more[name]])
+    colour = np.concatenate([star["colour"], galaxy["colour"], more["colour"]])
     for filter_name in scene.filters:
         mag = table["mag_ab"] + colour * np.log10(passband(filter_name)[0] / REFERENCE_UM)
         table[f"flux_{filter_name}"] = 10 ** (0.4 * (AB_ZERO_UJY - mag))
         table[f"flux_{filter_name}"].unit = "uJy"
     for name, values in shapes.items():
-        table[name] = np.concatenate([np.full(stars.number, 1.0 if name == "axis_ratio" else 0.0), values])
+        point = 1.0 if name == "axis_ratio" else 0.0
+        table[name] = np.concatenate([np.full(stars.number, point), values, np.full(extra, point)])
     for name, unit in (("ra", "deg"), ("dec", "deg"), ("half_light", "arcsec"), ("position_angle", "deg")):
         table[name].unit = unit
+    if scene.sky.proper_motions.enabled:
+        _add_motions(table, scene)
     return table
+
+
+def _draw_bright(scene: Scene) -> dict[str, np.ndarray]:
+    settings = scene.sky.bright_stars
+    kind = Stars(
+        number=settings.number if settings.enabled else 0, bright_mag=settings.bright_mag,
+        faint_mag=settings.faint_mag, slope=0.0,
+    )  # fmt: skip
+    return _draw(scene, kind, STAR_COLOUR, 0.0, stream(scene.seed, "sky", "bright stars"))
+
+
+def _add_motions(table: Table, scene: Scene) -> None:
+    """Add proper motions of the stars, normal deviates along each axis; galaxies rest."""
+    drawn = stream(scene.seed, "sky", "proper motions").normal(0, scene.sky.proper_motions.rms_mas_yr, (2, len(table)))
+    for name, values in zip(("pm_ra", "pm_dec"), drawn, strict=True):
+        table[name] = np.where(table["kind"] == "star", values, 0.0)
+        table[name].unit = "mas/yr"
 
 
 def _draw(
@@ -117,7 +138,12 @@ def zodiacal_mjy_sr(scene: Scene, filter_name: str) -> float:
 
 
 def sky_rate(
-    sources: Table, detector: Detector, window: Window, filter_name: str, attitude: Attitude, zodiacal: float
+    sources: Table,
+    detector: Detector,
+    window: Window,
+    filter_name: str,
+    attitude: Aim,
+    zodiacal: float,
 ) -> np.ndarray:
     """The sky on a detector, as `ramps.make_ramp` wants it.
 
@@ -138,7 +164,7 @@ def sky_rate(
     return rate + zodiacal * detector.electrons_per_mjy_sr(filter_name)
 
 
-def flux_image(sources: Table, detector: str, window: Window, filter_name: str, attitude: Attitude) -> np.ndarray:
+def flux_image(sources: Table, detector: str, window: Window, filter_name: str, attitude: Aim) -> np.ndarray:
     """Flux of the sources in each pixel of a window, (ny, nx) float64 [uJy]."""
     psf = load_psf(filter_name)
     ra, dec = np.asarray(sources["ra"], float), np.asarray(sources["dec"], float)
@@ -154,7 +180,7 @@ def flux_image(sources: Table, detector: str, window: Window, filter_name: str, 
         if sources["kind"][i] == "star":
             stamp = psf.stamp(*fraction)
         else:
-            to_sky = _pixel_to_east_north(detector, window, x[i], y[i], attitude)
+            to_sky = pixel_to_east_north(detector, window, x[i], y[i], attitude)
             stamp = galaxy_stamp(sources[i], psf, fraction, to_sky)
         _add(image, stamp, column, row, flux[i])
     return image
@@ -170,7 +196,7 @@ def _add(image: np.ndarray, stamp: np.ndarray, column: int, row: int, flux: floa
         image[bottom:top, left:right] += flux * stamp[bottom - y0 : top - y0, left - x0 : right - x0]
 
 
-def _pixel_to_east_north(detector: str, window: Window, x: float, y: float, attitude: Attitude) -> np.ndarray:
+def pixel_to_east_north(detector: str, window: Window, x: float, y: float, attitude: Aim) -> np.ndarray:
     """Matrix (2, 2): pixel offsets -> (east, north) offsets [arcsec] at a point of a window."""
     px = np.array([x - 0.5, x + 0.5, x, x]) + window.x0
     py = np.array([y, y, y - 0.5, y + 0.5]) + window.y0
