@@ -8,10 +8,12 @@ of a pixel (the type of processor that a numerical library works for) is kept an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import site
 import sys
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -40,6 +42,8 @@ FIXED = {
     "MPLBACKEND": "Agg",
 }
 PACKAGE = Path(__file__).resolve().parent.parent
+# Options of Python itself; "error" in PYTHONWARNINGS makes an exception of any warning of a library.
+PYTHON_OPTIONS = ("PYTHONWARNINGS", "PYTHONOPTIMIZE", "PYTHONDEVMODE", "PYTHONINSPECT", "PYTHONSTARTUP")
 
 
 def isolated(environment: Mapping[str, str], keep: Iterable[str] = ()) -> dict[str, str]:
@@ -57,11 +61,59 @@ def isolated(environment: Mapping[str, str], keep: Iterable[str] = ()) -> dict[s
     """
     wanted = {*KEPT, *RECORDED, *keep}
     found = {name: value for name, value in environment.items() if name in wanted}
-    folders = [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(folder)]
-    found["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*folders, str(PACKAGE)]))
+    found["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*python_path(environment), str(PACKAGE)]))
     if "PYTHONNOUSERSITE" not in found:  # packages of `pip install --user` lie below the real home folder
         found["PYTHONUSERBASE"] = environment.get("PYTHONUSERBASE") or site.getuserbase()
     return found | FIXED
+
+
+def python_path(environment: Mapping[str, str]) -> list[str]:
+    """Absolute folders of PYTHONPATH; an empty or relative one means the current folder and is left out."""
+    return [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(folder)]
+
+
+def leave_out_current_folder() -> None:
+    """Import no more modules from the current folder in this process, and raise no warning as an error.
+
+    For a process of the command `survey`, before it imports any package: a script in the user's folder may have the
+    name of one. Folders that PYTHONPATH names in full are kept.
+    """
+    named = python_path(os.environ)
+    here = os.path.realpath(os.curdir)
+    kept = [
+        folder for folder in sys.path if os.path.isabs(folder) and (folder in named or os.path.realpath(folder) != here)
+    ]
+    if here == str(PACKAGE) and len(kept) < len(sys.path):  # in a source tree: survey itself, after all other packages
+        kept.append(here)
+    sys.path[:] = kept
+    warnings.filters[:] = [item for item in warnings.filters if item[0] != "error"]  # type: ignore[index]
+    sys.warnoptions.clear()  # which multiprocessing passes on
+
+
+@contextlib.contextmanager
+def clean_environment() -> Iterator[None]:
+    """Remove from this process' environment, while it starts workers, what changes how Python or dask work.
+
+    Workers inherit the rest: they need what modules, containers and batch systems set, and compute nothing themselves.
+    """
+    own = [name for name in os.environ if name.startswith("DASK_") or name in PYTHON_OPTIONS]
+    folders = python_path(os.environ)
+    changed = {**dict.fromkeys(own), "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(folders) or None}
+    before = {name: os.environ.get(name) for name in changed}
+    _set(changed)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    """Set environment variables of this process, and remove those that are None."""
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def own_home(folder: Path | str) -> None:

@@ -57,6 +57,9 @@ class Exposure:
     # Polygons of the archive's mosaic that lists it, one of which holds it; ICRS (ra, dec) [deg]
     outlines: tuple[tuple[tuple[float, float], ...], ...] = ()
     fault: str = ""  # why it cannot be used (damaged file, missing references); its filter may be unknown then
+    # Why it is not part of the survey: the config excludes it, or its file is of another mode than the archive lists.
+    # Unlike one with a fault, it is not missing from its mosaic.
+    excluded: str = ""
 
     @property
     def file(self) -> str:
@@ -156,6 +159,7 @@ class Plan:
     exposures: tuple[Exposure, ...]
     associations: tuple[Association, ...]
     context: str = ""
+    left_out: tuple[Exposure, ...] = ()  # exposures that are excluded; they are not among `exposures`
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.tasks)

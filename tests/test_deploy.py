@@ -409,7 +409,20 @@ WORKER = (
     '--memory-limit 7.92GiB --nworkers 4 --nanny --death-timeout 300 --local-directory "$TMPDIR" '
     "--resources memory_gb=8 --lifetime 13500s --lifetime-stagger 300s --no-dashboard --interface ib0"
 )
-EXPORTS = ['export USER="${USER:-survey}"', *(f"export {name}=1" for name in THREADS)]
+EXPORTS = [
+    'export USER="${USER:-survey}"',
+    "unset PYTHONWARNINGS PYTHONOPTIMIZE PYTHONDEVMODE PYTHONINSPECT PYTHONSTARTUP",
+    "export PYTHONSAFEPATH=1",
+    *(f"export DASK_DISTRIBUTED__WORKER__MEMORY__{name}=False" for name in ("TARGET", "SPILL", "PAUSE", "TERMINATE")),
+    "export DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT=30s",
+    "export DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP=120s",
+    "export DASK_DISTRIBUTED__WORKER__PRELOAD='[]'",
+    "export DASK_DISTRIBUTED__NANNY__PRELOAD='[]'",
+    "export DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD=spawn",
+    "export DASK_DISTRIBUTED__WORKER__DAEMON=True",
+    "export DASK_DISTRIBUTED__ADMIN__EVENT_LOOP=tornado",
+    *(f"export {name}=1" for name in THREADS),
+]
 # Line by line what dask-jobqueue documents for PBSCluster and SLURMCluster: name, queue, account, resources, walltime,
 # logs, then the further directives, the prologue, and the worker's command. Memory and cores are those of a whole job.
 PBS_SCRIPT = [

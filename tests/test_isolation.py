@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from survey.errors import TaskError
 from survey.execution.children import ChildServer
-from survey.isolation import FIXED, NETWORK, PACKAGE, in_effect, isolated, machine
+from survey.isolation import FIXED, NETWORK, PACKAGE, clean_environment, in_effect, isolated, machine
 
 TESTS = Path(__file__).parent
 ENVIRONMENT = {"SURVEY_PRELOAD": "", "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
@@ -130,3 +131,88 @@ def test_a_machine_names_its_processor_and_libraries():
     found = machine()
     assert found["processor"] and "blas" in found["libraries"].lower()
     assert found["vector units"].split()
+
+
+# Names of packages that the command and its workers import, and of modules of Python itself.
+TRAPS = ("astropy", "click", "crds", "dask", "distributed", "jwst", "numpy", "pydantic", "random", "requests", "rich",
+         "scipy", "socket", "tempfile", "tornado", "xarray", "yaml", "zarr")  # fmt: skip
+
+
+@pytest.fixture
+def trapped(tmp_path):
+    """A folder whose files have the names of packages, and raise when they are imported."""
+    folder = tmp_path / "scripts"
+    folder.mkdir()
+    for name in TRAPS:
+        (folder / f"{name}.py").write_text("raise RuntimeError('the module of the current folder')\n")
+    return folder
+
+
+@pytest.mark.parametrize("path", [None, "", ":", "."])
+def test_the_command_imports_nothing_from_the_current_folder(trapped, path):
+    """Also where PYTHONPATH has an empty item, as `export PYTHONPATH=$PYTHONPATH:/somewhere` leaves one."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {} if path is None else {"PYTHONPATH": f"{PACKAGE}:{path}"}
+    (trapped / "config.yaml").write_bytes((PACKAGE / "configs" / "demo.yaml").read_bytes())
+    command = [sys.executable, "-m", "survey.cli", "status", "config.yaml", "--workspace", "ws"]
+    servers = {"SURVEY_ARCHIVE_URL": "http://127.0.0.1:9", "SURVEY_CRDS_URL": "http://127.0.0.1:9"}
+    shown = subprocess.run(command, env={**environment, **servers}, cwd=trapped, capture_output=True, text=True)
+    assert "Traceback" not in shown.stderr and "current folder" not in shown.stderr, shown.stderr
+    assert "ws: no such workspace" in shown.stderr or shown.returncode == 0
+
+
+START = """
+import json, os
+from survey.cluster.connect import connect
+def seen():
+    import random, sys, yaml
+    return [sys.path, os.getcwd()]
+if __name__ == "__main__":
+    with connect("local", 100.0, 100.0) as client:
+        print(json.dumps(client.submit(seen).result()))
+    print(os.environ.get("PYTHONWARNINGS"), os.environ.get("PYTHONSAFEPATH"))
+"""
+
+
+def test_local_workers_import_nothing_from_the_current_folder(trapped):
+    """multiprocessing starts them by ``python -c``, which looks there first."""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "PYTHONWARNINGS": "error::UserWarning"}
+    (trapped.parent / "program.py").write_text(START)
+    command = [sys.executable, str(trapped.parent / "program.py")]
+    shown = subprocess.run(command, env=environment, cwd=trapped, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    found, after = shown.stdout.splitlines()
+    path, folder = json.loads(found)
+    assert folder == str(trapped) and folder not in path and "" not in path
+    assert after == "error::UserWarning None"  # as the caller had it
+
+
+def test_the_environment_comes_back(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "/a", "."]))
+    monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", "x")
+    monkeypatch.setenv("PYTHONOPTIMIZE", "2")
+    before = dict(os.environ)
+    with clean_environment():
+        assert os.environ["PYTHONPATH"] == "/a" and os.environ["PYTHONSAFEPATH"] == "1"
+        assert os.environ.keys() & {"DASK_DISTRIBUTED__WORKER__PRELOAD", "PYTHONOPTIMIZE"} == set()
+    assert dict(os.environ) == before
+
+
+def test_warnings_are_no_errors_for_the_command(tmp_path):
+    code = (
+        "from survey.isolation import leave_out_current_folder; leave_out_current_folder(); import warnings, sys; "
+        "warnings.warn('x'); print(sys.warnoptions)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "PYTHONWARNINGS": "error"}
+    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert (shown.returncode, shown.stdout.strip()) == (0, "[]"), shown.stderr
+
+
+def test_a_folder_that_pythonpath_names_in_full_is_kept(tmp_path):
+    (tmp_path / "my_steps.py").write_text("")
+    code = "from survey.isolation import leave_out_current_folder; leave_out_current_folder(); import my_steps"
+    environment = {**os.environ, "PYTHONPATH": f"{PACKAGE}:{tmp_path}"}
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, env=environment, capture_output=True, cwd=tmp_path).returncode == 0
+    environment["PYTHONPATH"] = str(PACKAGE)
+    assert subprocess.run(command, env=environment, capture_output=True, cwd=tmp_path).returncode == 1

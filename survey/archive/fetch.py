@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
 from survey.archive.download import MAX_FILE_BYTES, FetchSettings, Part, RemoteFile, Source
-from survey.archive.headers import DamagedFileError
+from survey.archive.headers import DamagedFileError, OtherModeError
 from survey.archive.ledger import LEDGER, Ledger
-from survey.archive.raw import kept, publish
+from survey.archive.raw import kept, publish, reject, rejection
 from survey.archive.transfers import Progress, Transfers, WrongFileError
 from survey.errors import AccessRefusedError, ConfigError, DiskFullError, DownloadError, SurveyError
 from survey.models import Exposure
@@ -27,6 +27,7 @@ class FetchReport:
     """Which files are there, which were fetched, and which could not be."""
 
     exposures: tuple[Exposure, ...]  # with complete files: sha256 and header facts added; in input order
+    left_out: tuple[Exposure, ...] = ()  # that are excluded, among them those of another mode than their row says
     fetched: tuple[str, ...] = ()  # names of those downloaded by this call
     missing: dict[str, str] = field(default_factory=dict)  # name -> cause
     refused: dict[str, str] = field(default_factory=dict)  # name -> cause, 401 or 403
@@ -55,7 +56,8 @@ def fetch(
     """Download the raw files of these exposures into a folder, and verify those that are there.
 
     Single files that cannot be fetched do not stop the others: they are in the report, whose ``error`` is for callers
-    that need all of them.
+    that need all of them. Excluded exposures are not fetched. A file that turns out to be of another mode than its row
+    says, or of another filter, is not kept: its exposure is excluded, and the ledger remembers why.
 
     Parameters
     ----------
@@ -80,16 +82,24 @@ def fetch(
     settings = settings or FetchSettings()
     directory.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(directory / LEDGER)
+    usable = [exposure for exposure in exposures if not exposure.excluded]
     with ThreadPoolExecutor(settings.downloads) as pool:
-        verified = list(pool.map(lambda exposure: kept(exposure, directory, ledger), exposures))
+        verified = list(pool.map(lambda exposure: kept(exposure, directory, ledger), usable))
     there = {exposure.name: exposure for exposure in verified if exposure is not None}
-    wanted = {exposure.name: exposure for exposure in exposures if exposure.name not in there}
+    for exposure in usable:
+        if exposure.name not in there and (cause := rejection(exposure, ledger)):
+            there[exposure.name] = replace(exposure, excluded=cause)
+    wanted = {exposure.name: exposure for exposure in usable if exposure.name not in there}
     files = [_remote_file(exposure, directory, source.server) for exposure in wanted.values()]
     _check_space(files, directory)
 
     def accept(file: RemoteFile) -> Exposure:
         try:
             published = publish(wanted[file.name], file.part.path, directory, ledger)
+        except OtherModeError as error:  # another attempt would bring the same
+            size = file.part.size
+            file.part.discard()
+            return reject(wanted[file.name], size, str(error), ledger)
         except DamagedFileError as error:
             raise WrongFileError(f"what came {error}") from error
         file.part.drop_tag()
@@ -97,8 +107,13 @@ def fetch(
 
     outcome = Transfers(files, source, settings, accept, progress, has_others=bool(there)).run()
     there |= outcome.done
-    ordered = tuple(there[exposure.name] for exposure in exposures if exposure.name in there)
-    return FetchReport(ordered, tuple(sorted(outcome.done)), outcome.missing, outcome.refused, outcome.bytes)
+    ordered = [there.get(exposure.name, exposure) for exposure in exposures]
+    return FetchReport(
+        tuple(item for item in ordered if item.name in there and not item.excluded),
+        tuple(item for item in ordered if item.excluded),
+        tuple(sorted(name for name, item in outcome.done.items() if not item.excluded)),
+        outcome.missing, outcome.refused, outcome.bytes,
+    )  # fmt: skip
 
 
 def _remote_file(exposure: Exposure, directory: Path, server: str) -> RemoteFile:
@@ -109,7 +124,7 @@ def _remote_file(exposure: Exposure, directory: Path, server: str) -> RemoteFile
         exposure.size,
         _FITS,
         f"observation {exposure.observation} of program {exposure.program} is not open to you. Set MAST_API_TOKEN to a "
-        "valid token (https://auth.mast.stsci.edu/token), or leave the observation out.",
+        "valid token (https://auth.mast.stsci.edu/token), or leave it out by 'observations:' in the config.",
     )
 
 

@@ -30,6 +30,10 @@ class DamagedFileError(ValueError):
     """A file that is not a complete, undamaged FITS file; the message continues a sentence about the file."""
 
 
+class OtherModeError(DamagedFileError):
+    """A complete file of an exposure that is not the imaging that the archive lists: another mode, filter or pupil."""
+
+
 @dataclass(frozen=True)
 class Header:
     """One header as it is in the file."""

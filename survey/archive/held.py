@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from survey.archive.ledger import LEDGER, Entry, Ledger, signature
 from survey.archive.local import with_facts
+from survey.archive.raw import rejection
 from survey.digest import file_sha256
 from survey.errors import ProductNameError
 from survey.messages import shown
@@ -18,38 +20,49 @@ from survey.names import ExposureName, split_file
 def known(exposures: Iterable[Exposure], directory: Path) -> tuple[Exposure, ...]:
     """Add sha256 and header facts from the ledger to exposures whose file is unchanged.
 
-    An exposure whose file has changed, or is missing, is returned as it is: `fetch` will handle it.
+    An exposure whose file has changed, or is missing, is returned as it is: `fetch` will handle it. One whose file was
+    found to be of another mode is excluded.
     """
     ledger = Ledger(directory / LEDGER)
-    return tuple(_with_entry(exposure, ledger.get(exposure.file), directory) for exposure in exposures)
+    found = (_with_entry(exposure, ledger.get(exposure.file), directory) for exposure in exposures)
+    return tuple(replace(item, excluded=item.excluded or rejection(item, ledger)) for item in found)
 
 
 def held(directory: Path) -> tuple[Exposure, ...]:
     """Every exposure whose unchanged file is in a workspace's ``raw/``, in the order of their names."""
+    found = (_with_entry(bare, entry, directory) for bare, entry in _listed(Ledger(directory / LEDGER)))
+    return tuple(exposure for exposure in found if exposure.sha256)
+
+
+def rejected(directory: Path) -> tuple[Exposure, ...]:
+    """Every exposure whose file was found to be of another mode than its row says; ``excluded`` is the cause."""
+    return tuple(
+        replace(bare, excluded=entry.cause, filter=str(entry.facts.get("filter") or ""))
+        for bare, entry in _listed(Ledger(directory / LEDGER))
+        if entry.cause
+    )
+
+
+def forget(directory: Path) -> int:
+    """Forget which files were found to be of another mode, so that they are fetched again; their number."""
     ledger = Ledger(directory / LEDGER)
-    found = []
+    found = [entry for _, entry in _listed(ledger) if entry.cause]
+    for entry in found:
+        ledger.append(replace(entry, cause=""))
+    return len(found)
+
+
+def _listed(ledger: Ledger) -> Iterator[tuple[Exposure, Entry]]:
+    """The entries of raw files, with the exposure that each is of."""
     for name in sorted(ledger.names()):
         try:
             parsed, suffix = split_file(name)
         except ProductNameError:
             continue
         entry = ledger.get(name)
-        if suffix != "uncal" or entry is None or not isinstance(parsed, ExposureName):
-            continue
-        bare = Exposure(
-            str(parsed),
-            parsed.program,
-            parsed.observation,
-            parsed.visit,
-            parsed.detector,
-            "",
-            uri=entry.uri,
-            size=entry.size,
-        )
-        exposure = _with_entry(bare, entry, directory)
-        if exposure.sha256:
-            found.append(exposure)
-    return tuple(found)
+        if suffix == "uncal" and entry is not None and isinstance(parsed, ExposureName):
+            base = (str(parsed), parsed.program, parsed.observation, parsed.visit, parsed.detector, "")
+            yield Exposure(*base, uri=entry.uri, size=entry.size), entry
 
 
 def verify(directory: Path) -> dict[str, str]:

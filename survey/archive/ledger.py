@@ -16,6 +16,7 @@ from typing import Any
 LEDGER = "ledger.jsonl"
 
 _MAX_TEXT = 80  # of an element's or a subarray's name
+_MAX_CAUSE = 500
 _MAX_COUNT = 2**31  # of groups and integrations
 _MAX_NUMBER = 1e9  # of a date [MJD] or a coordinate [deg]
 
@@ -38,6 +39,7 @@ class Entry:
     uri: str  # where it came from
     stat: Signature
     facts: Mapping[str, Any] = field(default_factory=dict)  # of its header; see survey.archive.local.facts
+    cause: str = ""  # why the file is not used and not kept; then sha256 is '' and facts are those of the archive's row
 
 
 class Ledger:
@@ -94,8 +96,8 @@ def _parsed(line: bytes) -> Entry | None:
     try:
         data = json.loads(line)
         size, mtime, ctime, inode = (int(value) for value in data["stat"])
-        facts = data.get("facts") or {}
-        if not _sound(facts):
+        facts, cause = data.get("facts") or {}, data.get("cause") or ""
+        if not _sound(facts) or not isinstance(cause, str) or len(cause) > _MAX_CAUSE or not cause.isprintable():
             return None
         return Entry(
             str(data["name"]),
@@ -104,6 +106,7 @@ def _parsed(line: bytes) -> Entry | None:
             str(data["uri"]),
             (size, mtime, ctime, inode),
             facts,
+            cause,
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from survey.archive.headers import DamagedFileError
+from survey.archive.headers import DamagedFileError, OtherModeError
 from survey.archive.ledger import LEDGER, Entry, Ledger, signature
 from survey.archive.local import exposure_from_headers, facts, with_facts
 from survey.archive.structure import check_structure
@@ -50,6 +51,8 @@ def _adopted(exposure: Exposure, path: Path, ledger: Ledger) -> Exposure | None:
         return None
     try:
         return record(exposure, path, ledger)
+    except OtherModeError as error:
+        return reject(exposure, path.stat().st_size, str(error), ledger)
     except DamagedFileError:
         return None
 
@@ -69,23 +72,45 @@ def record(exposure: Exposure, path: Path, ledger: Ledger) -> Exposure:
     return with_facts(exposure, found, sha256, stat[0])
 
 
+def reject(exposure: Exposure, size: int, cause: str, ledger: Ledger) -> Exposure:
+    """Remember that the file of a row is of another mode, so that it is not fetched again; the exposure, excluded."""
+    row = {"filter": exposure.filter, "pupil": exposure.pupil}
+    ledger.append(Entry(exposure.file, size, "", exposure.uri, (0, 0, 0, 0), row, cause))
+    return replace(exposure, excluded=cause)
+
+
+def rejection(exposure: Exposure, ledger: Ledger) -> str:
+    """Why the file of a row is not used, if that was found before; '' if the row or the size of its file has changed.
+
+    `survey.archive.held.forget` removes the memory.
+    """
+    entry = ledger.get(exposure.file)
+    if entry is None or not entry.cause or exposure.size not in (None, entry.size):
+        return ""
+    row = (entry.facts.get("filter"), entry.facts.get("pupil"))
+    return entry.cause if not exposure.filter or row == (exposure.filter, exposure.pupil) else ""
+
+
 def checked_facts(path: Path, exposure: Exposure) -> dict[str, object]:
-    """Facts of a file's header, after a check of the file against its row; errors as in `record`."""
+    """Facts of a file's header, after a check of the file against its row; errors as in `record`.
+
+    The error is an OtherModeError if the file is complete and of this exposure, but not as its row lists it.
+    """
     hdus = check_structure(path)
     primary, found = hdus[0].header, exposure_from_headers(path, hdus, exposure.file)
     if found is None:
         kind, filter_name = primary.text("EXP_TYPE"), primary.text("FILTER")
         if filter_name or (kind and kind.upper() not in IMAGING):
-            raise DamagedFileError(
+            raise OtherModeError(
                 f"is not a NIRCam image of {exposure.detector} by its header (EXP_TYPE {kind}, FILTER {filter_name})."
             )
         return {}  # a header without a filter cannot differ from the row
     if exposure.filter and found.filter != exposure.filter:
-        raise DamagedFileError(f"holds filter {found.filter} by its header, expected {exposure.filter} by its row.")
+        raise OtherModeError(f"holds filter {found.filter} by its header, expected {exposure.filter} by its row.")
     # A row may name the narrow filter alone, without the wide one in the other wheel.
     is_partial = exposure.pupil == "CLEAR" and exposure.filter in PUPIL_FILTERS
     if primary.text("PUPIL") and exposure.pupil and not is_partial and found.pupil != exposure.pupil:
-        raise DamagedFileError(f"holds pupil {found.pupil} by its header, expected {exposure.pupil} by its row.")
+        raise OtherModeError(f"holds pupil {found.pupil} by its header, expected {exposure.pupil} by its row.")
     return facts(found)
 
 

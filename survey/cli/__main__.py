@@ -1,5 +1,19 @@
-"""``python -m survey.cli`` is the command `survey`."""
+"""The command `survey`, also as ``python -m survey.cli``: leaves the current folder out before anything is imported."""
 
-from survey.cli.main import console
+from __future__ import annotations
 
-console()
+from typing import NoReturn
+
+from survey.isolation import leave_out_current_folder
+
+
+def console() -> NoReturn:
+    """Entry point of the command."""
+    leave_out_current_folder()
+    from survey.cli import main
+
+    main.console()
+
+
+if __name__ == "__main__":
+    console()

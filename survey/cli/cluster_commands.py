@@ -57,6 +57,9 @@ def cluster(file: Path, dry_run: bool, workspace: Path | None, tls: Path | None,
 
     Example: survey cluster deploy/slurm.yaml --dry-run
     """
+    from survey.cluster.dask_settings import load_dask
+
+    load_dask()
     from survey.cluster.connect import connect, dashboard
     from survey.cluster.deploy_file import load_site
     from survey.cluster.preview import preview

@@ -57,21 +57,30 @@ main.add_command(cluster_commands.tls)
 
 @main.command()
 @config_options
-def fetch(config: Path, workspace: Path | None, as_json: bool) -> None:
+@click.option(
+    "--recheck", is_flag=True, help="Download files again that were left out, since they were of another mode."
+)
+def fetch(config: Path, workspace: Path | None, as_json: bool, recheck: bool) -> None:
     """Find the exposures in the archive, download missing raw files, and verify all of them.
 
     Example: survey fetch configs/demo.yaml
     """
+    from survey.cli import tables
     from survey.cli.progress import DownloadProgress
     from survey.reduction import inputs
     from survey.reduction.load import load_config
 
     loaded = load_config(config, workspace=workspace)
     with loaded.folders.lock():
+        if recheck:
+            inputs.forget_rejected(loaded)
         exposures = inputs.fetch(loaded, progress=DownloadProgress(say), say=say)
-    files = {item.file: {"sha256": item.sha256, "size": item.size} for item in exposures}
+    files = {item.file: {"sha256": item.sha256, "size": item.size} for item in exposures if not item.excluded}
+    left_out = {item.name: item.excluded for item in exposures if item.excluded}
+    for line in tables.left_out_lines(left_out):
+        say(line)
     emit(
-        {"exposures": len(files), "files": files},
+        {"exposures": len(files), "files": files, "left_out": left_out},
         as_json,
         lambda: f"{len(files)} raw files verified in {loaded.workspace}/raw",
     )
@@ -212,7 +221,7 @@ def status(config: Path, workspace: Path | None, as_json: bool, offline: bool) -
         say(f"Tasks that were never run are not counted: {error}")
         planned = inspection.Forecast()
     document = status_report.status_document(loaded, inspection.status(loaded), planned.states)
-    document["warnings"] = list(planned.warnings)
+    document |= {"left_out": dict(planned.left_out), "warnings": list(planned.warnings)}
     emit_blocks(document, as_json, lambda: status_report.status_blocks(document, loaded.workspace))
 
 
@@ -254,7 +263,7 @@ def verify(config: Path, workspace: Path | None, as_json: bool) -> None:
 
 def _finish(config: SurveyConfig, done: Run, as_json: bool) -> None:
     """Print the result of a run and its failures, and exit with 1 if there are any."""
-    from survey.cli import run_report
+    from survey.cli import run_report, tables
 
     document = run_report.run_document(config, done)
     emit(document, as_json, lambda: run_report.run_text(document))
@@ -262,6 +271,8 @@ def _finish(config: SurveyConfig, done: Run, as_json: bool) -> None:
         say(f"{record.status} {record.key}: {record.error.splitlines()[0] if record.error else ''}")
     for name, cause in sorted(done.missing.items()):
         say(f"missing {name}: {cause}")
+    for line in tables.left_out_lines(done.left_out):
+        say(line)
     for text in done.warnings:
         say(f"warning: {text}")
     for product, missing in document["incomplete"].items():

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from survey.cli.run_report import notice_lines, notices_document
-from survey.cli.tables import AGAIN, DONE, FAILED, SKIPPED, TO_RUN, Block, count, steps_table
+from survey.cli.tables import AGAIN, DONE, FAILED, SKIPPED, TO_RUN, Block, count, left_out_lines, steps_table
 from survey.config.model import SurveyConfig
 from survey.dashboard.state import first_line
 from survey.models import Notice, Plan
@@ -62,6 +62,7 @@ def plan_document(made: Planned) -> dict[str, Any]:
             }
             for item in plan.exposures
         ],
+        "left_out": {item.name: item.excluded for item in plan.left_out},
         "associations": associations,
         "warnings": list(made.warnings),
         "tasks": [
@@ -147,6 +148,7 @@ def plan_blocks(made: Planned) -> list[Block]:
     later = _later_lines(made)
     blocks += [*later, *_grid_lines(made)]
     blocks += [f"left out {item.name}: {item.fault}" for item in plan.exposures if item.fault]
+    blocks += left_out_lines(document["left_out"])
     blocks += _reason_lines(made.states)
     blocks += notice_lines(document["notices"])
     least = "at least " if later else ""

@@ -22,6 +22,7 @@ def run_document(config: SurveyConfig, done: Run) -> dict[str, Any]:
         "reused": len(done.reused),
         "failed": {record.key: record.error for record in done.failed},
         "missing": dict(done.missing),
+        "left_out": dict(done.left_out),
         "warnings": list(done.warnings),
         "mosaics": [str(root / item) for item in mosaics],
         "incomplete": {record.subject: list(record.missing) for record in done.incomplete_mosaics},

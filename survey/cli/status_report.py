@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from survey.cli.run_report import notice_lines, notices_document
-from survey.cli.tables import AGAIN, DONE, RUNNING, TO_RUN, Block, count, sort_steps, steps_table
+from survey.cli.tables import AGAIN, DONE, RUNNING, TO_RUN, Block, count, left_out_lines, sort_steps, steps_table
 from survey.config.model import SurveyConfig
 from survey.dashboard.journal import run_state
 from survey.dashboard.markup import clock
@@ -116,13 +116,14 @@ def _under_way_text(run: Mapping[str, Any]) -> str:
 
 def status_blocks(document: Mapping[str, Any], workspace: Path) -> list[Block]:
     """The current run, the table, what runs now, failures with their causes."""
-    if not document["run"] and not document["table"] and not document.get("warnings"):
+    if not any(document.get(name) for name in ("run", "table", "warnings", "left_out")):
         return ["nothing was run yet" if workspace.is_dir() else f"{workspace}: the workspace does not exist"]
     blocks: list[Block] = [_under_way_text(document["run"]), ""] if document["run"] else []
     if document["table"]:
         times = {step: _time_text(seconds) for step, seconds in document["seconds"].items()}
         blocks.append(steps_table(document["table"], times))
     lines = [*_shortened([f"running {name}" for name in document["running"]], "running"), *_failures(document)]
+    lines += left_out_lines(document.get("left_out", {}))
     lines += [f"warning: {text}" for text in document.get("warnings", ())]
     lines += _shortened(notice_lines(document["notices"]), "notices")
     return [*blocks, *(["", *lines] if lines else [])]

@@ -17,6 +17,8 @@ from survey.steps.registry import REGISTRY
 DONE, RUNNING, TO_RUN, AGAIN, FAILED, SKIPPED = "done", "running", "to run", "to run again", "failed", "skipped"
 COLORS = {DONE: "green", RUNNING: "cyan", TO_RUN: "", AGAIN: "yellow", FAILED: "red", SKIPPED: "magenta"}
 
+MAX_NAMES = 12  # of exposures in a line
+
 Cell = tuple[tuple[str, str], ...]  # parts of (text, colour), joined by commas
 Counts = Mapping[str, Mapping[str, Mapping[str, int]]]  # step -> filter -> word -> number of tasks
 
@@ -106,6 +108,18 @@ def sort_filters(names: Iterable[str]) -> list[str]:
     """Names of filters by wavelength; names that NIRCam does not have follow."""
     known = {name: place for place, name in enumerate(FILTERS)}
     return sorted(set(names), key=lambda name: (known.get(name, len(known)), name))
+
+
+def left_out_lines(causes: Mapping[str, str]) -> list[str]:
+    """Exposures that are left out; one line for all that have one cause."""
+    names: dict[str, list[str]] = {}
+    for name, cause in sorted(causes.items()):
+        names.setdefault(cause, []).append(name)
+    lines = []
+    for cause, found in names.items():
+        more = f" and {len(found) - MAX_NAMES} more" if len(found) > MAX_NAMES else ""
+        lines.append(f"left out {', '.join(found[:MAX_NAMES])}{more}: {cause}")
+    return lines
 
 
 def text_of(blocks: Iterable[Block]) -> str:

@@ -12,6 +12,7 @@ import socket
 from pathlib import Path
 
 from survey.cluster import tls as certificates
+from survey.cluster.dask_settings import CERTIFICATES, ENCRYPTION, SECURE, load_dask, users, wants_encryption
 from survey.cluster.deploy import (
     CLUSTER_ADDRESS,
     AddressSite,
@@ -23,7 +24,6 @@ from survey.cluster.deploy import (
 from survey.cluster.deploy_file import site_of
 from survey.errors import ConfigError
 
-ENCRYPTED = ("tls", "wss")
 ANYONE = "Anyone who can connect to a scheduler can run code on it."
 
 
@@ -34,6 +34,10 @@ def cluster_faults(where: str | None, tls: Path | None = None, insecure: bool = 
     ----------
     where, tls, insecure : as for `survey.cluster.connect.connect`
     """
+    try:
+        load_dask()
+    except ConfigError as error:
+        return error.faults
     if where is None or where == "local":
         return [] if tls is None else [f"--tls {tls}: needs an address, such as --cluster tls://host:8786."]
     if CLUSTER_ADDRESS.fullmatch(where):
@@ -86,19 +90,19 @@ def scheduler_address(where: object, site: SiteConfig) -> str:
 
 def _address_faults(address: str, tls: Path | None, insecure: bool) -> list[str]:
     """Faults of a scheduler's address: encrypted without certificates, or on another host and not encrypted."""
-    from dask.distributed import Security
-
     match = CLUSTER_ADDRESS.fullmatch(address)
     assert match is not None
     safe = f"tls://{address.partition('://')[2]}"
-    if match["protocol"] in ENCRYPTED:
+    if match["protocol"] in SECURE:
         if tls is not None:
             return certificates.faults(tls)
-        if Security().tls_ca_file:  # of dask's own configuration
+        if users(f"{CERTIFICATES}.ca-file"):
             return []
         return [f"--cluster {address}: needs the deployment's certificates: --tls DIR ('survey tls DIR' makes them)."]
     if tls is not None:
         return [f"--cluster {address}: is not encrypted, so --tls {tls} has no effect; write {safe}."]
+    if users(ENCRYPTION):
+        return [f"--cluster {address}: is not encrypted, but dask's setting {ENCRYPTION} asks for it; write {safe}."]
     if insecure or _is_loopback(match["host"] or match["ipv6"]):
         return []
     return [
@@ -118,6 +122,8 @@ def _interface_faults(where: str, site: BatchSite, tls: Path | None, insecure: b
         faults.append(f"{where}: interface {site.interface!r} is not one of this host: {known}.")
     if tls is not None:
         return faults + certificates.faults(tls, certificates.ROLES)
+    if wants_encryption():
+        return faults
     hosts = [item.address for item in addresses.get(site.interface, []) if item.family == socket.AF_INET]
     if not insecure and not all(map(_is_loopback, hosts)):
         faults.append(

@@ -265,7 +265,8 @@ def batch_client(site: BatchSite, logs: Path, security: Security) -> Iterator[Cl
         "interface": site.interface,
         "dashboard_address": "127.0.0.1:8787",
         "dashboard": True,
-        **({"protocol": "tls://", "security": security} if encrypted else {}),
+        "protocol": "tls://" if encrypted else "tcp://",
+        "security": security,
     }
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         cluster = stack.enter_context(BatchCluster(site, site.logs or logs, scheduler, security if encrypted else None))

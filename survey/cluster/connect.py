@@ -13,13 +13,16 @@ from dask.distributed import Client, Security
 from distributed.comm import connect as open_comm
 
 from survey.cluster import tls as certificates
-from survey.cluster.addresses import ENCRYPTED, certificate_folder, cluster_faults, scheduler_address
-from survey.cluster.dask_settings import CONNECT_SECONDS
+from survey.cluster.addresses import certificate_folder, cluster_faults, scheduler_address
+from survey.cluster.batch import batch_client
+from survey.cluster.dask_settings import CONNECT_SECONDS, SECURE, applied, dashboard_link, wants_encryption
 from survey.cluster.deploy import BatchSite, LocalSite
 from survey.cluster.deploy_file import site_of
+from survey.cluster.job_scripts import job_class
 from survey.cluster.local import local_client
 from survey.credentials import hidden
 from survey.errors import ConfigError, ServiceUnreachableError
+from survey.isolation import clean_environment
 
 _LOGGERS = ("distributed", "tornado", "asyncio")  # of a cluster that runs in this process
 
@@ -60,24 +63,28 @@ def connect(
     if faults:
         raise ConfigError(faults)
     site = site_of(where)
-    roles = certificates.ROLES if isinstance(site, BatchSite) else ("client",)
-    security = certificates.security(tls or certificate_folder(site), roles)
-    with hidden(), _quiet(log):
+    starts = isinstance(site, LocalSite | BatchSite)
+    folder = tls or certificate_folder(site)
+    roles = certificates.ROLES if starts else ("client",)
+    if isinstance(site, BatchSite):
+        job_class(site.kind)  # brings the defaults of dask-jobqueue's settings
+    encrypted = wants_encryption() if starts else scheduler_address(where, site).startswith(SECURE)
+    with hidden(), _quiet(log), applied(encrypted and folder is None, roles) as security:
+        if folder is not None:
+            security = certificates.security(folder, roles)
         if isinstance(site, LocalSite):
-            opened = local_client(site, small_gb, large_gb)
+            opened = local_client(site, small_gb, large_gb, security)
         elif isinstance(site, BatchSite):
-            from survey.cluster.batch import batch_client
-
             opened = batch_client(site, (log or Path("cluster.log")).parent / "jobs", security)
         else:
             opened = _client_at(scheduler_address(where, site), security)
-        with opened as client:
+        with clean_environment() if starts else contextlib.nullcontext(), opened as client:
             yield client
 
 
 def dashboard(client: Client) -> str:
-    """Link of the scheduler's dashboard."""
-    return str(client.dashboard_link)
+    """Link of the scheduler's dashboard, or 'none'."""
+    return dashboard_link(client) or "none"
 
 
 @contextlib.contextmanager
@@ -109,7 +116,7 @@ def _client_at(address: str, security: Security) -> Iterator[Client]:
             thread.submit(asyncio.run, _ask_identity(address, security)).result()
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False, security=security)
     except (OSError, TimeoutError, ValueError) as error:
-        hint = ", or it believes another authority than --tls" if address.startswith(ENCRYPTED) else ""
+        hint = ", or it believes another authority than --tls" if address.startswith(SECURE) else ""
         raise ServiceUnreachableError(
             f"--cluster {address}: no dask scheduler answers there{hint} ({error})."
         ) from error

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 import tempfile
 from typing import Any
 
 from dask.distributed import Security, Status
 
+from survey.cluster.dask_settings import ON_HOSTS, as_variables
 from survey.cluster.deploy import RESOURCE, BatchSite
 from survey.cluster.groups import JobGroup, clock
 from survey.errors import ConfigError
+from survey.isolation import PYTHON_OPTIONS
 
 JOB_NAME = "survey"
+# Workers import no module from the folder in which the job was submitted, and use none of the user's settings of dask.
+ON_NODES = {"PYTHONSAFEPATH": "1", **as_variables(ON_HOSTS)}
 CONNECT_SECONDS = 300  # after which a worker that cannot connect to the scheduler ends, and with it its job
 
 
@@ -38,12 +43,14 @@ def job_options(site: BatchSite, group: JobGroup, logs: str | None) -> dict[str,
         "walltime": clock(group.walltime),
         "interface": site.interface,
         "local_directory": site.scratch and shell_word(site.scratch),
-        "python": site.python and shell_word(site.python),
+        "python": shell_word(site.python or sys.executable),
         "death_timeout": CONNECT_SECONDS,
         "log_directory": None if quoted else logs,
         "job_extra_directives": [*quoted, *group.directives],
         "job_script_prologue": [
             'export USER="${USER:-survey}"',
+            f"unset {' '.join(PYTHON_OPTIONS)}",
+            *(f"export {name}={shlex.quote(value)}" for name, value in ON_NODES.items()),
             *(f"export {name}={shlex.quote(value)}" for name, value in site.worker_environment.items()),
             *site.prologue,
         ],

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import dask
-from dask.distributed import Client, Nanny, Scheduler, SpecCluster
+from dask.distributed import Client, Nanny, Scheduler, Security, SpecCluster
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from survey.cluster.dask_settings import STARTED_HERE
+from survey.cluster.dask_settings import FOLDER, STARTED_HERE
 from survey.cluster.deploy import RESOURCE, LocalSite
+from survey.errors import ClusterError
 
 RESERVE_GB = 1.5  # left to the operating system, the scheduler and the client
 START_SECONDS = 120  # for all workers together
@@ -42,36 +43,51 @@ def local_sizes(small_gb: float, large_gb: float, cores: int, total_gb: float) -
 
 
 @contextlib.contextmanager
-def local_client(site: LocalSite, small_gb: float, large_gb: float) -> Iterator[Client]:
+def local_client(site: LocalSite, small_gb: float, large_gb: float, security: Security) -> Iterator[Client]:
     """Start the workers of a local deploy file and open a client of them; both end together.
 
     Parameters
     ----------
     small_gb, large_gb : see `local_sizes`; for a deploy file without groups
+    security : certificates; connections are encrypted where it requires it
+
+    Raises
+    ------
+    ClusterError
+        The scheduler or a worker does not start.
     """
     # dask's own figures are the limits of a container or a batch job where there are any, else the machine's.
     sizes = [group.memory_gb for group in site.groups.values() for _ in range(group.maximum)]
     sizes = sizes or local_sizes(small_gb, large_gb, CPU_COUNT, MEMORY_LIMIT / 1e9)
     environment = {"USER": os.environ.get("USER") or "survey"} | site.worker_environment
-    options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "env": environment}
+    protocol = {"protocol": "tls://" if security.require_encryption else "tcp://", "security": security}
+    options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "env": environment, **protocol}
+    scheduler = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "dashboard": True, **protocol}
     with dask.config.set(_settings()), contextlib.ExitStack() as stack:
         # dask's default folder below /tmp has the same name for every user, and workers import from it.
-        options["local_directory"] = stack.enter_context(
-            tempfile.TemporaryDirectory(prefix="survey-", dir=site.scratch, ignore_cleanup_errors=True)
+        folder = tempfile.TemporaryDirectory(
+            prefix="survey-", dir=site.scratch or dask.config.get(FOLDER), ignore_cleanup_errors=True
         )
+        options["local_directory"] = scheduler["local_directory"] = stack.enter_context(folder)
         workers = {
             number: {"cls": Nanny, "options": {**options, "resources": {RESOURCE: size}}}
             for number, size in enumerate(sizes)
         }
-        scheduler = {
-            "cls": Scheduler,
-            "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "dashboard": True},
-        }
-        cluster = stack.enter_context(
-            SpecCluster(workers=workers, scheduler=scheduler, name="survey", asynchronous=False)
-        )
-        client = stack.enter_context(Client(cluster, set_as_default=False))
-        client.wait_for_workers(len(sizes), timeout=START_SECONDS)
+        try:
+            cluster = stack.enter_context(
+                SpecCluster(
+                    workers=workers,
+                    scheduler={"cls": Scheduler, "options": scheduler},
+                    security=security,
+                    name="survey",
+                    asynchronous=False,
+                )
+            )
+            client = stack.enter_context(Client(cluster, set_as_default=False, security=security))
+            client.wait_for_workers(len(sizes), timeout=START_SECONDS)
+        except Exception as error:  # of many kinds, from dask and what it runs
+            cause = " ".join(str(error).split())[:400]
+            raise ClusterError(f"workers on this machine did not start ({type(error).__name__}: {cause}).") from error
         yield client
 
 

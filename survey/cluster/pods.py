@@ -123,7 +123,7 @@ def _worker(site: KubernetesSite, group: PodGroup) -> Manifest:
     address = f"tls://{site.name}-scheduler:{COMM}"
     volumes = {"workspace": site.workspace, "crds": site.crds}
     environment = {
-        **{"DASK_SCHEDULER_ADDRESS": address, "USER": "survey"},
+        **{"DASK_SCHEDULER_ADDRESS": address, "USER": "survey", "PYTHONSAFEPATH": "1"},
         **dict.fromkeys(THREADS, "1"),
         **{"CRDS_PATH": site.crds.path, **site.environment},
     }

@@ -9,6 +9,7 @@ import yaml
 
 from survey.cluster import tls as certificates
 from survey.cluster.addresses import scheduler_address
+from survey.cluster.dask_settings import applied, load_dask, wants_encryption
 from survey.cluster.deploy import BatchSite, KubernetesSite, LocalSite
 from survey.cluster.deploy_file import load_site
 
@@ -23,11 +24,16 @@ def preview(path: Path, workspace: str, tls: Path | None = None) -> dict[str, st
     """
     site = load_site(path)
     if isinstance(site, BatchSite):
-        from survey.cluster.job_scripts import job_scripts
+        load_dask()
+        from survey.cluster.job_scripts import job_class, job_scripts
 
+        job_class(site.kind)  # brings the defaults of dask-jobqueue's settings
         folder = tls or site.tls
-        security = None if folder is None else certificates.security(folder, certificates.ROLES)
-        return job_scripts(site, str(site.logs or f"{workspace}/logs/jobs"), security)
+        with applied(folder is None and wants_encryption(), certificates.ROLES) as security:
+            if folder is not None:
+                security = certificates.security(folder, certificates.ROLES)
+            encrypted = security if security.require_encryption else None
+            return job_scripts(site, str(site.logs or f"{workspace}/logs/jobs"), encrypted)
     if isinstance(site, KubernetesSite):
         from survey.cluster.pods import manifests
 

@@ -36,6 +36,12 @@ class SurveyConfig(Section):
     filters: tuple[Filter, ...] | None = Field(
         None, description="NIRCam filters; null: all of the program", examples=[["F200W", "F444W"]]
     )
+    exclude: tuple[str, ...] = Field(
+        (),
+        description="exposures that are left out, by name or with the wildcards *, ? and [...]; they are not fetched, "
+        "and do not count as missing",
+        examples=[["jw01345001001_02201_00001_nrcb1", "jw01345052001_*"]],
+    )
     archive: ArchiveConfig = Field(default_factory=lambda: ArchiveConfig(), description="where raw exposures come from")
     references: ReferencesConfig = Field(description="which reference files are used, and where they come from")
     steps: tuple[StepConfig, ...] = Field(
@@ -99,6 +105,18 @@ class SurveyConfig(Section):
     def _filters_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value is not None and len(set(value)) != len(value):
             raise ValueError(f"{list(value)}: a filter is listed twice.")
+        return value
+
+    @field_validator("exclude", mode="before")
+    @classmethod
+    def _are_patterns(cls, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{shown(value)}: expected a list of names, such as [jw01345052001_*].")
+        for item in value:
+            if not isinstance(item, str) or not re.fullmatch(r"[A-Za-z0-9_*?.!\[\]-]{1,100}", item, re.ASCII):
+                raise ValueError(f"{shown(item)}: expected the name of an exposure, or a pattern such as *_nrcb1.")
+        if len(set(value)) != len(value):
+            raise ValueError(f"{list(value)}: a name is listed twice.")
         return value
 
     @field_validator("steps", mode="before")

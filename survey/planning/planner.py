@@ -240,6 +240,8 @@ def plan(
         The steps or parameters are wrong (every fault named), or the engine is not available.
     """
     planner = Planner(config, references, overrides or {}, memory or Memory())
+    left_out = tuple(exposure for exposure in exposures if exposure.excluded)
+    exposures = [exposure for exposure in exposures if not exposure.excluded]
     tasks: list[Task] = []
     chains: dict[str, list[Task]] = {}
     for exposure in exposures:
@@ -259,7 +261,7 @@ def plan(
         first, rest = planner.mosaic_tasks(association, chains, by_name, association.lost, layout, reference)
         aligned[association.product] = first[-1]
         tasks += [*first, *rest]
-    return Plan(tuple(tasks), tuple(exposures), associations, config.references.context)
+    return Plan(tuple(tasks), tuple(exposures), associations, config.references.context, left_out)
 
 
 def reference_of(config: SurveyConfig, association: Association, others: Iterable[Association]) -> str | None:
@@ -306,6 +308,7 @@ def mosaics_of(config: SurveyConfig, exposures: Sequence[Exposure]) -> tuple[Ass
     """The associations that a config asks for; none when its steps end before the calibrated images."""
     if not recipe_of(config).makes_mosaics:
         return ()
+    exposures = [exposure for exposure in exposures if not exposure.excluded]
     made = group([exposure for exposure in exposures if not exposure.fault], config.mosaic.per)
     faulty = [exposure for exposure in exposures if exposure.fault]
     return tuple(replace(item, lost=_lost(item, faulty)) for item in made)

@@ -18,6 +18,7 @@ from survey.models import Exposure
 from survey.names import ExposureName, split_file
 from survey.planning.recipe import recipe_of
 from survey.reduction.options import Progress, Say, silent
+from survey.reduction.selection import select
 from survey.references import References
 from survey.steps.registry import REGISTRY
 from survey.workspace.folders import Workspace
@@ -30,6 +31,7 @@ def find_exposures(config: SurveyConfig, *, say: Say = silent) -> tuple[Exposure
     """Find the program's exposures in the archive, or in the folder of raw files that the config names.
 
     For files in the workspace, sha256, time, number of groups and footprint are taken from the ledger of downloads.
+    Exposures that the config excludes, or whose files were found to be of another mode, have ``excluded`` set.
 
     Raises
     ------
@@ -37,6 +39,8 @@ def find_exposures(config: SurveyConfig, *, say: Say = silent) -> tuple[Exposure
         The archive cannot be reached or refuses.
     SurveyError
         No exposure matches the config.
+    ConfigError
+        A pattern of ``exclude`` matches no exposure.
     """
     archive = config.archive
     raw = config.folders.raw
@@ -62,7 +66,7 @@ def find_exposures(config: SurveyConfig, *, say: Say = silent) -> tuple[Exposure
             timeout_seconds=archive.timeout_seconds,
             retries=archive.retries,
         )
-    return archive_held.known(exposures, raw)
+    return select(config, archive_held.known(exposures, raw))
 
 
 def _unreadable(config: SurveyConfig, faults: Mapping[str, str]) -> list[Exposure]:
@@ -97,7 +101,8 @@ def fetch(
 
     Returns
     -------
-    exposures : with the sha256 of each file, and the facts of its header
+    exposures : with the sha256 of each file, and the facts of its header; then those that are left out, with the cause
+        in ``excluded``: a file that turns out to be of another mode is not kept
 
     Raises
     ------
@@ -113,12 +118,14 @@ def fetch(
     workspace = config.folders
     workspace.create()
     if config.archive.local is not None:
+        left_out = tuple(exposure for exposure in wanted if exposure.excluded)
+        wanted = tuple(exposure for exposure in wanted if not exposure.excluded)
         readable = [exposure for exposure in wanted if not exposure.fault]
         good, missing = link_local(readable, workspace.raw, progress=progress)
         missing |= {exposure.name: exposure.fault for exposure in wanted if exposure.fault}
         if missing:
             raise DownloadError(missing)
-        return good
+        return (*good, *left_out)
     settings = FetchSettings(
         downloads=config.archive.downloads,
         retries=config.archive.retries,
@@ -134,7 +141,12 @@ def fetch(
     )
     if report.error is not None:
         raise report.error
-    return report.exposures
+    return (*report.exposures, *report.left_out)
+
+
+def forget_rejected(config: SurveyConfig) -> int:
+    """Forget which files in the workspace were found to be of another mode, so that `fetch` downloads them again."""
+    return archive_held.forget(config.folders.raw)
 
 
 def sync_references(config: SurveyConfig, exposures: Sequence[Exposure]) -> References:
@@ -206,21 +218,27 @@ def no_raw_files(config: SurveyConfig) -> SurveyError:
 
 def held_exposures(config: SurveyConfig) -> tuple[Exposure, ...]:
     """The config's exposures whose verified raw files are in the workspace, as the ledger of downloads lists them."""
-    workspace = config.folders
-    return tuple(
+    return tuple(exposure for exposure in listed_exposures(config) if not exposure.excluded)
+
+
+def listed_exposures(config: SurveyConfig) -> tuple[Exposure, ...]:
+    """The exposures of `held_exposures`, and those that are left out, with the cause in ``excluded``."""
+    raw = config.folders.raw
+    found = (
         exposure
-        for exposure in archive_held.held(workspace.raw)
+        for exposure in (*archive_held.held(raw), *archive_held.rejected(raw))
         if exposure.program == config.program
         and (config.observations is None or exposure.observation in config.observations)
         and (config.filters is None or exposure.filter in config.filters)
     )
+    return select(config, sorted(found, key=lambda item: item.name), complete=False)
 
 
 def raw_files(workspace: Workspace, exposures: Sequence[Exposure]) -> dict[str, Path]:
     """Files from whose headers reference files are chosen: name of the exposure -> raw file, or supplied cal file."""
     found = {}
     for exposure in exposures:
-        if exposure.sha256:
+        if exposure.sha256 and not exposure.excluded:
             given = Path(exposure.uri)
             found[exposure.name] = given if exposure.is_given else workspace.raw / exposure.file
     return found

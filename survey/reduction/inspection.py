@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from survey.archive import held as archive_held
@@ -17,7 +17,7 @@ from survey.models import COMPLETE, Notice, Plan, TaskRecord
 from survey.mosaics.groups import ROOT_METADATA
 from survey.planning.disk import Room, room
 from survey.planning.staleness import DONE, State, states
-from survey.reduction.inputs import held_exposures
+from survey.reduction.inputs import held_exposures, listed_exposures
 from survey.reduction.job import unchecked_plan
 from survey.reduction.outcome import notices_of
 from survey.reduction.placement import placement_of
@@ -223,16 +223,18 @@ class Forecast:
 
     states: Sequence[State] = ()
     warnings: tuple[str, ...] = ()  # grids that lose exposures, or that no run would accept
+    left_out: Mapping[str, str] = field(default_factory=dict)  # exposure that is no part of the survey -> why
 
 
 def forecast(config: SurveyConfig) -> Forecast:
     """States of the tasks that the config plans for the raw files in the workspace. No server is asked."""
-    exposures = held_exposures(config)
+    exposures = listed_exposures(config)
     if not exposures:
         return Forecast()
     made = unchecked_plan(config, exposures)
     found = placement_of(config, made)
-    return Forecast(plan_states(config, made), (*found.faults, *found.warnings))
+    left_out = {item.name: item.excluded for item in made.left_out}
+    return Forecast(plan_states(config, made), (*found.faults, *found.warnings), left_out)
 
 
 def plan_room(config: SurveyConfig, made: Plan, found: list[State]) -> Room:

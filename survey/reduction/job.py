@@ -38,6 +38,7 @@ from survey.reduction.members import members_of
 from survey.reduction.options import Callbacks, RunOptions, Watch, combined
 from survey.reduction.outcome import Run
 from survey.reduction.placement import check_placement
+from survey.reduction.selection import all_left_out
 from survey.references import References
 from survey.scheduling.cleanup import clean_up
 from survey.steps.registry import REGISTRY, row_of
@@ -107,13 +108,16 @@ def run(
     check_config(config, options)
     with _started(config, options, callbacks) as job:
         exposures, missing = _fetch_available(job)
-        present = [exposure for exposure in exposures if exposure.sha256]
+        left_out = {exposure.name: exposure.excluded for exposure in exposures if exposure.excluded}
+        present = [exposure for exposure in exposures if exposure.sha256 and not exposure.excluded]
+        if left_out and len(left_out) == len(exposures):
+            raise SurveyError(all_left_out(exposures))
         if not present:
             raise SurveyError(f"{config.workspace}: none of {len(exposures)} raw files is available.")
         references = sync_references(config, present)
         made = plan(config, exposures, references)
         missing |= {item.name: item.fault for item in made.exposures if item.fault and item.sha256}
-        return replace(_run_tasks(job, made, references), missing=missing)
+        return replace(_run_tasks(job, made, references), missing=missing, left_out=left_out)
 
 
 def mosaic(
@@ -194,7 +198,7 @@ def _fetch_available(job: _Job) -> tuple[tuple[Exposure, ...], dict[str, str]]:
     config, say = job.config, job.callbacks.say
     found = find_exposures(config, say=say)
     say(f"{len(found)} exposures of program {config.program}")
-    if config.archive.local is None and any(not exposure.sha256 for exposure in found):
+    if config.archive.local is None and any(not (exposure.sha256 or exposure.excluded) for exposure in found):
         # Check the disk space for the products before hours of downloads.
         _waiting(job, plan(config, found), read_records(job.config.folders.records).by_key)
     try:
@@ -271,6 +275,9 @@ def _on_cluster(
 ) -> list[TaskRecord]:
     """Run a plan's tasks on the cluster of the options, and return all their records, reused ones included."""
     # dask takes half a second to import, which a run without tasks does not need.
+    from survey.cluster.dask_settings import load_dask
+
+    load_dask()
     from survey.cluster.connect import connect, dashboard, starts_workers
     from survey.dashboard.feed import feed
     from survey.scheduling.run_plan import RunSettings, run_plan

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from survey import references as crds_references
+from survey.cluster.dask_files import setting_faults
 from survey.config.model import SurveyConfig, read_config
 from survey.errors import ConfigError
 from survey.messages import nearest
@@ -64,7 +66,7 @@ def config_faults(config: SurveyConfig, options: RunOptions) -> list[str]:
         crds_references.pin(config.references.context, config.references.server)
     except ConfigError as error:
         faults += error.faults
-    faults = config.located(faults)
+    faults = [*config.located(faults), *setting_faults(os.environ)]
     if options.cluster not in (None, "local") or options.tls is not None:
         from survey.cluster.addresses import cluster_faults
 

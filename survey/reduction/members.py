@@ -54,7 +54,9 @@ def members_of(config: SurveyConfig, association: Association, folder: Path) -> 
     programs = {parse_exposure(name).program for name in association.members}
     held: dict[str, Exposure] = {}
     for program in programs:
-        everything = config.model_copy(update={"filters": None, "observations": None, "program": program})
+        everything = config.model_copy(
+            update={"filters": None, "observations": None, "exclude": (), "program": program}
+        )
         held |= {exposure.name: exposure for exposure in held_exposures(everything)}
     listed = {member.name: member for member in association.listed}
     places = _Places(folder.absolute(), config.mosaic.calibrated)

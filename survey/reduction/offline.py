@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from survey.config.model import SurveyConfig
 from survey.errors import ServiceUnreachableError
 from survey.models import Exposure
-from survey.reduction.inputs import find_exposures, held_exposures, no_raw_files
+from survey.reduction.inputs import find_exposures, listed_exposures, no_raw_files
 from survey.reduction.options import Say, silent
 
 ARCHIVE, FOLDER, WORKSPACE = "archive", "folder", "workspace"
@@ -41,14 +41,14 @@ def known_exposures(config: SurveyConfig, *, offline: bool = False, say: Say = s
     if config.archive.local is not None:
         return Known(find_exposures(config, say=say), FOLDER)
     if offline:
-        held = held_exposures(config)
+        held = listed_exposures(config)
         if not held:
             raise no_raw_files(config)
         return Known(held, WORKSPACE)
     try:
         return Known(find_exposures(config, say=say), ARCHIVE)
     except ServiceUnreachableError as error:
-        held = held_exposures(config)
+        held = listed_exposures(config)
         if not held:
             raise
         say(

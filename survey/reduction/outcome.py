@@ -15,6 +15,7 @@ class Run:
     records: tuple[TaskRecord, ...]
     reused: frozenset[str] = frozenset()  # keys of the tasks that were done before
     missing: Mapping[str, str] = field(default_factory=dict)  # raw file -> why it is not available
+    left_out: Mapping[str, str] = field(default_factory=dict)  # exposure that is no part of the survey -> why
     warnings: tuple[str, ...] = ()  # of mosaics whose grid loses exposures or parts of them
 
     @property

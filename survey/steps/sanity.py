@@ -33,7 +33,10 @@ def check_ramp(path: Path, key: str) -> None:
         fault = ramp_fault(ramp) or shape_fault(ramp.shape, hdus[0].header)
         del ramp
     if fault:
-        raise TaskError(f"{key}: {path.name} {fault} Leave the exposure out, or allow for it by mosaic.max_missing.")
+        raise TaskError(
+            f"{key}: {path.name} {fault} Leave the exposure out by 'exclude:' in the config, or "
+            "allow for it by mosaic.max_missing."
+        )
 
 
 def ramp_fault(ramp: np.ndarray | None) -> str:
