@@ -73,7 +73,8 @@ class TiledMosaic(MosaicTasks):
         members : the sources tasks of its members, in its order
         reference : the align task of the filter that this one aligns to
         """
-        settings: dict[str, Any] = self.parameters("tweakreg") | self.parameters("resample", only=GRID_PARAMETERS)
+        settings: dict[str, Any] = self.parameters("assign_mtwcs", "tweakreg")
+        settings |= self.parameters("resample", only=GRID_PARAMETERS)
         settings |= self.parameters("skymatch", only=("stepsize",)) | {"acid": self.acid}
         reads = [files.ASSOCIATION.path(self.product)]
         for task in members:

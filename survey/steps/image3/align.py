@@ -27,6 +27,7 @@ from survey.steps.image3.members import (
     used_pixels,
     write_description,
 )
+from survey.steps.image3.moving import follow, is_moving
 from survey.steps.image3.numbers import typed
 from survey.steps.image3.parts import parameters, part
 from survey.steps.image3.resampling import grid_of
@@ -74,7 +75,12 @@ def run(job: Job, step: Step) -> Outcome:
     members = library([skeleton(found) for found in before], association)
     groups = [str(member["group_id"]) for member in members.asn["products"][0]["members"]]
     given = _given_alignment(job, names)
-    resolved, members, notices = _align(job, members, names, catalogues, given)
+    step_name = "tweakreg"
+    if not given and is_moving(before[0].meta):
+        step_name = "assign_mtwcs"
+        resolved, members, notices = follow(job, members, names)
+    else:
+        resolved, members, notices = _align(job, members, names, catalogues, given)
     if job.must_align:
         check(notices, len(names))
     after = [_Exposure(*found) for found in zip(names, groups, _describe(members, before), strict=True)]
@@ -97,7 +103,7 @@ def run(job: Job, step: Step) -> Outcome:
         "ny": layout.final_shape[0],
         "outside": sum(member.final is None for member in layout.members),
     }
-    return Outcome(products, {"tweakreg": resolved, "resample": parameters(resample)}, measured, notices=notices)
+    return Outcome(products, {step_name: resolved, "resample": parameters(resample)}, measured, notices=notices)
 
 
 def _listed_catalogues(job: Job, path: Path, association: Mapping[str, Any], names: Sequence[str]) -> dict[str, Path]:

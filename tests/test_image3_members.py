@@ -1,0 +1,172 @@
+"""What an association says of its members, in the pixels: the pipeline's own Image3 against both engines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from small_image3 import (
+    exposures_of,
+    keywords,
+    name_of,
+    pipeline,
+    planes,
+    run,
+    stars_on,
+    survey_config,
+    write_asn,
+    write_cal,
+)
+
+from survey.digest import file_sha256
+from survey.mosaics.association_files import read_association
+from survey.mosaics.layouts import read_layout
+
+pytestmark = pytest.mark.pipeline
+
+PRODUCT = "jw01345-a3001_t001_nircam_clear-f200w"
+OFFSETS = ((-20, -15), (18, -12), (-14, 20), (22, 17))
+ERRORS = ((0, 0), (1.5, -0.8), (1.5, -0.8), (-1.1, 0.9))
+
+
+@pytest.fixture(autouse=True)
+def without_crds(monkeypatch, tmp_path):
+    monkeypatch.setenv("STPIPE_DISABLE_CRDS_STEPPARS", "true")
+    monkeypatch.setenv("CRDS_CONTEXT", "jwst_0001.pmap")
+    monkeypatch.setenv("CRDS_PATH", str(tmp_path / "crds"))
+    monkeypatch.setenv("CRDS_SERVER_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("stpipe.crds_client.get_context_used", lambda *_: "jwst_0001.pmap")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def cals(tmp_path):
+    """Four exposures of one field; the WCS of all but the first is wrong."""
+    return [
+        write_cal(
+            tmp_path / "cal" / f"{name_of(number)}_cal.fits", number, OFFSETS[number - 1], error=ERRORS[number - 1]
+        )
+        for number in (1, 2, 3, 4)
+    ]
+
+
+def catalogued(association, folder):
+    """The association with its catalogues, as `survey.reduction.members` finds them."""
+    listed = {item.name: folder / item.catalog for item in association.listed if item.catalog}
+    return replace(association, catalogs={name: (str(path), file_sha256(path)) for name, path in listed.items()})
+
+
+def made_by_all(tmp_path, paths, settings, **attributes):
+    """Mosaics of the pipeline and of both engines, and the associations' notes."""
+    asn = write_asn(paths[0].parent / "own_asn.json", [path.name for path in paths], PRODUCT, **attributes)
+    theirs = pipeline(asn, tmp_path / "plain", settings)
+    found = catalogued(read_association(asn), asn.parent)
+    made = {"pipeline": theirs / f"{PRODUCT}_i2d.fits"}
+    for engine in ("tiled", "stock"):
+        config = survey_config(tmp_path / engine, engine, settings)
+        made[engine] = run(config, found, exposures_of(paths)) / "mosaics" / f"{PRODUCT}_i2d.fits"
+    return made
+
+
+def assert_same(made):
+    for engine in ("tiled", "stock"):
+        assert keywords(made[engine]) == keywords(made["pipeline"]), engine
+        own, theirs = planes(made[engine]), planes(made["pipeline"])
+        assert own.keys() == theirs.keys()
+        for name, pixels in theirs.items():
+            assert own[name] == pixels, f"{engine}: {name}"
+
+
+def test_groups_of_an_association_are_the_pipelines(cals, tmp_path):
+    groups = ["one", "two", "two", None]
+    made = made_by_all(tmp_path, cals, {}, group_id=groups)
+    assert keywords(made["pipeline"])["S_TWKREG"] == "COMPLETE"
+    assert_same(made)
+    layout = read_layout(tmp_path / "tiled", PRODUCT)
+    assert layout.groups == [(0,), (1, 2), (3,)]
+    assert [member.aligned.group_id for member in layout.members[:3]] == groups[:3]
+    plain = write_asn(cals[0].parent / "plain_asn.json", [path.name for path in cals], PRODUCT)
+    others = planes(pipeline(plain, tmp_path / "ungrouped", {}) / f"{PRODUCT}_i2d.fits")
+    assert others["SCI,1"] != planes(made["pipeline"])["SCI,1"], "the groups make no difference in this scene"
+
+
+def test_catalogues_of_an_association_are_the_pipelines(cals, tmp_path):
+    """Of two members, of which one is in FITS and has other names of columns; sources are searched in the others."""
+    from astropy.table import Table
+
+    rows = stars_on(OFFSETS[0]), stars_on(OFFSETS[1])
+    Table(rows[0], names=("x", "y", "flux")).write(cals[0].parent / "one.ecsv")
+    Table(rows[1], names=("xcentroid", "ycentroid", "flux")).write(cals[0].parent / "two.fits")
+    catalogs = ["one.ecsv", "two.fits", None, ""]
+    settings = {"tweakreg": {"use_custom_catalogs": True}}
+    made = made_by_all(tmp_path, cals, settings, tweakreg_catalog=catalogs)
+    assert keywords(made["pipeline"])["S_TWKREG"] == "COMPLETE"
+    assert_same(made)
+
+
+def test_a_moving_target_is_followed_as_by_the_pipeline(tmp_path):
+    cals = [
+        write_cal(
+            tmp_path / "cal" / f"{name_of(number)}_cal.fits", number, OFFSETS[number - 1], target__type="MOVING",
+            wcsinfo__mt_ra=150.0 + number * 1e-4, wcsinfo__mt_dec=2.0 - number * 2e-4,
+        )
+        for number in (1, 2, 3)
+    ]  # fmt: skip
+    made = made_by_all(tmp_path, cals, {})
+    found = keywords(made["pipeline"])
+    assert (found["S_MTWCS"], "S_TWKREG" in found) == ("COMPLETE", False)
+    assert_same(made)
+
+
+@pytest.mark.parametrize("setting", ["skipped", "unknown"])
+def test_a_moving_target_that_is_not_followed_is_not_aligned_otherwise(tmp_path, setting):
+    """The step is skipped, or a member's header does not say where the target was."""
+    cals = [
+        write_cal(
+            tmp_path / "cal" / f"{name_of(number)}_cal.fits", number, OFFSETS[number - 1], target__type="MOVING",
+            **({} if setting == "unknown" and number == 2 else
+               {"wcsinfo__mt_ra": 150.0 + number * 1e-4, "wcsinfo__mt_dec": 2.0}),
+        )
+        for number in (1, 2)
+    ]  # fmt: skip
+    made = made_by_all(tmp_path, cals, {"assign_mtwcs": {"skip": True}} if setting == "skipped" else {})
+    assert keywords(made["pipeline"])["S_MTWCS"] == ("SKIPPED" if setting == "skipped" else "COMPLETE")
+    assert_same(made)
+
+
+def test_one_exposure_alone_is_that_of_the_pipeline(cals, tmp_path):
+    """One group: no alignment, no sky, no outliers. The pipeline writes FAILED for what it leaves out."""
+    made = made_by_all(tmp_path, cals[:1], {})
+    found = keywords(made["pipeline"])
+    assert (found["S_TWKREG"], found["S_OUTLIR"]) == ("FAILED", "FAILED")
+    assert_same(made)
+
+
+def test_two_detectors_of_one_moment_are_those_of_the_pipeline(tmp_path):
+    """One group of two members: tweakreg is skipped, outliers are not."""
+    cals = [
+        write_cal(tmp_path / "cal" / f"{name_of(1, detector)}_cal.fits", 1, OFFSETS[number],
+                  instrument__detector=detector.upper())
+        for number, detector in enumerate(("nrcb1", "nrcb2"))
+    ]  # fmt: skip
+    made = made_by_all(tmp_path, cals, {})
+    found = keywords(made["pipeline"])
+    assert (found["S_TWKREG"], found["S_OUTLIR"]) == ("FAILED", "COMPLETE")
+    assert_same(made)
+
+
+def test_members_without_sources_are_those_of_the_pipeline(cals, tmp_path):
+    made = made_by_all(tmp_path, cals[:2], {"tweakreg": {"snr_threshold": 1e6}})
+    assert keywords(made["pipeline"])["S_TWKREG"] == "FAILED"
+    assert_same(made)
+
+
+def test_a_group_in_a_file_is_that_of_the_pipeline(tmp_path):
+    """crf files of an earlier run hold their group_id."""
+    cals = [
+        write_cal(tmp_path / "cal" / f"{name_of(number)}_cal.fits", number, OFFSETS[number - 1], group_id="same")
+        for number in (1, 2)
+    ]
+    made = made_by_all(tmp_path, cals, {})
+    assert keywords(made["pipeline"])["S_TWKREG"] == "FAILED"
+    assert_same(made)
