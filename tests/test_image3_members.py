@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -170,3 +171,28 @@ def test_a_group_in_a_file_is_that_of_the_pipeline(tmp_path):
     made = made_by_all(tmp_path, cals, {})
     assert keywords(made["pipeline"])["S_TWKREG"] == "FAILED"
     assert_same(made)
+
+
+@pytest.mark.parametrize("kind", ["tweakreg.asdf", "a3001_crf.fits"])
+def test_a_given_alignment_is_applied(cals, tmp_path, kind):
+    """Files as published with CEERS, or crf files: the mosaic is that of exposures which have this WCS themselves."""
+    import asdf
+    from stdatamodels.jwst import datamodels
+
+    folder, own = tmp_path / "aligned", []
+    folder.mkdir()
+    for number, path in enumerate(cals[:2], 1):
+        right = write_cal(tmp_path / "right" / path.name, number, OFFSETS[number - 1], error=(0.3 * number, -0.2))
+        place = folder / path.name.replace("cal.fits", kind)
+        if kind.endswith(".fits"):
+            shutil.copy(right, place)
+        else:
+            with datamodels.open(right) as model:
+                asdf.AsdfFile({"wcs": model.meta.wcs}).write_to(place)
+        own.append(right)
+    settings = {"tweakreg": {"skip": True}}
+    asn = write_asn(tmp_path / "right" / "own_asn.json", [path.name for path in own], PRODUCT)
+    theirs = pipeline(asn, tmp_path / "plain", settings) / f"{PRODUCT}_i2d.fits"
+    config = survey_config(tmp_path / "tiled", "tiled", {}, alignment=str(folder))
+    mine = run(config, read_association(asn), exposures_of(cals[:2])) / "mosaics" / f"{PRODUCT}_i2d.fits"
+    assert planes(mine) == planes(theirs)

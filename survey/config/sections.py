@@ -136,7 +136,8 @@ class MosaicConfig(Section):
     )
     alignment: ConfigPath | None = Field(
         None,
-        description="folder of aligned WCS files (*_wcs.asdf) to apply in place of solving the alignment",
+        description="folder of aligned WCS to apply in place of solving the alignment: for each exposure one "
+        "ASDF file with a gwcs, or FITS file of the pipeline, such as <exposure>_wcs.asdf or <exposure>_tweakreg.asdf",
         examples=["runs/ceers/stage3"],
     )
     align_to: Filter | None = Field(

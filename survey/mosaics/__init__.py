@@ -2,6 +2,6 @@
 
 # Modules that other packages may import.
 __all__ = [
-    "arrays", "association_files", "coverage", "enclosing", "grid", "groups", "layouts", "predictions", "sky_plane",
-    "tiles",
+    "alignment_files", "arrays", "association_files", "coverage", "enclosing", "grid", "groups", "layouts",
+    "predictions", "sky_plane", "tiles",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from survey.credentials import token
 from survey.digest import digest, file_sha256
 from survey.errors import ConfigError, DownloadError, ProductNameError, ReferencesError, SurveyError
 from survey.models import Exposure
+from survey.mosaics.alignment_files import alignment_files
 from survey.names import ExposureName, split_file
 from survey.planning.recipe import recipe_of
 from survey.reduction.options import Progress, Say, silent
@@ -247,7 +248,8 @@ def raw_files(workspace: Workspace, exposures: Sequence[Exposure]) -> dict[str, 
 def override_digests(config: SurveyConfig) -> dict[str, str]:
     """sha256 of every file that a parameter names: reference files, catalogues, WCS files, lists of sky levels.
 
-    That of a catfile includes the catalogues that it lists, that of a folder of alignments all its ``*_wcs.asdf``.
+    That of a catfile includes the catalogues that it lists, that of a folder of alignments all its files of exposures
+    that can hold an aligned WCS.
 
     Raises
     ------
@@ -266,7 +268,8 @@ def override_digests(config: SurveyConfig) -> dict[str, str]:
 
 def _digest_of(path: Path) -> str:
     if path.is_dir():
-        return digest({item.name: file_sha256(item) for item in sorted(path.glob("*_wcs.asdf"))})
+        known = [item for items in alignment_files(path).values() for item in items]
+        return digest({item.name: file_sha256(item) for item in sorted({*path.glob("*_wcs.asdf"), *known})})
     listed = [path.parent / line.split()[1] for line in _lines(path) if len(line.split()) == 2]
     catalogues = {str(item): file_sha256(item) for item in listed if item.is_file()}
     own = file_sha256(path)

@@ -25,6 +25,7 @@ from survey.planning.planner import Planner, mosaics_of, steps_until
 from survey.planning.planner import plan as make_plan
 from survey.planning.staleness import DONE, state_of
 from survey.planning.supplied import group_of, plan_of
+from survey.reduction.alignment import check_alignment
 from survey.reduction.inputs import (
     fetch,
     find_exposures,
@@ -62,15 +63,17 @@ def plan(config: SurveyConfig, exposures: Sequence[Exposure], references: Refere
     ------
     ConfigError
         Wrong steps, parameters or override files; a grid that misses all exposures of a mosaic; fields so far apart
-        that the grid of one mosaic would be nearly empty. All faults are named.
+        that the grid of one mosaic would be nearly empty; members without a file in ``mosaic.alignment``. All faults
+        are named.
     """
     made = unchecked_plan(config, exposures, references)
     check_placement(config, made)
+    check_alignment(config, made)
     return made
 
 
 def unchecked_plan(config: SurveyConfig, exposures: Sequence[Exposure], references: References | None = None) -> Plan:
-    """As `plan`, without the comparison of grids and exposures."""
+    """As `plan`, without the comparison of exposures with grids and with files of alignments."""
     workspace = config.folders
     if references is None:
         with contextlib.suppress(ReferencesError):
@@ -115,7 +118,7 @@ def run(
         if not present:
             raise SurveyError(f"{config.workspace}: none of {len(exposures)} raw files is available.")
         references = sync_references(config, present)
-        made = plan(config, exposures, references)
+        made = unchecked_plan(config, exposures, references)
         missing |= {item.name: item.fault for item in made.exposures if item.fault and item.sha256}
         return replace(_run_tasks(job, made, references), missing=missing, left_out=left_out)
 
@@ -200,7 +203,9 @@ def _fetch_available(job: _Job) -> tuple[tuple[Exposure, ...], dict[str, str]]:
     say(f"{len(found)} exposures of program {config.program}")
     if config.archive.local is None and any(not (exposure.sha256 or exposure.excluded) for exposure in found):
         # Check the disk space for the products before hours of downloads.
-        _waiting(job, plan(config, found), read_records(job.config.folders.records).by_key)
+        made = unchecked_plan(config, found)
+        _check(job, made)
+        _waiting(job, made, read_records(job.config.folders.records).by_key)
     try:
         return fetch(config, found, progress=job.callbacks.progress, say=say), {}
     except DownloadError as error:
@@ -212,7 +217,7 @@ def _fetch_available(job: _Job) -> tuple[tuple[Exposure, ...], dict[str, str]]:
 def _run_tasks(job: _Job, made: Plan, references: References) -> Run:
     """Run a plan's tasks, and keep the provenance of the workspace up to date meanwhile."""
     config, root = job.config, job.config.folders.root
-    warnings = check_placement(config, made)
+    warnings = _check(job, made)
     for text in warnings:
         job.callbacks.say(text)
     found = read_records(job.config.folders.records)
@@ -254,6 +259,13 @@ def _run_tasks(job: _Job, made: Plan, references: References) -> Run:
     if any(row_of(record).commits and record.status == COMPLETE for record in records):
         ensure_store(root / "mosaics" / "mosaics.zarr")
     return Run(tuple(records), frozenset(reused), warnings=warnings)
+
+
+def _check(job: _Job, made: Plan) -> tuple[str, ...]:
+    """Check grids and given alignments against exposures; returns warnings."""
+    warnings = check_placement(job.config, made)
+    check_alignment(job.config, made, steps_until(made, job.options.until))
+    return warnings
 
 
 def _waiting(job: _Job, made: Plan, stored: Mapping[str, TaskRecord]) -> list[Task]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from survey.errors import TaskError
 from survey.models import Notice
+from survey.mosaics.alignment_files import choose
 from survey.mosaics.coverage import angle_text, farthest_deg, fields_of, fields_text, how_to_split, is_nearly_empty
 from survey.mosaics.grid import Box
 from survey.mosaics.layouts import Aligned, Layout, Member, Scale
@@ -22,6 +23,7 @@ from survey.steps.image3.members import (
     Description,
     describe,
     library,
+    read_alignment,
     read_description,
     skeleton,
     used_pixels,
@@ -33,7 +35,7 @@ from survey.steps.image3.parts import parameters, part
 from survey.steps.image3.resampling import grid_of
 from survey.steps.image3.sky import border
 from survey.steps.image3.sources import read_catalogue, reads_listed_catalogues
-from survey.steps.image3.wcs_files import linear_wcs, read_trees, write_trees
+from survey.steps.image3.wcs_files import linear_wcs, write_trees
 
 # The edge of an exposure is sampled in steps of this many pixels. The box around it is grown for the curvature of the
 # edge between two samples and for the reach of kernels.
@@ -116,27 +118,20 @@ def _listed_catalogues(job: Job, path: Path, association: Mapping[str, Any], nam
 
 
 def _given_alignment(job: Job, names: Sequence[str]) -> dict[str, Description]:
-    """Read alignments from the folder in the config: ``<exposure>_<anything>_wcs.asdf`` or ``<exposure>_wcs.asdf``.
+    """Read aligned WCS from the folder in the config; see `survey.mosaics.alignment_files`.
 
     Raises
     ------
     TaskError
-        A member is missing from the folder.
+        A member has no file in the folder, or several, or its file holds no WCS.
     """
     folder = job.settings.get("alignment")
     if not folder:
         return {}
-    found, missing = {}, []
-    for name in names:
-        paths = sorted(Path(str(folder)).glob(f"{name}_*{files.WCS.suffix}"))
-        if not paths:
-            missing.append(name)
-            continue
-        tree = next(iter(read_trees(paths[0]).values()))
-        found[name] = Description(json.loads(tree.get("meta", "{}")), tree["wcs"], (0, 0))
-    if missing:
-        raise TaskError(f"mosaic.alignment {folder}: {len(missing)} files are missing, such as {missing[0]}_*wcs.asdf.")
-    return found
+    paths, faults = choose(Path(str(folder)), names, job.subject)
+    if faults:
+        raise TaskError(" ".join(faults))
+    return {name: read_alignment(path) for name, path in paths.items()}
 
 
 def _align(

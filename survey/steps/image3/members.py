@@ -93,6 +93,29 @@ def read_description(path: Path | str) -> Description:
     return Description(json.loads(tree["meta"]), tree["wcs"], (int(tree["shape"][0]), int(tree["shape"][1])))
 
 
+def read_alignment(path: Path) -> Description:
+    """The WCS of an exposure from an ASDF file with a gwcs, or a FITS file of the pipeline, with header values.
+
+    The shape of the exposure is not read.
+
+    Raises
+    ------
+    TaskError
+        The file cannot be read, or holds no WCS.
+    """
+    if path.suffix != ".fits":
+        tree = next(iter(read_trees(path).values()))
+        return Description(json.loads(tree.get("meta", "{}")), tree["wcs"], (0, 0))
+    from stdatamodels.jwst import datamodels
+
+    try:
+        with datamodels.open(path) as model:
+            found = describe(model)
+    except (OSError, ValueError, TypeError) as error:
+        raise TaskError(f"{path.name}: cannot be read as a datamodel of the pipeline ({error}).") from error
+    return Description(found.meta, found.wcs, (0, 0))
+
+
 def used_pixels(found: Description) -> Box:
     """Pixels of an exposure inside the bounding box of its WCS, which drizzle uses."""
     from stcal.resample.utils import resample_range
