@@ -4,6 +4,7 @@ SurveyError                       exit code 1
     ConfigError                   2    the config, the command line or an input file is wrong; lists every fault
         ProductNameError          2    a name that does not follow the archive's naming scheme
         WorkersError              2    workers whose software or files differ from the client's
+    NoExposuresError              1    the archive, or a folder, has no exposure that the config asks for
     ServiceError                  3    an archive, a reference server or a cluster failed
         ServiceUnreachableError   3    no answer, or only server errors (5xx)
         AccessRefusedError        3    401 or 403
@@ -49,6 +50,14 @@ class ProductNameError(ConfigError):
 
 class WorkersError(ConfigError):
     """Workers whose package versions, file systems or memory do not fit the run."""
+
+
+class NoExposuresError(SurveyError):
+    """No exposure fits what the config asks for; ``has_imaging`` says whether the program has other imaging."""
+
+    def __init__(self, message: str, has_imaging: bool = False):
+        super().__init__(message)
+        self.has_imaging = has_imaging
 
 
 class ServiceError(SurveyError):

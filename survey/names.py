@@ -13,7 +13,7 @@ Source: JWST user documentation, "File naming conventions and data products".
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -194,6 +194,11 @@ def optical_elements(filter_name: str, pupil: str) -> str:
 def observation_label(program: int, observation: int, programs: Collection[int]) -> str:
     """An observation in a message: '3', or '1345:3' among observations of several programs."""
     return str(observation) if len(programs) < 2 else f"{program}:{observation}"
+
+
+def programs_of(names: Iterable[str]) -> list[int]:
+    """Programs of exposures by their names, each once."""
+    return sorted({parse_exposure(name).program for name in names})
 
 
 def plain_name(name: str) -> bool:

@@ -270,7 +270,7 @@ def test_a_product_that_contradicts_its_members_is_refused(write, config, tmp_pa
     for product, cause in (
         ("jw01345-o001_t001_nircam_clear-f444w", "has filter F470N with F444W, the product clear-f444w"),
         ("jw01345-o001_t001_nircam_f444w-f466n", "has filter F470N with F444W, the product f444w-f466n"),
-        ("jw02750-o001_t001_nircam_f444w-f470n", "1 of 1 members are of another program than 2750"),
+        ("jw02750-o001_t001_nircam_f444w-f470n", "all 1 members are of another program than 2750"),
     ):
         path = write("jw01345001001_02201_00001_nrcblong_cal.fits", product=product)
         with pytest.raises(ConfigError, match=cause):

@@ -15,7 +15,7 @@ from survey.archive.headers import DamagedFileError, Header
 from survey.archive.ledger import Ledger, signature
 from survey.archive.rows import footprint, text, whole
 from survey.archive.structure import Hdu, read_hdus
-from survey.errors import ConfigError, ProductNameError, SurveyError
+from survey.errors import ConfigError, NoExposuresError, ProductNameError
 from survey.models import Exposure
 from survey.names import ExposureName, split_file
 from survey.nircam import DETECTORS, IMAGING, PUPIL_FILTERS, sees
@@ -59,7 +59,7 @@ def find_exposures(
     ------
     ConfigError
         No such folder.
-    SurveyError
+    NoExposuresError
         No exposure matches; the message lists what the folder has.
     """
     folder = Path(folder).absolute()
@@ -91,9 +91,10 @@ def find_exposures(
         more += f", observations {sorted(observations)}" if observations else ""
         there = ", ".join(sorted({item.filter for item in found})) or "none"
         bad = "".join(f"\n{name}: {cause}" for name, cause in sorted(faults.items()))
-        raise SurveyError(
+        raise NoExposuresError(
             f"{folder}: none of {len(paths)} *{UNCAL} files fits program {program}{more}; "
-            f"NIRCam imaging found: {there}.{bad}"
+            f"NIRCam imaging found: {there}.{bad}",
+            bool(found),
         )
     return exposures, faults
 

@@ -13,7 +13,7 @@ from typing import Any
 from survey.archive.attempts import Watch
 from survey.archive.client import ask, bounded, observations_client
 from survey.archive.rows import Parent, Row, merge, needed, read_parent, read_product, text
-from survey.errors import SurveyError
+from survey.errors import NoExposuresError
 from survey.models import Exposure
 from survey.nircam import INSTRUMENT, passband
 
@@ -47,7 +47,7 @@ def find_exposures(
         No answer, nothing but server errors, or no reply of the portal's form.
     AccessRefusedError
         401 or 403.
-    SurveyError
+    NoExposuresError
         No exposure matches; the message lists what the archive has.
     """
     return find_program(
@@ -97,7 +97,7 @@ def find_program(
         if observations is None or exposure.observation in observations
     )
     if not exposures:
-        raise SurveyError(_nothing(program, server, parents, observations, wanted))
+        raise NoExposuresError(_nothing(program, server, parents, observations, wanted), bool(parents))
     outlines = (Outline(row.filter, row.observation, corners) for row in chosen for corners in row.regions)
     return Program(exposures, tuple(outlines))
 

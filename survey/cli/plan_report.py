@@ -138,7 +138,7 @@ def plan_blocks(made: Planned) -> list[Block]:
     document, plan = plan_document(made), made.plan
     fetched = sum(item.sha256 is not None for item in plan.exposures)
     head = (
-        f"{made.config.survey}: program {made.config.program}, {_counted(len(plan.exposures), 'exposure')} "
+        f"{made.config.survey}: {made.config.program_text}, {_counted(len(plan.exposures), 'exposure')} "
         f"({fetched} fetched, {document['raw_gb']:.2f} GB raw), context {plan.context}"
     )
     blocks: list[Block] = [head, ""]

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from survey.config.limits import Limits
 from survey.config.sections import ArchiveConfig, MosaicConfig, ReferencesConfig, StepConfig
-from survey.config.values import ConfigPath, Filter, Section
+from survey.config.values import ConfigPath, Filter, Section, observation_numbers, program_numbers
 from survey.config.yaml_file import MAX_FAULTS, Document, read_document
 from survey.errors import ConfigError
 from survey.messages import shown
@@ -28,9 +28,16 @@ class SurveyConfig(Section):
         description="short name of the survey, in lower case; written to headers, reports and metadata",
         examples=["ceers"],
     )
-    program: int = Field(ge=1, le=99999, description="JWST program number", examples=[1345])
-    observations: tuple[int, ...] | None = Field(
-        None, description="observation numbers; null: all of the program", examples=[[1, 2, 3, 4, 52]]
+    program: int | tuple[int, ...] = Field(
+        description="JWST program number, or a list of them, whose exposures make one mosaic per filter; its "
+        "name has the first program of the list that has members in it",
+        examples=[1345, [1727, 1837]],
+    )
+    observations: tuple[int, ...] | dict[int, tuple[int, ...] | None] | None = Field(
+        None,
+        description="observation numbers; for several programs a mapping of program to its observations, such as "
+        "{1727: [1, 2], 1837: null}; null, or a program that is not in the mapping: all",
+        examples=[[1, 2, 3, 4, 52]],
     )
     instrument: Literal["NIRCAM"] = Field("NIRCAM", description="instrument; only NIRCam imaging is supported")
     filters: tuple[Filter, ...] | None = Field(
@@ -79,19 +86,36 @@ class SurveyConfig(Section):
             raise ValueError(f"{value!r}: expected up to 40 lower-case letters, digits and '-'.")
         return value
 
-    @field_validator("program", "observations", mode="before")
-    @classmethod
-    def _are_no_booleans(cls, value: Any) -> Any:
-        if any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else [value])):
-            raise ValueError(f"{value!r}: expected whole numbers, such as 1345.")
-        return value
+    @property
+    def programs(self) -> tuple[int, ...]:
+        """Program numbers, in the order of the config."""
+        return (self.program,) if isinstance(self.program, int) else self.program
 
-    @field_validator("observations")
+    @property
+    def program_text(self) -> str:
+        """The programs in a message: 'program 1345', or 'programs 1727, 1837'."""
+        return f"program{'s' if len(self.programs) > 1 else ''} {', '.join(map(str, self.programs))}"
+
+    def observations_of(self, program: int) -> tuple[int, ...] | None:
+        """Observations of a program that are part of the survey; None: all of them."""
+        wanted = self.observations
+        return wanted.get(program) if isinstance(wanted, dict) else wanted
+
+    def includes(self, program: int, observation: int) -> bool:
+        """Whether an observation is part of the survey."""
+        wanted = self.observations_of(program)
+        return program in self.programs and (wanted is None or observation in wanted)
+
+    @field_validator("program", mode="before")
     @classmethod
-    def _are_observations(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if value is not None and (not value or min(value) < 1 or max(value) > 999 or len(set(value)) != len(value)):
-            raise ValueError(f"{list(value)}: expected numbers from 1 to 999, each once, at least one.")
-        return value
+    def _are_programs(cls, value: Any) -> Any:
+        return program_numbers(value)
+
+    @field_validator("observations", mode="before")
+    @classmethod
+    def _are_observations(cls, value: Any, info: ValidationInfo) -> Any:
+        programs = info.data.get("program", ())
+        return observation_numbers(value, (programs,) if isinstance(programs, int) else programs)
 
     @field_validator("filters", mode="before")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,6 +73,73 @@ def _known_filter(value: str) -> str:
 ConfigPath = Annotated[Path, BeforeValidator(_as_path)]
 Server = Annotated[str, BeforeValidator(_expanded)]
 Filter = Annotated[str, AfterValidator(_known_filter)]
+
+
+def program_numbers(value: Any) -> int | tuple[int, ...]:
+    """A program number, or several; a list of one is that number.
+
+    Raises
+    ------
+    ValueError
+        An entry is no program number, or is listed twice.
+    """
+    if not isinstance(value, list | tuple):
+        return _number(value, 99999, "a program number from 1 to 99999, such as 1345, or a list of them")
+    if not value:
+        raise ValueError("the list is empty; expected at least one program number, such as 1345.")
+    found = tuple(_number(item, 99999, "a program number from 1 to 99999, such as 1345") for item in value)
+    twice = sorted({item for item in found if found.count(item) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(map(str, twice))} is listed twice; each program once.")
+    return found if len(found) > 1 else found[0]
+
+
+def observation_numbers(
+    value: Any, programs: Sequence[int]
+) -> tuple[int, ...] | dict[int, tuple[int, ...] | None] | None:
+    """Observations of one program, or by program; of one program, a mapping is a list.
+
+    Raises
+    ------
+    ValueError
+        An entry is no observation number, or of a program that is not in the config.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        if len(programs) > 1 and isinstance(value, list | tuple):
+            every = ", ".join(f"{program}: {list(value) if program == programs[0] else 'null'}" for program in programs)
+            raise ValueError(f"{shown(value)}: of which program? Write a mapping, such as {{{every}}}.")
+        return _observations(value)
+    found: dict[int, tuple[int, ...] | None] = {}
+    for key, numbers in value.items():
+        program = int(key) if isinstance(key, str) and key.isdecimal() else key
+        if programs and program not in programs:
+            raise ValueError(f"{shown(key)}: is not a program of this config; it has {', '.join(map(str, programs))}.")
+        found[program] = None if numbers is None else _observations(numbers)
+    return found.get(programs[0]) if len(programs) == 1 else found
+
+
+def _observations(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{shown(value)}: expected a list of observation numbers, such as [1, 2].")
+    try:
+        found = tuple(_number(item, 999, "whole numbers from 1 to 999") for item in value)
+    except ValueError as error:
+        raise ValueError(f"{shown(list(value))}: {error}") from None
+    if not found or len(set(found)) != len(found):
+        raise ValueError(f"{list(found)}: expected numbers from 1 to 999, each once, at least one.")
+    return found
+
+
+def _number(value: Any, largest: int, expected: str) -> int:
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
+        raise ValueError(f"{shown(value)}: expected {expected}.")
+    return value
 
 
 class Section(BaseModel):

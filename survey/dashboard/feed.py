@@ -62,7 +62,7 @@ class Feed:
         facts = {
             "run": self._run,
             "survey": config.survey,
-            "program": config.program,
+            "program": config.program if isinstance(config.program, int) else list(config.program),
             "context": made.context,
             "began": time.time(),
             "exposures": len({task.subject for task in tasks if not task.mosaic}),

@@ -73,10 +73,14 @@ def headline(document: Mapping[str, Any]) -> str:
     parts = [(tasks["done"], "#4c9f70"), (tasks["reused"], "#9fceb3"), (tasks["failed"], "#c0392b"),
              (tasks["skipped"], "#b7bcc2"), (tasks["running"], "#f2c14e")]  # fmt: skip
     return (
-        f"<h1>{escape(document['survey'])}</h1><div class='sub'>program {document['program']}, context "
+        f"<h1>{escape(document['survey'])}</h1><div class='sub'>{_program_text(document['program'])}, context "
         f"{escape(document['context'])}, {escape(word)}, began {began}</div><div class='cards'>{shown}</div>"
         f"{_bar(parts, tasks['total'], 'whole')}"
     )
+
+
+def _program_text(program: int | Sequence[int]) -> str:
+    return f"program {program}" if isinstance(program, int) else f"programs {', '.join(map(str, program))}"
 
 
 def matrix(document: Mapping[str, Any]) -> str:

@@ -153,7 +153,7 @@ class RunState:
 
     run: str
     survey: str
-    program: int
+    program: int | list[int]  # several if the survey combines programs
     context: str
     began: float  # time.time() [s]
     exposures: int  # in the plan
@@ -177,7 +177,7 @@ class RunState:
         state = cls(
             run=str(facts["run"]),
             survey=str(facts["survey"]),
-            program=int(facts["program"]),
+            program=programs if isinstance(programs := facts["program"], int) else [int(item) for item in programs],
             context=str(facts["context"]),
             began=float(facts["began"]),
             exposures=int(facts["exposures"]),

@@ -269,9 +269,14 @@ def reference_of(config: SurveyConfig, association: Association, others: Iterabl
     wanted = config.mosaic.align_to
     if config.mosaic.engine != "tiled" or wanted is None or association.filter == wanted:
         return None
-    same = [item for item in others if item.filter == wanted and item.program == association.program]
+    same = [item for item in others if item.filter == wanted and _are_joined(config, item, association)]
     near = [item for item in same if item.field == association.field] or same
     return near[0].product if near else None
+
+
+def _are_joined(config: SurveyConfig, first: Association, second: Association) -> bool:
+    """Whether two mosaics are of the same programs; those of a whole survey of several programs are."""
+    return first.program == second.program or (len(config.programs) > 1 and first.field == second.field == "all")
 
 
 def in_order(config: SurveyConfig, associations: Iterable[Association]) -> list[Association]:
@@ -309,20 +314,21 @@ def mosaics_of(config: SurveyConfig, exposures: Sequence[Exposure]) -> tuple[Ass
     if not recipe_of(config).makes_mosaics:
         return ()
     exposures = [exposure for exposure in exposures if not exposure.excluded]
-    made = group([exposure for exposure in exposures if not exposure.fault], config.mosaic.per)
+    made = group([exposure for exposure in exposures if not exposure.fault], config.mosaic.per, config.programs)
     faulty = [exposure for exposure in exposures if exposure.fault]
-    return tuple(replace(item, lost=_lost(item, faulty)) for item in made)
+    return tuple(replace(item, lost=_lost(config, item, faulty)) for item in made)
 
 
-def _lost(association: Association, faulty: Iterable[Exposure]) -> tuple[str, ...]:
+def _lost(config: SurveyConfig, association: Association, faulty: Iterable[Exposure]) -> tuple[str, ...]:
     """Exposures that cannot be used and would be members: by their filter, or, where that is not known, detector."""
+    programs = config.programs if association.field == "all" else (association.program,)
     return tuple(
         sorted(
             exposure.name
             for exposure in faulty
             if exposure.filter in ("", association.filter)
             and sees(exposure.detector, association.filter)
-            and exposure.program == association.program
+            and exposure.program in {association.program, *programs}
             and association.field in ("all", f"o{exposure.observation:03d}")
         )
     )

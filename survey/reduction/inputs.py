@@ -13,7 +13,7 @@ from survey.config.model import SurveyConfig
 from survey.config.pipeline_spec import override_files, types_in_use
 from survey.credentials import token
 from survey.digest import digest, file_sha256
-from survey.errors import ConfigError, DownloadError, ProductNameError, ReferencesError, SurveyError
+from survey.errors import ConfigError, DownloadError, NoExposuresError, ProductNameError, ReferencesError, SurveyError
 from survey.models import Exposure
 from survey.mosaics.alignment_files import alignment_files
 from survey.names import ExposureName, split_file
@@ -29,7 +29,7 @@ MAX_SHOWN = 20  # faults of one kind in a message
 
 
 def find_exposures(config: SurveyConfig, *, say: Say = silent) -> tuple[Exposure, ...]:
-    """Find the program's exposures in the archive, or in the folder of raw files that the config names.
+    """Find the programs' exposures in the archive, or in the folder of raw files that the config names.
 
     For files in the workspace, sha256, time, number of groups and footprint are taken from the ledger of downloads.
     Exposures that the config excludes, or whose files were found to be of another mode, have ``excluded`` set.
@@ -38,49 +38,67 @@ def find_exposures(config: SurveyConfig, *, say: Say = silent) -> tuple[Exposure
     ------
     ServiceError
         The archive cannot be reached or refuses.
-    SurveyError
-        No exposure matches the config.
+    NoExposuresError
+        No exposure matches the config, or one of its programs has no imaging.
     ConfigError
         A pattern of ``exclude`` matches no exposure.
     """
-    archive = config.archive
-    raw = config.folders.raw
+    found: list[Exposure] = []
+    absent: list[NoExposuresError] = []
+    for program in config.programs:
+        try:
+            found += _of_program(config, program, say)
+        except NoExposuresError as error:  # one of several programs may lack a filter
+            absent.append(error)
+            if not error.has_imaging:
+                raise
+    if not found:
+        raise NoExposuresError("\n".join(map(str, absent)), has_imaging=True)
+    for nothing in absent:
+        say(str(nothing))
+    found.sort(key=lambda item: item.name)
+    return select(config, archive_held.known(found, config.folders.raw))
+
+
+def _of_program(config: SurveyConfig, program: int, say: Say) -> list[Exposure]:
+    """Exposures of one of the config's programs, as its rows or headers describe them."""
+    archive, observations = config.archive, config.observations_of(program)
     if archive.local is not None:
         exposures, faults = archive_local.find_exposures(
             archive.local,
-            config.program,
-            observations=config.observations,
+            program,
+            observations=observations,
             filters=config.filters,
-            cache=Ledger(raw / LEDGER),
+            cache=Ledger(config.folders.raw / LEDGER),
         )
         for name, cause in faults.items():
             say(f"{name}: {cause}")
-        exposures = tuple(sorted((*exposures, *_unreadable(config, faults)), key=lambda item: item.name))
-    else:
-        from survey.archive.query import find_exposures as ask_archive
+        return [*exposures, *_unreadable(config, program, faults)]
+    from survey.archive.query import find_exposures as ask_archive
 
-        exposures = ask_archive(
-            config.program,
+    return list(
+        ask_archive(
+            program,
             server=archive.server,
-            observations=config.observations,
+            observations=observations,
             filters=config.filters,
             timeout_seconds=archive.timeout_seconds,
             retries=archive.retries,
         )
-    return select(config, archive_held.known(exposures, raw))
+    )
 
 
-def _unreadable(config: SurveyConfig, faults: Mapping[str, str]) -> list[Exposure]:
-    """Files of the program that cannot be read, as exposures with a fault and without a filter."""
+def _unreadable(config: SurveyConfig, program: int, faults: Mapping[str, str]) -> list[Exposure]:
+    """Files of a program that cannot be read, as exposures with a fault and without a filter."""
     found = []
     for filename, cause in faults.items():
         try:
             name, suffix = split_file(filename)
         except ProductNameError:
             continue
-        if not isinstance(name, ExposureName) or suffix != "uncal" or name.program != config.program:
+        if not isinstance(name, ExposureName) or suffix != "uncal" or name.program != program:
             continue
-        if config.observations is None or name.observation in config.observations:
+        if config.includes(program, name.observation):
             base = (str(name), name.program, name.observation, name.visit, name.detector, "")
             found.append(Exposure(*base, fault=cause))
     return found
@@ -228,8 +246,7 @@ def listed_exposures(config: SurveyConfig) -> tuple[Exposure, ...]:
     found = (
         exposure
         for exposure in (*archive_held.held(raw), *archive_held.rejected(raw))
-        if exposure.program == config.program
-        and (config.observations is None or exposure.observation in config.observations)
+        if config.includes(exposure.program, exposure.observation)
         and (config.filters is None or exposure.filter in config.filters)
     )
     return select(config, sorted(found, key=lambda item: item.name), complete=False)

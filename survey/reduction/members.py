@@ -100,10 +100,10 @@ def contradictions(association: Association, members: Sequence[Exposure]) -> lis
         if elements[member.name] != expected
     ]
     others = [member.name for member in members if member.program != name.program]
-    if others:
+    if others and len(others) == len(members):  # a mosaic of several programs has the name of one of them
         faults.append(
-            f"{product}: {len(others)} of {len(members)} members are of another program than {name.program}, such as "
-            f"{others[0]}. Leave them out, or give the product a name of your own, such as my_mosaic."
+            f"{product}: all {len(members)} members are of another program than {name.program}, such as {others[0]}. "
+            "Correct the name, or give the product one of your own, such as my_mosaic."
         )
     return faults
 

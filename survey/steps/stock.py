@@ -11,6 +11,7 @@ from typing import Any
 from survey.errors import TaskError
 from survey.models import Notice
 from survey.mosaics.groups import write_group
+from survey.names import programs_of
 from survey.steps.alignment import NO_SKY, Watched, check, watched
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.pipeline import call, is_simulated, link, stamp
@@ -78,6 +79,7 @@ def write_zarr(job: Job, step: Step) -> Outcome:
         "digest": job.digest,
         "filter": settings["filter"],
         "members": list(settings["members"]),
+        "programs": programs_of(settings["members"]),
         "missing": list(settings["missing"]),
     }
     write_group(Path(job.inputs[0]), job.path / "store", group, chunk=int(settings["chunk"]), attrs=attributes)

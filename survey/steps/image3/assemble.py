@@ -13,6 +13,7 @@ from survey.mosaics.grid import Tile, tiles
 from survey.mosaics.groups import group_attributes
 from survey.mosaics.layouts import Layout
 from survey.mosaics.tiles import create, empty_arrays, remove_old_chunks, stream_fits
+from survey.names import programs_of
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.image3 import files
 from survey.steps.image3.drizzle import array_names, fill_value
@@ -89,6 +90,7 @@ def run(job: Job, step: Step) -> Outcome:
         "digest": job.digest,
         "filter": job.settings["filter"],
         "members": [member.name for member in layout.members],
+        "programs": programs_of(member.name for member in layout.members),
         "missing": list(job.missing),
         "tile": side,
     }
