@@ -136,7 +136,10 @@ def in_effect(environment: Mapping[str, str]) -> dict[str, str]:
 
 @cache
 def machine() -> dict[str, str]:
-    """Processor, its vector units as numpy uses them, and the linear algebra libraries of this process."""
+    """Processor, its vector units as numpy uses them, linear algebra libraries, and modules that ran at start-up.
+
+    The last are sitecustomize and usercustomize, where there are any: they may change anything in a process.
+    """
     import numpy
     import threadpoolctl
 
@@ -145,11 +148,14 @@ def machine() -> dict[str, str]:
         f"{item.get('internal_api', '')} {item.get('version') or ''} {item.get('architecture') or ''}".strip()
         for item in threadpoolctl.threadpool_info()
     }
-    return {
+    found = {
         "processor": _processor(),
         "vector units": " ".join([*vectors["baseline"], *vectors["found"]]),
         "libraries": ", ".join(sorted(libraries)),
     }
+    modules = (sys.modules.get(name) for name in ("sitecustomize", "usercustomize"))
+    files = [str(module.__file__) for module in modules if module is not None and module.__file__]
+    return found | ({"start-up modules": ", ".join(files)} if files else {})
 
 
 def _processor() -> str:

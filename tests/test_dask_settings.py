@@ -18,7 +18,6 @@ from survey.cli.main import main
 from survey.cluster import tls
 from survey.cluster.addresses import cluster_faults
 from survey.cluster.connect import connect
-from survey.cluster.dask_files import setting_faults, where_set
 from survey.cluster.dask_settings import (
     ENCRYPTION,
     FOLDER,
@@ -33,6 +32,7 @@ from survey.cluster.preview import preview
 from survey.errors import ConfigError
 from survey.reduction.load import config_faults
 from survey.reduction.options import RunOptions
+from survey.user_files import setting_faults, where_set
 
 ROOT = Path(__file__).parent.parent
 # Start a local cluster, run a task, and print what the worker sees.
@@ -174,6 +174,21 @@ def test_a_temporary_directory_is_used(tmp_path):
     status, said = started(tmp_path, {"temporary-directory": str(tmp_path / "scratch")})
     assert status == 0
     assert any(folder.startswith(str(tmp_path / "scratch")) for folder in json.loads(said)["path"])
+
+
+@pytest.mark.parametrize(
+    ("variable", "name", "package"),
+    [("ZARR_CONFIG", "mine.yaml", "zarr"), ("ASTROPY_CONFIG_DIR", "astropy.cfg", "astropy"),
+     ("XDG_CONFIG_HOME", "astropy/astroquery.cfg", "astropy")],
+)  # fmt: skip
+def test_damaged_files_of_other_packages_are_named(tmp_path, variable, name, package):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("[oops\nx=[\n")
+    (fault,) = setting_faults({variable: str(tmp_path)})
+    assert fault.startswith(f"{path}: {package} cannot use these settings: ")
+    path.write_text("[mast]\nserver = x\n" if package == "astropy" else "array: {order: C}\n")
+    assert setting_faults({variable: str(tmp_path)}) == []
 
 
 @pytest.mark.parametrize("command", ["plan", "status", "run", "explain", "verify"])

@@ -216,3 +216,11 @@ def test_a_folder_that_pythonpath_names_in_full_is_kept(tmp_path):
     assert subprocess.run(command, env=environment, capture_output=True, cwd=tmp_path).returncode == 0
     environment["PYTHONPATH"] = str(PACKAGE)
     assert subprocess.run(command, env=environment, capture_output=True, cwd=tmp_path).returncode == 1
+
+
+def test_a_module_that_runs_at_start_is_recorded(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("")
+    code = "from survey.isolation import machine; print(machine().get('start-up modules'))"
+    environment = {**os.environ, "PYTHONPATH": f"{PACKAGE}:{tmp_path}"}
+    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert shown.stdout.strip() == str(tmp_path / "sitecustomize.py"), shown.stderr

@@ -5,7 +5,6 @@ __all__ = [
     "addresses",
     "capacity",
     "connect",
-    "dask_files",
     "dask_settings",
     "deploy",
     "deploy_file",

@@ -13,9 +13,9 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from survey.cluster.dask_files import setting_faults, setting_files, where_set
 from survey.errors import ConfigError
 from survey.messages import shown
+from survey.user_files import setting_faults, setting_files, where_set
 
 if TYPE_CHECKING:
     from dask.distributed import Client, Security
@@ -64,8 +64,8 @@ def load_dask() -> None:
     except ImportError:
         raise
     except Exception as error:  # of many kinds: dask reads its settings as it is imported
-        names = [name for name in os.environ if name.startswith("DASK_")]
-        places = ", ".join([*(str(path) for path in setting_files(os.environ) if path.is_file()), *sorted(names)])
+        files = [str(path) for path in setting_files("dask", os.environ) if path.is_file()]
+        places = ", ".join([*files, *sorted(name for name in os.environ if name.startswith("DASK_"))])
         raise ConfigError(
             f"dask cannot be imported with its settings ({type(error).__name__}: {str(error)[:300]}). They are in "
             f"{places or 'none of its files'}: correct or remove what it names."

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from survey import references as crds_references
-from survey.cluster.dask_files import setting_faults
 from survey.config.model import SurveyConfig, read_config
 from survey.errors import ConfigError
 from survey.messages import nearest
 from survey.planning.recipe import checked, path_faults
 from survey.reduction.options import RunOptions, combined
 from survey.steps.registry import mosaic_steps
+from survey.user_files import setting_faults
 
 
 def load_config(
