@@ -137,6 +137,24 @@ def test_a_window_is_wcs_enough():
     assert made.output_array_shape == (5, 7)
 
 
+def test_drizzle_scans_all_pixels_of_an_outline_without_a_corner():
+    """And omits pixels of which a corner has no position."""
+    from drizzle.resample import Drizzle
+
+    y, x = np.indices((40, 40), dtype=float)
+    pixmap = np.stack([x - 0.01 * (y - 20) ** 2 - 12.3, y - 0.4], axis=-1)  # bent across the left border
+    taken = {}
+    for name in ("clipped", "whole"):
+        made = Drizzle(kernel="square", out_shape=(40, 40), disable_ctx=True)
+        made.add_image(np.ones((40, 40), np.float32), exptime=1.0, pixmap=pixmap, pixel_scale_ratio=1.0)
+        taken[name] = made.out_wht
+        pixmap[-1] = pixmap[:, -1] = np.nan
+    inner = (slice(2, 36), slice(0, 20))
+    assert (taken["clipped"] < taken["whole"])[inner].any()
+    np.testing.assert_allclose(taken["whole"][inner], 1, atol=1e-6)
+    assert not taken["whole"][38:].any()
+
+
 def test_flags_that_are_no_good_bits_take_a_pixels_weight():
     """'~DO_NOT_USE+NON_SCIENCE': only these two count as bad."""
     from jwst.resample.resample_step import GOOD_BITS

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
@@ -35,12 +36,12 @@ def outline_of(size: int, scale: float, turn_deg: float, corner: tuple[float, fl
     return np.stack([moved_x, moved_y], axis=-1)
 
 
-def drizzled(data: np.ndarray, pixmap: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """One exposure drizzled alone, with the square kernel and pixfrac 1."""
+def drizzled(data: np.ndarray, pixmap: np.ndarray, shape: tuple[int, int], first: int = 0) -> np.ndarray:
+    """One exposure drizzled alone, from its first row and column on, with the square kernel and pixfrac 1."""
     from drizzle.resample import Drizzle
 
     made = Drizzle(kernel="square", fillval="0.0", out_shape=shape, disable_ctx=True)
-    made.add_image(data.astype(np.float32), exptime=1.0, pixmap=pixmap, pixfrac=1.0)
+    made.add_image(data.astype(np.float32), exptime=1.0, pixmap=pixmap, pixfrac=1.0, xmin=first, ymin=first)
     return made.out_img
 
 
@@ -86,14 +87,21 @@ def _sketch_of_corners(axis: Any) -> None:
 
 
 def draw_outlines(folder: Path = HERE) -> Path:
-    """What drizzle clips at the border of its output, and that a margin is enough."""
-    size, edge, margin = 150, 70, 8
+    """What drizzle clips at the border of its output, and that `place` keeps it from clipping."""
+    from survey.mosaics.grid import Box
+    from survey.steps.image3.corners import BEFORE
+    from survey.steps.image3.resampling import place
+
+    size, edge = 150, 70
     pixmap = outline_of(110, 1.0, 19.0, (44.0, 8.0))
     data = np.random.default_rng(7).normal(10.0, 3.0, (110, 110))
     whole = drizzled(data, pixmap, (size, size))
     cut = drizzled(data, pixmap - (edge, 0), (size, size - edge))
-    wide = drizzled(data, pixmap - (edge - margin, 0), (size, size - edge + margin))[:, margin:]
-    results = [cut != whole[:, edge:], wide != whole[:, edge:]]
+    used, window = Box(0, 0, 110, 110), Box(edge, 0, size, size)
+    kernel = SimpleNamespace(kernel="square", pixfrac=1.0)
+    kept, stored = place({"data": data}, pixmap, used, window, kernel, clipped=False)
+    unclipped = drizzled(kept["data"], np.dstack(stored.pixel_to_world_values(0, 0)), window.shape, BEFORE)
+    results = [cut != whole[:, edge:], unclipped != whole[:, edge:]]
 
     figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.5))
     corners = pixmap[[0, 0, -1, -1], [0, -1, -1, 0]]
@@ -105,7 +113,7 @@ def draw_outlines(folder: Path = HERE) -> Path:
     axes[0].add_patch(Rectangle((edge, 0), size - edge, size, facecolor="none", edgecolor=AMBER, linewidth=1.4))
     axes[0].text(edge + 3, size - 12, "tile", color=AMBER)
     axes[0].set_ylabel("mosaic y [pixels]")
-    titles = ["Tile drizzled alone", f"Tile drizzled with {margin} pixels more, trimmed"]
+    titles = ["Tile drizzled alone", "Tile with an unclipped outline"]
     for axis, different, title in zip(axes[1:], results, titles, strict=True):
         rows, columns = np.nonzero(different)
         axis.add_patch(Rectangle((edge, 0), size - edge, size, facecolor="none", edgecolor=AMBER, linewidth=1.4))

@@ -20,7 +20,9 @@ from survey.steps.image3.resampling import (
     place,
     reach,
     resampler_parameters,
+    scanned_whole,
     touching,
+    window_around,
     window_resampler,
     with_neighbours,
 )
@@ -57,9 +59,9 @@ def run(job: Job, step: Step) -> Outcome:
     names = array_names(resample)
     touched = _touching(job, resample, layout, tile)
     ny, nx = layout.final_shape
-    window = tile.box.grown(int(job.settings["margin"])).within(Box(0, 0, nx, ny))
+    window = window_around(tile.box, int(job.settings["margin"]), Box(0, 0, nx, ny), resample.kernel, _scale(layout))
     for member in touched:
-        window = window.around(member.outline)
+        window = window if member.outline is None else window.around(member.outline)
     added = [member.index for member in touched]
     products: list[tuple[str, str]] = []
     covered = 0
@@ -89,7 +91,7 @@ class _Touching:
     pixmap: Any  # on disk
     leftout: Any  # on disk; see `left_out`
     used: Box  # its pixels that can overlap the tile
-    outline: Box  # pixels of the mosaic around these
+    outline: Box | None  # pixels of the mosaic around these, if drizzle must not clip them; see `scanned_whole`
 
 
 def _touching(job: Job, resample: Any, layout: Layout, tile: Tile) -> list[_Touching]:
@@ -97,18 +99,24 @@ def _touching(job: Job, resample: Any, layout: Layout, tile: Tile) -> list[_Touc
     import numpy as np
 
     inputs = files.Inputs(job.inputs)
-    acid, ratio = str(job.settings["acid"]), untyped(layout.scales["final"].ratio)
+    acid = str(job.settings["acid"])
     found = []
     for index in map(int, job.settings["members"]):
         subject = files.member_subject(layout.members[index].name, acid)
         pixmap = np.load(inputs.path(files.PIXMAP, subject), mmap_mode="r")
-        used = touching(pixmap, tile.box, resample.kernel, 1.0 / (ratio or 1.0))
+        used = touching(pixmap, tile.box, resample.kernel, _scale(layout))
         used = None if used is None else used.within(layout.members[index].aligned.used)
         if used is not None and used.pixels:
             leftout = np.load(inputs.path(files.LEFT_OUT, subject), mmap_mode="r")
-            outline = reach(pixmap, used)
+            near = pixmap[with_neighbours(used, layout.members[index].aligned.shape).slices]
+            outline = None if scanned_whole(resample.kernel, resample.pixfrac, near) else reach(pixmap, used)
             found.append(_Touching(index, inputs.path(files.CRF, subject), pixmap, leftout, used, outline))
     return found
+
+
+def _scale(layout: Layout) -> float:
+    """Pixels of the mosaic per pixel of an exposure, along an axis."""
+    return 1.0 / (untyped(layout.scales["final"].ratio) or 1.0)
 
 
 def _drizzle(job: Job, resample: Any, layout: Layout, sky: SkyLevels, touched: list[_Touching], window: Box) -> Any:
@@ -131,7 +139,7 @@ def _drizzle(job: Job, resample: Any, layout: Layout, sky: SkyLevels, touched: l
         if member.leftout.size:
             arrays["dq"][member.leftout[read.slices]] |= DO_NOT_USE
         used = member.used.moved(read.x0, read.y0)
-        arrays, stored = place(arrays, np.asarray(member.pixmap[read.slices]), used, window, resampler)
+        arrays, stored = place(arrays, np.asarray(member.pixmap[read.slices]), used, window, resampler, clipped=False)
         resampler.add_model(member_model(exposure, sky, arrays) | {"wcs": stored})
     return resampler
 

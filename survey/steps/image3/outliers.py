@@ -116,7 +116,7 @@ def drizzle_group(job: Job, step: Step) -> Outcome:
         arrays = read_arrays(inputs.path(files.CAL, member.name), ("data", "dq", "var_rnoise"))
         for delta in sky.members[member.name].subtractions:
             arrays["data"] -= delta
-        arrays, stored = place(arrays, pixmap, member.aligned.used, box, resampler)
+        arrays, stored = place(arrays, pixmap, member.aligned.used, box, resampler, clipped=True)
         resampler.add_model(member_model(member, sky, arrays) | {"wcs": stored})
     resampler.finalize()
     data, weight = resampler.output_model["data"], resampler.output_model["wht"]

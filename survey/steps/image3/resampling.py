@@ -8,13 +8,14 @@ Pixels are computed only by code of jwst and stcal. A contract test checks the n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 from survey.mosaics.grid import Box
-from survey.steps.image3.corners import BEFORE, exact_map, padded
+from survey.steps.image3.corners import AFTER, BEFORE, exact_map, padded
 
 # Reach of the kernels around the centre of a pixel [exposure pixels]; interpolation needs one more neighbour.
 _REACH = {"square": 1, "point": 1, "turbo": 1, "gaussian": 4, "lanczos2": 3, "lanczos3": 4}
@@ -56,8 +57,31 @@ class Window:
         return x, y
 
 
+def scanned_whole(kernel: str, pixfrac: float, pixmap: Any) -> bool:
+    """Whether `place` can make drizzle process all pixels of a member, also across the border of its window."""
+    import numpy as np
+
+    return kernel != "square" or (pixfrac == 1 and bool(np.isfinite(pixmap).all()))
+
+
+def window_around(tile: Box, margin: int, grid: Box, kernel: str, scale: float) -> Box:
+    """The window to drizzle for a tile: some more pixels, but none outside of the mosaic.
+
+    A window must not begin before the mosaic. Coordinates would then be larger than in the mosaic and rounded more
+    coarsely, and corners could not be kept.
+
+    Parameters
+    ----------
+    tile, grid : pixels of the tile and of the whole mosaic
+    margin : smallest number of pixels around the tile, inside the mosaic
+    kernel : of drizzle
+    scale : largest number of mosaic pixels per exposure pixel, along an axis
+    """
+    return tile.grown(max(margin, math.ceil((_REACH[kernel] + 1) * max(scale, 1.0)) + 1)).within(grid)
+
+
 def place(
-    arrays: Mapping[str, Any], pixmap: Any, used: Box, window: Box, resampler: Any
+    arrays: Mapping[str, Any], pixmap: Any, used: Box, window: Box, resampler: Any, *, clipped: bool
 ) -> tuple[dict[str, Any], StoredMap]:
     """Shift the map of a member to a window of the mosaic, keeping the corners of its pixels bitwise.
 
@@ -68,6 +92,8 @@ def place(
     used : pixels of the map to drizzle; the others are neighbours
     window : of the mosaic
     resampler : whose kernel and pixfrac decide whether corners are means of centres
+    clipped : whether drizzle clips the outline of the member at the border of the window, as it does at the border of
+        a mosaic; otherwise it processes all pixels ``used``, if `scanned_whole`
 
     Returns
     -------
@@ -75,12 +101,22 @@ def place(
     """
     import numpy as np
 
-    if resampler.kernel == "square" and resampler.pixfrac == 1 and np.isfinite(pixmap).all():
-        moved = exact_map(pixmap, (window.x0, window.y0))
+    corner, free = (window.x0, window.y0), not clipped and scanned_whole(resampler.kernel, resampler.pixfrac, pixmap)
+    exact = resampler.kernel == "square" and resampler.pixfrac == 1 and np.isfinite(pixmap).all()
+    moved = exact_map(pixmap, corner) if exact else pixmap - np.array(corner, float)
+    if free and not exact:
+        moved = np.pad(moved, ((BEFORE, AFTER), (BEFORE, AFTER), (0, 0)), constant_values=np.nan)
+    if exact or free:
         arrays = {name: None if values is None else padded(values) for name, values in arrays.items()}
         used = used.moved(-BEFORE, -BEFORE)
-    else:
-        moved = pixmap - (float(window.x0), float(window.y0))
+    if free:
+        # drizzle does not clip an outline of which a corner has no position, and omits pixels of which a corner has
+        # none: here, those after the last used row and column.
+        last = (slice(None, used.y1 + AFTER), slice(None, used.x1 + AFTER))
+        moved, arrays = moved[last], {name: None if values is None else values[last] for name, values in arrays.items()}
+        none = -1 if exact else -AFTER
+        moved[none:], moved[:, none:] = np.nan, np.nan
+        used = Box(used.x0, used.y0, used.x1 + AFTER, used.y1 + AFTER)
     ny, nx = moved.shape[:2]
     return dict(arrays), StoredMap(moved, bounding_box(used, Box(0, 0, nx, ny)))
 
@@ -171,6 +207,7 @@ def left_out(pixmap: Any, used: Box, grid: Box, ratio: float) -> Any:
         for axis, (low, high) in enumerate(((grid.x0, grid.x1), (grid.y0, grid.y1))):
             depth = np.fmin(depth, np.fmin(pixmap[..., axis] - low + 0.5, high - 0.5 - pixmap[..., axis]))
     half = 0.75 / ratio
+    missed |= depth <= -half  # kernels that reach farther than a pixel would take them
     where = np.zeros_like(missed)
     where[used.slices] = True
     where &= np.isfinite(local).all(axis=2) & (depth > -half) & (depth < LINE_PX)
