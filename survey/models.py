@@ -112,6 +112,14 @@ class Association:
 
 
 @dataclass(frozen=True, slots=True)
+class CatalogFile:
+    """A reference catalogue that tweakreg reads from the workspace."""
+
+    file: str  # relative to the workspace
+    sha256: str = ""  # '' until it is fetched
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One unit of work: a step applied to a subject (an exposure, a group, a tile or a mosaic).
 

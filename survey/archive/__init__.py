@@ -3,6 +3,7 @@
 # Modules that other packages may import.
 __all__ = [
     "attempts",
+    "client",
     "download",
     "fetch",
     "headers",

@@ -88,12 +88,16 @@ def fetch(config: Path, workspace: Path | None, as_json: bool, recheck: bool) ->
 
 @main.command()
 @config_options
-def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
+@click.option("--renew-catalogs", is_flag=True, help="Fetch online reference catalogues again, as they are now.")
+def refs(config: Path, workspace: Path | None, as_json: bool, renew_catalogs: bool) -> None:
     """Fetch and verify the CRDS context and the reference files of the raw files in the workspace.
+
+    Online reference catalogues to which tweakreg aligns mosaics are fetched as well, if the workspace lacks them.
 
     Example: survey refs configs/demo.yaml
     """
     from survey.reduction import inputs
+    from survey.reduction.catalogs import sync_catalogs
     from survey.reduction.load import load_config
 
     loaded = load_config(config, workspace=workspace)
@@ -102,6 +106,7 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
         if not exposures:
             raise inputs.no_raw_files(loaded)
         found = inputs.sync_references(loaded, exposures)
+        found = sync_catalogs(loaded, exposures, found, renew=renew_catalogs, say=say)
     lacking = inputs.unreferenced(loaded, exposures, found)
     document = {
         "lacking": lacking,
@@ -109,6 +114,7 @@ def refs(config: Path, workspace: Path | None, as_json: bool) -> None:
         "cache": found.cache,
         "references": dict(found.files),
         "mappings": dict(found.mappings),
+        "catalogs": sorted({item.file for files in found.catalogs.values() for item in files.values()}),
     }
     emit(document, as_json, lambda: f"{found.context}: {len(found.files)} reference files verified in {found.cache}")
     for name, why in sorted(lacking.items()):

@@ -51,8 +51,8 @@ def simulate(directory: Path, scene: Path | None, seed: int | None, as_json: boo
 def serve(directory: Path, command: tuple[str, ...], port: int, faults: Path | None, **settings: Any) -> None:
     """Serve DIRECTORY as an archive (MAST protocol) and a CRDS server on loopback.
 
-    With a COMMAND after '--', serve only while it runs, with SURVEY_ARCHIVE_URL and SURVEY_CRDS_URL set for it, and
-    end with its exit code.
+    With a COMMAND after '--', serve only while it runs, with SURVEY_ARCHIVE_URL, SURVEY_CRDS_URL and
+    ASTROMETRIC_CATALOG_URL set for it, and end with its exit code.
 
     Example: survey serve runs/observatory -- survey run configs/demo.yaml
     """
@@ -62,10 +62,10 @@ def serve(directory: Path, command: tuple[str, ...], port: int, faults: Path | N
 
     planted = load_faults(faults) if faults else ()
     with start(directory, port, faults=planted, settings=ServerSettings(**settings)) as server:
-        click.echo(json.dumps({"archive": server.url, "crds": server.crds_url}))
+        click.echo(json.dumps(server.addresses))
         sys.stdout.flush()
         if command:
-            environment = {**os.environ, "SURVEY_ARCHIVE_URL": server.url, "SURVEY_CRDS_URL": server.crds_url}
+            environment = {**os.environ, **server.environment}
             sys.exit(_run_command(command, environment))
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         signal.pause()

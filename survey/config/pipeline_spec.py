@@ -169,7 +169,8 @@ FILE_PARAMETERS = frozenset(
     {"abs_refcat", "catfile", "skylist", "output_wcs", "alignment", "bkg_list", "wfss_mask", "persistence_array_file"}
     | {"user_mask", "user_supplied_dq", "user_supplied_flat", "user_supplied_reffile", "user_background"}
 )
-ONLINE_CATALOGUES = "GAIA"  # values that start so are not files
+# Values of abs_refcat that are not files: catalogues of the service that tweakreg asks.
+ONLINE_CATALOGUES = ("GAIAREFCAT", "GAIADR3", "GAIADR2", "GAIADR1")
 
 
 def named_files(name: str, value: Any) -> list[str]:
@@ -180,7 +181,7 @@ def named_files(name: str, value: Any) -> list[str]:
         return []
     if name.startswith("override_"):
         return [value] if value != "N/A" else []
-    is_file = name in FILE_PARAMETERS and not value.strip().upper().startswith(ONLINE_CATALOGUES)
+    is_file = name in FILE_PARAMETERS and not (name == "abs_refcat" and value.strip().upper() in ONLINE_CATALOGUES)
     return [value] if is_file else []
 
 

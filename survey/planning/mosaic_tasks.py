@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from survey.config.sections import MosaicConfig
-from survey.models import Association, Exposure, Task
+from survey.models import Association, CatalogFile, Exposure, Task
 from survey.mosaics.grid import Tile
 from survey.steps.costs import Work
 from survey.steps.registry import ASSOCIATION, REGISTRY
 
-Finish = Callable[[Task, Sequence[Task], str], Task]
+Finish = Callable[..., Task]  # task, tasks of its inputs, exposure that references are looked up for[, files]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class MosaicTasks:
     missing: tuple[str, ...]
     group: str  # of mosaics.zarr
     finish: Finish
+    catalog: CatalogFile | None = None  # that tweakreg reads
 
     @property
     def product(self) -> str:
@@ -67,6 +68,7 @@ class MosaicTasks:
         """The task of a draft, with its cost by the formula of its step."""
         row = REGISTRY[draft.step]
         cost = row.cost(draft.work)
+        catalog = self.catalog if row.aligns else None
         task = Task(
             key=f"{draft.step}/{draft.subject}",
             step=draft.step,
@@ -74,6 +76,7 @@ class MosaicTasks:
             filter=self.association.filter,
             settings=draft.settings,
             inputs=tuple(item.key for item in draft.inputs),
+            files=() if catalog is None else (catalog.file,),
             reads=tuple(draft.reads),
             missing=draft.missing,
             memory_gb=cost.memory_gb,
@@ -83,4 +86,7 @@ class MosaicTasks:
             tile=draft.tile,
             must_align=row.aligns and self.config.require_alignment,
         )
-        return self.finish(task, draft.inputs, next(iter(self.exposures), ""))
+        first = next(iter(self.exposures), "")
+        if catalog is None:
+            return self.finish(task, draft.inputs, first)
+        return self.finish(task, draft.inputs, first, {catalog.file: catalog.sha256})

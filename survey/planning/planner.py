@@ -17,7 +17,7 @@ from survey.config.model import SurveyConfig
 from survey.config.pipeline_spec import override_files
 from survey.digest import digest
 from survey.errors import ConfigError, ReferencesError
-from survey.models import Association, Exposure, Plan, Task
+from survey.models import Association, CatalogFile, Exposure, Plan, Task
 from survey.mosaics.layouts import Layout
 from survey.mosaics.predictions import predict
 from survey.names import association_id
@@ -142,11 +142,12 @@ class Planner:
         cals = {name: _cal(chains[name]) for name in present}
         members = {name: exposures[name] for name in present}
         pars = (association, self.config.mosaic, self.recipe.image3, members, tuple(missing), group_name(association))
+        catalog = self._catalog(association.product, present)
         if self.config.mosaic.engine == "stock":
-            stock = StockMosaic(*pars, self._finish)
+            stock = StockMosaic(*pars, self._finish, catalog)
             asn = stock.associate(list(cals.values()))
             return [asn, *stock.tasks(asn, list(cals.values()))], []
-        tiled = TiledMosaic(*pars, self._finish)
+        tiled = TiledMosaic(*pars, self._finish, catalog)
         asn = tiled.associate(list(cals.values()))
         align = tiled.align(asn, [chains[name][-1] for name in present], reference)
         if layout is not None and [member.name for member in layout.members] != present:
@@ -157,6 +158,13 @@ class Planner:
         if layout is None:
             layout = self._predict(list(members.values()), association.group_ids)
         return [asn, align], tiled.pixels(layout, asn, align, cals) if layout else []
+
+    def _catalog(self, product: str, members: Sequence[str]) -> CatalogFile | None:
+        """The online catalogue to which a mosaic is aligned; positions in it are at the epoch of the first member."""
+        wanted: Mapping[str, CatalogFile] = getattr(self.references, "catalogs", {}).get(product, {})
+        if not wanted or not members:
+            return None
+        return wanted.get(members[0], CatalogFile(f"the reference catalogue for {members[0]}"))
 
     def _is_on_this_grid(self, layout: Layout) -> bool:
         """Whether a layout has the grid that the config gives; True when it gives none."""

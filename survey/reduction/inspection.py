@@ -21,6 +21,8 @@ from survey.reduction.inputs import held_exposures, listed_exposures
 from survey.reduction.job import unchecked_plan
 from survey.reduction.outcome import notices_of
 from survey.reduction.placement import placement_of
+from survey.references import catalogs
+from survey.steps.reference_catalog import FOLDER
 from survey.steps.registry import row_of
 from survey.workspace import paths
 from survey.workspace.folders import Workspace
@@ -124,6 +126,7 @@ def verify(config: SurveyConfig) -> dict[str, str]:
             if sha256 != product.sha256:
                 faults[product.path] = f"sha256 is {sha256[:12]}..., its record has {product.sha256[:12]}..."
     faults |= _store_faults(workspace, known) | _raw_faults(workspace, found)
+    faults |= {f"{FOLDER}/{name}": cause for name, cause in catalogs.faults(workspace.root / FOLDER).items()}
     cause = provenance_fault(workspace.root)
     return faults | ({STORE: cause} if cause else {})
 

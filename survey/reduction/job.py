@@ -26,6 +26,7 @@ from survey.planning.planner import plan as make_plan
 from survey.planning.staleness import DONE, state_of
 from survey.planning.supplied import group_of, plan_of
 from survey.reduction.alignment import check_alignment
+from survey.reduction.catalogs import sync_catalogs, with_catalogs
 from survey.reduction.inputs import (
     fetch,
     find_exposures,
@@ -83,6 +84,7 @@ def unchecked_plan(config: SurveyConfig, exposures: Sequence[Exposure], referenc
     if references is not None:
         lacking = unreferenced(config, exposures, references)
         exposures = [replace(item, fault=lacking.get(item.name, item.fault)) for item in exposures]
+        references = with_catalogs(config, exposures, references)
     products = [association.product for association in mosaics_of(config, exposures)]
     memory = learn(read_records(workspace.records).by_key.values())
     return make_plan(
@@ -118,6 +120,8 @@ def run(
         if not present:
             raise SurveyError(f"{config.workspace}: none of {len(exposures)} raw files is available.")
         references = sync_references(config, present)
+        if options.until is None or REGISTRY[options.until].per_mosaic:
+            references = sync_catalogs(config, exposures, references, say=job.callbacks.say)
         made = unchecked_plan(config, exposures, references)
         missing |= {item.name: item.fault for item in made.exposures if item.fault and item.sha256}
         return replace(_run_tasks(job, made, references), missing=missing, left_out=left_out)
@@ -159,6 +163,7 @@ def mosaic(
         lacking = unreferenced(config, raw, references)
         if lacking:
             raise ReferencesError("\n".join(f"{name}: {why}" for name, why in sorted(lacking.items())))
+        references = sync_catalogs(config, [*raw, *given], references, [wanted], say=job.callbacks.say)
         planner = Planner(config, references, override_digests(config))
         group = group_of(wanted, read_records(job.config.folders.records).by_key)
         made = plan_of(unchecked_plan(config, raw, references), replace(wanted, group=group), planner, given)

@@ -4,6 +4,7 @@ The crds library is used in a child process alone (`lookup`, started by `child`)
 package (`cache`). Workers get a read-only cache, an explicit context and no server.
 """
 
+from survey.references import catalogs
 from survey.references.child import worker_environment
 from survey.references.record import References
 from survey.references.sync import PLACEHOLDER, operational_context, pin, recall, reference_types, sync
@@ -12,6 +13,7 @@ from survey.references.sync import PLACEHOLDER, operational_context, pin, recall
 __all__ = [
     "PLACEHOLDER",
     "References",
+    "catalogs",
     "operational_context",
     "pin",
     "recall",

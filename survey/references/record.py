@@ -6,13 +6,14 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from survey.archive.headers import DamagedFileError, read_primary_header
 from survey.digest import digest, file_sha1
 from survey.errors import ReferencesError
+from survey.models import CatalogFile
 from survey.references.cache import plain_path, stat_signature
 from survey.references.messages import NOT_FOUND
 from survey.workspace.files import disk_full_named, write_file
@@ -31,6 +32,8 @@ class References:
     files: Mapping[str, str]  # reference file -> SHA-1
     paths: Mapping[str, str]  # reference file -> path below the cache
     mappings: Mapping[str, str]  # rule file -> SHA-1
+    # Of mosaics whose alignment needs one: product -> {first exposure: file}. Not part of the record of a look-up.
+    catalogs: Mapping[str, Mapping[str, CatalogFile]] = field(default_factory=dict, compare=False)
 
     def of(self, exposure: str) -> Mapping[str, str]:
         """All types of one exposure: file, 'N/A' or 'NOT FOUND <why>'.
@@ -60,7 +63,7 @@ class References:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as values that JSON knows."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "catalogs"}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> References:

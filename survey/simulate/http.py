@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote_plus, urlsplit
 
-from survey.simulate import mast
+from survey.simulate import catalog_service, mast
 from survey.simulate.faults import Fault
 
 if TYPE_CHECKING:
@@ -125,6 +125,8 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         if url.path == "/crds" or url.path.startswith("/crds/"):
             self._answer_crds(url.path.removeprefix("/crds") or "/", body)
+        elif url.path == catalog_service.PATH:
+            self._answer_catalog({name: values[0] for name, values in parse_qs(url.query).items()})
         elif url.path == DOWNLOAD_PATH:
             self._answer_download(parse_qs(url.query).get("uri", [""])[0])
         elif url.path == "/whoami":
@@ -164,6 +166,12 @@ class Handler(BaseHTTPRequestHandler):
             self._send_file(answer, kind)
         else:
             self._send(status, kind, answer)
+
+    def _answer_catalog(self, asked: dict[str, str]) -> None:
+        try:
+            self._send(200, "text/csv", self.server.observatory.catalogs.answer(asked).encode())
+        except (KeyError, ValueError) as error:
+            self._send(400, "text/plain", f"{error}\n".encode())
 
     def _answer_download(self, uri: str) -> None:
         observatory = self.server.observatory

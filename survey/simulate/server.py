@@ -4,7 +4,8 @@
         print(server.url, server.crds_url)
 
 Answers the MAST portal protocol (``/portal/...columnsconfig``, ``/api/v0/invoke``, ``/whoami``), file downloads with
-HEAD and Range (``/api/v0.1/Download/file?uri=``), and mounts the CRDS part below ``/crds``.
+HEAD and Range (``/api/v0.1/Download/file?uri=``), mounts the CRDS part below ``/crds``, and answers queries for
+reference catalogues below ``/webservices``.
 Faults: see `survey.simulate.faults`.
 """
 
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 
 from survey.errors import ConfigError
 from survey.simulate import mast
+from survey.simulate.catalog_service import ADDRESS, CatalogService
 from survey.simulate.crds_server import CrdsServer
 from survey.simulate.faults import Fault, FaultPlan
 from survey.simulate.http import DOWNLOAD_PATH, Handler, HttpServer
@@ -52,6 +54,7 @@ class ObservatoryServer:
         self.directory = Path(directory)
         self.settings = settings
         self.archive = mast.build_archive(mast.load_exposures(self.directory), per_exposure=settings.per_exposure)
+        self.catalogs = CatalogService(self.directory)
         self.faults = FaultPlan(faults)
         self.requests: list[RecordedRequest] = []
         self.stopping = threading.Event()
@@ -72,6 +75,22 @@ class ObservatoryServer:
     @property
     def crds_url(self) -> str:
         return f"{self.url}/crds"
+
+    @property
+    def catalogs_url(self) -> str:
+        """Address of the astrometric service, for the variable ASTROMETRIC_CATALOG_URL."""
+        return f"{self.url}/webservices"
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Of the archive, the CRDS server and the astrometric service."""
+        return {"archive": self.url, "crds": self.crds_url, "catalogs": self.catalogs_url}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The same as environment variables, for configs and for the pipeline."""
+        names = {"archive": "SURVEY_ARCHIVE_URL", "crds": "SURVEY_CRDS_URL", "catalogs": ADDRESS}
+        return {names[key]: url for key, url in self.addresses.items()}
 
     def start(self) -> ObservatoryServer:
         """Serve from a background thread."""
@@ -179,5 +198,5 @@ def serve(
 def serve_forever(directory: Path | str, port: int = 0, *, faults: Iterable[Fault] = (), **changes: Any) -> None:
     """Serve in the foreground; the first line on stdout is JSON with the two URLs. Ends at an interrupt."""
     server = ObservatoryServer(directory, port, ServerSettings(**changes), faults)
-    print(json.dumps({"archive": server.url, "crds": server.crds_url}), flush=True)
+    print(json.dumps(server.addresses), flush=True)
     server.serve_forever()

@@ -15,6 +15,7 @@ from survey.names import programs_of
 from survey.steps.alignment import NO_SKY, Watched, check, watched
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.pipeline import call, is_simulated, link, stamp
+from survey.steps.reference_catalog import served, stored_catalog
 from survey.steps.sanity import check_covered
 
 # Products of an exposure (jw..._<acid>_crf.fits) go to stage3, those of the association to mosaics.
@@ -32,7 +33,7 @@ def run_image3(job: Job, step: Step) -> Outcome:
     TaskError
         Image3 made no i2d file, or one without data; or tweakreg did not align all members and the config requires it.
     """
-    association, *members = job.inputs
+    catalog, (association, *members) = stored_catalog(job.inputs)
     folder = job.path / "in"
     for member in members:
         link(member, folder, Path(member).name)
@@ -48,7 +49,7 @@ def run_image3(job: Job, step: Step) -> Outcome:
         if job.must_align:
             check(found.notices(names), len(names))
 
-    with watched(check_aligned) as alignment:
+    with served(catalog), watched(check_aligned) as alignment:
         resolved = call(step.step_class, source, output, job.settings)
     made = sorted(path for path in output.iterdir() if path.is_file())
     main = output / f"{job.subject}_{step.produces}.fits"

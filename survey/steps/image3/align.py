@@ -36,6 +36,7 @@ from survey.steps.image3.resampling import grid_of
 from survey.steps.image3.sky import border
 from survey.steps.image3.sources import read_catalogue, reads_listed_catalogues
 from survey.steps.image3.wcs_files import linear_wcs, write_trees
+from survey.steps.reference_catalog import served, stored_catalog
 
 # The edge of an exposure is sampled in steps of this many pixels. The box around it is grown for the curvature of the
 # edge between two samples and for the reach of kernels.
@@ -66,7 +67,7 @@ def run(job: Job, step: Step) -> Outcome:
         Exposures are too far apart to be in one mosaic, or outside of the grid that the config gives; or tweakreg did
         not align all of them and the config requires it.
     """
-    association_path, *paths = job.inputs
+    _, (association_path, *paths) = stored_catalog(job.inputs)
     association = json.loads(Path(association_path).read_text())
     association["table_name"] = Path(association_path).name
     names = [files.CAL.subject(item["expname"]) for item in association["products"][0]["members"]]
@@ -151,7 +152,7 @@ def _align(
         given_alignment = {**resolved, "alignment": str(job.settings["alignment"])}
         return given_alignment, members, (skipped("mosaic.alignment gives the WCS", names),)
     reference = str(job.settings.get("reference") or "")  # the mosaic of another filter, by its product name
-    if reference and not str(tweakreg.abs_refcat or "").strip():
+    if reference:  # whatever a parameter file of CRDS says; a config cannot have both
         tweakreg.abs_refcat = files.Inputs(job.inputs).path(files.SOURCES, files.SOURCES.subject(reference))
         resolved["abs_refcat"] = Path(tweakreg.abs_refcat).name
     save = bool(tweakreg.save_catalogs)
@@ -171,7 +172,8 @@ def _align(
         catfile = job.path / "catfile.txt"
         catfile.write_text("\n".join(lines) + "\n")
         tweakreg.use_custom_catalogs, tweakreg.catfile = True, str(catfile)
-        with watched() as found:
+        catalog, _ = stored_catalog(job.inputs)
+        with served(catalog), watched() as found:
             members = tweakreg.run(members)
         notices = found.notices(names)
     with members:
