@@ -10,9 +10,12 @@ import sys
 import pytest
 
 from survey.config.pipeline_spec import (
+    FILE_PARAMETERS,
+    OUTPUT_NAMES,
     RESERVED,
     check_settings,
     missing_files,
+    named_files,
     override_files,
     read_spec,
     types_in_use,
@@ -127,6 +130,42 @@ def test_every_parameter_that_names_files_is_known():
     faults = missing_files(settings, "steps")
     assert "steps.image2.bkg_subtract.bkg_list: 'b2': not found." in faults
     assert len(faults) == 6
+
+
+# Parameters with a text that is no file: choices, numbers and names of bits, written as text.
+NO_FILES = frozenset(
+    {"dqbits", "fillval", "good_bits", "kernel_size", "maximum_cores", "scale", "snr", "source_type", "skip"}
+)
+NUMBERS = ("boolean", "integer", "float", "option", "float_list", "int_list")
+
+
+def text_parameters(spec):
+    """Parameters of a class and its steps whose value can be a text."""
+    found = {name: check for name, check in spec.parameters.items() if check.partition("(")[0] not in NUMBERS}
+    for step in spec.steps.values():
+        found |= text_parameters(step)
+    return found
+
+
+def test_every_text_parameter_of_the_installed_pipeline_is_known_to_be_a_file_or_not():
+    """A file that is not known as one would be read without being part of any digest."""
+    from survey.steps.registry import REGISTRY
+
+    classes = set(PIPELINES.values())
+    classes |= {step.step_class for step in REGISTRY.values() if step.step_class}
+    found = {name: check for path in classes for name, check in text_parameters(read_spec(path)).items()}
+    assert {"abs_refcat", "bkg_list", "user_supplied_flat", "override_flat"} <= set(found)
+    known = FILE_PARAMETERS | NO_FILES | RESERVED | OUTPUT_NAMES
+    assert [name for name in sorted(found) if name not in known and not name.startswith("override_")] == []
+    assert sorted(FILE_PARAMETERS - set(found)) == ["alignment", "user_background"]  # a key; of another version
+
+
+def test_only_the_names_of_catalogues_are_no_files():
+    for value in ("GAIADR3", " gaiadr2 "):
+        assert named_files("abs_refcat", value) == []
+    for value in ("gaia_mine.ecsv", "GAIADR3.ecsv", "GAIADR9", "/data/GAIADR3"):
+        assert named_files("abs_refcat", value) == [value]
+    assert named_files("user_mask", "GAIADR3") == ["GAIADR3"]
 
 
 def test_nearest():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
-from survey.digest import file_sha256
+from survey.config.pipeline_spec import override_files
 from survey.errors import TaskError
 from survey.models import Task, TaskRecord
+from survey.steps.parameter_files import content_digest, known_sha256
 from survey.steps.registry import REGISTRY
 from survey.workspace import paths
 from survey.workspace.folders import Workspace
@@ -36,6 +37,7 @@ def verified_sources(task: Task, workspace: Workspace, inputs: Sequence[TaskReco
         Class 'again': an input is missing (a network file system may show another host's rename late). Class 'never':
         an input has changed.
     """
+    _check_parameter_files(task)
     wanted = [(name, task.digests.get(name, ""), "") for name in task.files]
     wanted += _products_read(task, inputs)
     for record in inputs:
@@ -46,7 +48,7 @@ def verified_sources(task: Task, workspace: Workspace, inputs: Sequence[TaskReco
         path = _place(workspace, name) if maker else workspace.root / name
         if not path or not (paths.is_file(path) if maker else path.is_file()):
             raise TaskError(f"{task.key}: input {name} is missing; run again to make it.", retry="again")
-        if sha256 and _known_sha256(path) != sha256:
+        if sha256 and known_sha256(path) != sha256:
             if maker:
                 record_path(workspace.records, maker).unlink(missing_ok=True)
             elif name.startswith("raw/"):
@@ -64,6 +66,28 @@ def _place(workspace: Workspace, product: str) -> Path | None:
         return None
 
 
+def _check_parameter_files(task: Task) -> None:
+    """Check the files that parameters name: the pipeline reads them where they are.
+
+    Raises
+    ------
+    TaskError
+        Class 'never': a file has changed since the plan, or cannot be read on this host.
+    """
+    for name in override_files(task.settings):
+        expected = task.digests.get(name, "")
+        try:
+            changed = expected and content_digest(Path(name)) != expected
+        except OSError as error:
+            host = socket.gethostname()
+            raise TaskError(
+                f"{task.key}: {name}, which a parameter names, cannot be read on {host} ({error.strerror}). Put it "
+                "where all workers can read it, and run again."
+            ) from error
+        if changed:
+            raise TaskError(f"{task.key}: {name}, which a parameter names, has changed since the plan. Run again.")
+
+
 def _check_chunks(record: TaskRecord, workspace: Workspace) -> None:
     """Check the chunks of a tile against its record; when one differs, remove the record: the next run makes the tile.
 
@@ -74,7 +98,7 @@ def _check_chunks(record: TaskRecord, workspace: Workspace) -> None:
     """
     for product in record.products:
         path = _place(workspace, product.path)
-        if not path or not paths.is_file(path) or _known_sha256(path) != product.sha256:
+        if not path or not paths.is_file(path) or known_sha256(path) != product.sha256:
             record_path(workspace.records, record.key).unlink(missing_ok=True)
             raise TaskError(f"{record.key}: {product.path} has changed since it was recorded; run again to replace it.")
 
@@ -94,14 +118,3 @@ def _products_read(task: Task, inputs: Sequence[TaskRecord]) -> list[tuple[str, 
     if unknown is not None:
         raise TaskError(f"{task.key}: no task that it depends on made {unknown}; remove their records and run again.")
     return [(path, *made[path]) for path in task.reads]
-
-
-@lru_cache(maxsize=4096)
-def _sha256_of(path: str, _identity: tuple[int, int, int]) -> str:
-    return file_sha256(Path(path))
-
-
-def _known_sha256(path: Path) -> str:
-    """sha256 of a file; a process computes it once, as long as inode, size and time of the file stay the same."""
-    found = path.stat()
-    return _sha256_of(str(path), (found.st_ino, found.st_size, found.st_mtime_ns))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from survey.config.model import SurveyConfig
 from survey.config.pipeline_spec import missing_files
 from survey.config.sections import SCALES_ARCSEC, MosaicConfig, StepConfig
 from survey.errors import ConfigError
+from survey.messages import shown
 from survey.planning.tiled import faults as tiled_faults
+from survey.steps.parameter_files import listed_files
 from survey.steps.registry import IMAGE3, REGISTRY, check_chain
 
 
@@ -98,6 +101,7 @@ def path_faults(config: SurveyConfig) -> list[str]:
     alignment = {} if config.mosaic.alignment is None else {"alignment": str(config.mosaic.alignment)}
     faults = missing_files(recipe.chain, "steps") + missing_files(recipe.image3, "mosaic.image3")
     faults += missing_files(alignment, "mosaic")
+    faults += _lost_catalogues(str(_mapping(recipe.image3.get("tweakreg")).get("catfile") or ""))
     calibrated = config.mosaic.calibrated
     if calibrated is not None and not calibrated.is_dir():
         faults.append(f"mosaic.calibrated: {calibrated}: no such folder; expected one of calibrated files.")
@@ -107,6 +111,14 @@ def path_faults(config: SurveyConfig) -> list[str]:
     if config.archive.local is not None and not config.archive.local.is_dir():
         faults.append(f"archive.local: {config.archive.local}: no such folder; expected one of *_uncal.fits.")
     return faults
+
+
+def _lost_catalogues(catfile: str) -> list[str]:
+    """Faults for catalogues that a catfile names and that do not exist."""
+    path = Path(catfile)
+    lost = [(number, item) for number, item in listed_files(path) if not item.is_file()] if catfile else []
+    return [f"mosaic.image3.tweakreg.catfile: {path.name}:{number}: {shown(str(item))}: not found."
+            for number, item in lost]  # fmt: skip
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -12,19 +12,17 @@ from survey.archive.ledger import LEDGER, Ledger
 from survey.config.model import SurveyConfig
 from survey.config.pipeline_spec import override_files, types_in_use
 from survey.credentials import token
-from survey.digest import digest, file_sha256
 from survey.errors import ConfigError, DownloadError, NoExposuresError, ProductNameError, ReferencesError, SurveyError
 from survey.models import Exposure
-from survey.mosaics.alignment_files import alignment_files
 from survey.names import ExposureName, split_file
 from survey.planning.recipe import recipe_of
 from survey.reduction.options import Progress, Say, silent
 from survey.reduction.selection import select
 from survey.references import References
+from survey.steps.parameter_files import content_digest
 from survey.steps.registry import REGISTRY
 from survey.workspace.folders import Workspace
 
-MAX_LIST_BYTES = 4_000_000  # size of a catfile of 20,000 exposures
 MAX_SHOWN = 20  # faults of one kind in a message
 
 
@@ -280,24 +278,4 @@ def override_digests(config: SurveyConfig) -> dict[str, str]:
     faults = [f"{path}: not found; a parameter of the config names it." for path in paths if not Path(path).exists()]
     if faults:
         raise ConfigError(faults)
-    return {path: _digest_of(Path(path)) for path in paths}
-
-
-def _digest_of(path: Path) -> str:
-    if path.is_dir():
-        known = [item for items in alignment_files(path).values() for item in items]
-        return digest({item.name: file_sha256(item) for item in sorted({*path.glob("*_wcs.asdf"), *known})})
-    listed = [path.parent / line.split()[1] for line in _lines(path) if len(line.split()) == 2]
-    catalogues = {str(item): file_sha256(item) for item in listed if item.is_file()}
-    own = file_sha256(path)
-    return digest({"file": own, "lists": catalogues}) if catalogues else own
-
-
-def _lines(path: Path) -> list[str]:
-    """Lines of a small text file; empty for any other file."""
-    if path.suffix in (".fits", ".asdf", ".ecsv") or path.stat().st_size > MAX_LIST_BYTES:
-        return []
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
+    return {path: content_digest(Path(path)) for path in paths}
