@@ -54,6 +54,7 @@ class Exposure:
     size: int | None = None  # bytes, according to the archive
     footprint: tuple[tuple[float, float], ...] | None = None  # ICRS corners (ra, dec) [deg]
     sha256: str | None = None  # of the verified raw file, once downloaded
+    pointing: str | None = None  # what may be wrong with it; '': nothing. See `survey.archive.pointing`
     # Polygons of the archive's mosaic that lists it, one of which holds it; ICRS (ra, dec) [deg]
     outlines: tuple[tuple[tuple[float, float], ...], ...] = ()
     fault: str = ""  # why it cannot be used (damaged file, missing references); its filter may be unknown then

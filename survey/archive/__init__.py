@@ -11,6 +11,7 @@ __all__ = [
     "http",
     "ledger",
     "local",
+    "pointing",
     "proxies",
     "query",
     "raw",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from survey.archive.ledger import LEDGER, Entry, Ledger, signature
-from survey.archive.local import with_facts
+from survey.archive.local import with_entry
 from survey.archive.raw import rejection
 from survey.digest import file_sha256
 from survey.errors import ProductNameError
@@ -107,4 +107,4 @@ def _with_entry(exposure: Exposure, entry: Entry | None, directory: Path) -> Exp
         unchanged = found == entry.stat or (found[0] == entry.size and file_sha256(path) == entry.sha256)
     except OSError:
         return exposure
-    return with_facts(exposure, entry.facts, entry.sha256, entry.size) if unchanged else exposure
+    return with_entry(exposure, entry, path) if unchanged else exposure

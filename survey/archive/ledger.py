@@ -117,7 +117,7 @@ def _sound(facts: Any) -> bool:
     if not isinstance(facts, dict):
         return False
     given = {key: value for key, value in facts.items() if value is not None}
-    texts = (given.get(key, "") for key in ("filter", "pupil", "subarray"))
+    texts = (given.get(key, "") for key in ("filter", "pupil", "subarray", "pointing"))
     counts = (given.get(key, 1) for key in ("groups", "integrations"))
     corners = given.get("footprint", [])
     return (

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from survey.archive.headers import DamagedFileError, Header
-from survey.archive.ledger import Ledger, signature
+from survey.archive.ledger import Entry, Ledger, signature
+from survey.archive.pointing import KEYWORDS, pointing_faults, read_pointing_faults
 from survey.archive.rows import footprint, text, whole
 from survey.archive.structure import Hdu, read_hdus
 from survey.errors import ConfigError, NoExposuresError, ProductNameError
@@ -21,7 +22,7 @@ from survey.names import ExposureName, split_file
 from survey.nircam import DETECTORS, IMAGING, PUPIL_FILTERS, sees
 
 UNCAL = "_uncal.fits"
-FACTS = ("filter", "pupil", "subarray", "start_mjd", "groups", "integrations", "footprint")
+FACTS = ("filter", "pupil", "subarray", "start_mjd", "groups", "integrations", "footprint", "pointing")
 _WCS = (
     *(f"{name}{axis}" for name in ("CRVAL", "CRPIX", "CDELT", "NAXIS") for axis in (1, 2)),
     *(f"PC{row}_{column}" for row in (1, 2) for column in (1, 2)),
@@ -29,7 +30,7 @@ _WCS = (
 _MJD = ("EXPSTART", "MJD-BEG")
 _KEYWORDS = (
     *("EXP_TYPE", "DETECTOR", "PROGRAM", "OBSERVTN", "VISIT", "FILTER", "PUPIL", "SUBARRAY"),
-    *(*_MJD, "NGROUPS", "NINTS"),
+    *(*_MJD, "NGROUPS", "NINTS", *KEYWORDS),
 )
 
 
@@ -139,6 +140,7 @@ def exposure_from_headers(path: Path, hdus: tuple[Hdu, ...], filename: str | Non
         start_mjd=next((float(primary[key]) for key in _MJD if isinstance(primary.get(key), (int, float))), None),
         groups=whole(primary.get("NGROUPS")),
         integrations=whole(primary.get("NINTS")),
+        pointing=pointing_faults(primary),
         uri=str(path),
         size=hdus[-1].end,
         footprint=footprint(science.values(("S_REGION",)).get("S_REGION")) or _by_wcs(science),
@@ -159,6 +161,14 @@ def with_facts(exposure: Exposure, found: Mapping[str, Any], sha256: str | None,
     return replace(exposure, sha256=sha256, size=size, **known)
 
 
+def with_entry(exposure: Exposure, entry: Entry, path: Path) -> Exposure:
+    """The exposure with the facts of its file's entry; entries of earlier versions lack those of the pointing."""
+    found = entry.facts
+    if "pointing" not in found:
+        found = {**found, "pointing": read_pointing_faults(path)}
+    return with_facts(exposure, found, entry.sha256 or None, entry.size)
+
+
 def _cached(path: Path, cache: Ledger | None) -> Exposure | None:
     """As `read_exposure`, from the ledger when the file is unchanged since it was read."""
     entry = cache.get(path.name) if cache is not None else None
@@ -168,7 +178,7 @@ def _cached(path: Path, cache: Ledger | None) -> Exposure | None:
         bare = Exposure(
             str(name), name.program, name.observation, name.visit, name.detector, "", uri=str(path), size=entry.size
         )
-        return with_facts(bare, entry.facts, entry.sha256 or None, entry.size)
+        return with_entry(bare, entry, path)
     return read_exposure(path)
 
 

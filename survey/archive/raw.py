@@ -14,7 +14,7 @@ from pathlib import Path
 
 from survey.archive.headers import DamagedFileError, OtherModeError
 from survey.archive.ledger import LEDGER, Entry, Ledger, signature
-from survey.archive.local import exposure_from_headers, facts, with_facts
+from survey.archive.local import exposure_from_headers, facts, with_entry, with_facts
 from survey.archive.structure import check_structure
 from survey.digest import file_sha256
 from survey.errors import ProductNameError
@@ -38,11 +38,11 @@ def kept(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure | None
     if entry is None or not entry.sha256:
         return _adopted(exposure, path, ledger)
     if entry.stat == stat:
-        return with_facts(exposure, entry.facts, entry.sha256, entry.size)
+        return with_entry(exposure, entry, path)
     if file_sha256(path) != entry.sha256:
         return None
     ledger.append(Entry(entry.name, stat[0], entry.sha256, entry.uri, stat, entry.facts))
-    return with_facts(exposure, entry.facts, entry.sha256, entry.size)
+    return with_entry(exposure, entry, path)
 
 
 def _adopted(exposure: Exposure, path: Path, ledger: Ledger) -> Exposure | None:
@@ -173,5 +173,5 @@ def _linked(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure:
     if not itself and not (path.is_symlink() and os.readlink(path) == str(source)):
         write_link(path, source)
     if entry is not None and entry.sha256 and entry.uri == exposure.uri and entry.stat == stat:
-        return with_facts(exposure, entry.facts, entry.sha256, entry.size)
+        return with_entry(exposure, entry, path)
     return record(exposure, path, ledger)

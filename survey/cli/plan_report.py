@@ -38,7 +38,7 @@ class Planned:
     room: Room | None = None
     grids: Mapping[str, Grid | None] = field(default_factory=dict)  # by product
     source: str = "archive"  # of the exposures: 'archive', 'folder' or 'workspace'
-    warnings: Sequence[str] = ()  # of grids that lose exposures or parts of them
+    warnings: Sequence[str] = ()  # of grids that lose exposures, and of pointings that may be wrong
     notices: Mapping[str, Sequence[Notice]] = field(default_factory=dict)  # of the last run, by product
 
 
@@ -58,6 +58,7 @@ def plan_document(made: Planned) -> dict[str, Any]:
                 "size": item.size,
                 "fetched": item.sha256 is not None,
                 "fault": item.fault,
+                "pointing": item.pointing,
                 "footprint": item.footprint,
             }
             for item in plan.exposures

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from survey.config.limits import Limits
-from survey.config.sections import ArchiveConfig, MosaicConfig, ReferencesConfig, StepConfig
+from survey.config.sections import ArchiveConfig, MosaicConfig, PointingConfig, ReferencesConfig, StepConfig
 from survey.config.values import ConfigPath, Filter, Section, observation_numbers, program_numbers
 from survey.config.yaml_file import MAX_FAULTS, Document, read_document
 from survey.errors import ConfigError
@@ -48,6 +48,9 @@ class SurveyConfig(Section):
         description="exposures that are left out, by name or with the wildcards *, ? and [...]; they are not fetched, "
         "and do not count as missing",
         examples=[["jw01345001001_02201_00001_nrcb1", "jw01345052001_*"]],
+    )
+    pointing: PointingConfig = Field(
+        default_factory=lambda: PointingConfig(), description="which exposures are left out for their pointing"
     )
     archive: ArchiveConfig = Field(default_factory=lambda: ArchiveConfig(), description="where raw exposures come from")
     references: ReferencesConfig = Field(description="which reference files are used, and where they come from")

@@ -39,6 +39,16 @@ class ArchiveConfig(Section):
         return server_address(value)
 
 
+class PointingConfig(Section):
+    exclude: tuple[Literal["coarse", "unguided", "planned", "failed", "suspect"], ...] = Field(
+        (),
+        description="exposures that are left out, by what their headers say of the pointing: 'coarse' control, "
+        "'unguided' without a guide star, the 'planned' position in place of the measured one, a visit that 'failed', "
+        "or 'suspect' telemetry",
+        examples=[["coarse", "planned"]],
+    )
+
+
 class ReferencesConfig(Section):
     server: Server | None = Field(
         "https://jwst-crds.stsci.edu",

@@ -119,7 +119,8 @@ def fetch(
     Returns
     -------
     exposures : with the sha256 of each file, and the facts of its header; then those that are left out, with the cause
-        in ``excluded``: a file that turns out to be of another mode is not kept
+        in ``excluded``: a file that turns out to be of another mode is not kept. Faults of the pointing are known from
+        headers alone: such a file is fetched and kept, though the config excludes it
 
     Raises
     ------
@@ -142,7 +143,7 @@ def fetch(
         missing |= {exposure.name: exposure.fault for exposure in wanted if exposure.fault}
         if missing:
             raise DownloadError(missing)
-        return (*good, *left_out)
+        return select(config, (*good, *left_out), complete=False)
     settings = FetchSettings(
         downloads=config.archive.downloads,
         retries=config.archive.retries,
@@ -158,7 +159,7 @@ def fetch(
     )
     if report.error is not None:
         raise report.error
-    return (*report.exposures, *report.left_out)
+    return select(config, (*report.exposures, *report.left_out), complete=False)
 
 
 def forget_rejected(config: SurveyConfig) -> int:

@@ -225,7 +225,7 @@ class Forecast:
     """What the config plans for the raw files in the workspace."""
 
     states: Sequence[State] = ()
-    warnings: tuple[str, ...] = ()  # grids that lose exposures, or that no run would accept
+    warnings: tuple[str, ...] = ()  # of grids that lose exposures or miss them, and of pointings
     left_out: Mapping[str, str] = field(default_factory=dict)  # exposure that is no part of the survey -> why
 
 

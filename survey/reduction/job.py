@@ -40,7 +40,7 @@ from survey.reduction.members import members_of
 from survey.reduction.options import Callbacks, RunOptions, Watch, combined
 from survey.reduction.outcome import Run
 from survey.reduction.placement import check_placement
-from survey.reduction.selection import all_left_out
+from survey.reduction.selection import all_left_out, select
 from survey.references import References
 from survey.scheduling.cleanup import clean_up
 from survey.steps.registry import REGISTRY, row_of
@@ -216,7 +216,7 @@ def _fetch_available(job: _Job) -> tuple[tuple[Exposure, ...], dict[str, str]]:
     except DownloadError as error:
         for line in str(error).splitlines():
             say(line)
-        return archive_held.known(found, job.config.folders.raw), error.missing
+        return select(config, archive_held.known(found, config.folders.raw), complete=False), error.missing
 
 
 def _run_tasks(job: _Job, made: Plan, references: References) -> Run:

@@ -16,7 +16,7 @@ class Run:
     reused: frozenset[str] = frozenset()  # keys of the tasks that were done before
     missing: Mapping[str, str] = field(default_factory=dict)  # raw file -> why it is not available
     left_out: Mapping[str, str] = field(default_factory=dict)  # exposure that is no part of the survey -> why
-    warnings: tuple[str, ...] = ()  # of mosaics whose grid loses exposures or parts of them
+    warnings: tuple[str, ...] = ()  # of grids that lose exposures, and of pointings that may be wrong
 
     @property
     def failed(self) -> tuple[TaskRecord, ...]:

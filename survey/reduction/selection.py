@@ -1,4 +1,7 @@
-"""Which of the exposures that were found are part of the survey: those that the config does not exclude."""
+"""Which of the exposures that were found are part of the survey: those that the config does not exclude.
+
+An exposure can be excluded by its name, or by what its header says of its pointing.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from survey.archive.pointing import KINDS
 from survey.config.model import SurveyConfig
 from survey.errors import ConfigError
 from survey.messages import did_you_mean
@@ -29,7 +33,7 @@ def select(config: SurveyConfig, exposures: Iterable[Exposure], *, complete: boo
     ConfigError
         A pattern matches no exposure; the message names the one with the nearest name.
     """
-    found = tuple(exposures)
+    found = tuple(_with_pointing(config, exposure) for exposure in exposures)
     if not config.exclude:
         return found
     patterns = {pattern: re.compile(fnmatch.translate(_name(pattern))) for pattern in config.exclude}
@@ -48,6 +52,14 @@ def all_left_out(exposures: Sequence[Exposure]) -> str:
         f"all {len(exposures)} exposures are left out, such as {first.name}: {first.excluded} Change 'exclude' in the "
         "config; 'survey fetch --recheck' downloads files again that were of another mode."
     )
+
+
+def _with_pointing(config: SurveyConfig, exposure: Exposure) -> Exposure:
+    """The exposure, excluded if its pointing has a fault that the config excludes; unknown before it is fetched."""
+    faults = [name for name in (exposure.pointing or "").split(", ") if name in config.pointing.exclude]
+    if exposure.excluded or not faults:
+        return exposure
+    return replace(exposure, excluded=f"{KINDS[faults[0]]}; excluded by the config (pointing.exclude: {faults[0]}).")
 
 
 def _marked(exposure: Exposure, patterns: dict[str, re.Pattern[str]]) -> Exposure:

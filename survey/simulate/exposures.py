@@ -45,6 +45,7 @@ class Shot:
     proprietary: bool
     program: int | None = None  # None: the scene's
     epoch: int = 1
+    guiding: str = "fine"  # by the header
 
     @property
     def va_scale(self) -> float:
@@ -113,6 +114,7 @@ def plan_shots(scene: Scene) -> list[Shot]:
                     Shot(
                         pointing.observation, pointing.visit, _activity(number), dither + 1, pointing.dithers, filters,
                         clock.isot, header, true, pointing.proprietary, pointing.program, pointing.epoch,
+                        pointing.guiding,
                     )
                 )  # fmt: skip
                 clock = clock + TimeDelta(step, format="sec")

@@ -62,8 +62,7 @@ def header(scene: Scene, shot: Shot, detector: str, filter_name: str, ramp: Ramp
             "pupil": "CLEAR",
         },
         "observation": _observation(scene, shot),
-        "visit": {"type": "PRIME_TARGETED_FIXED", "status": "SUCCESSFUL", "tsovisit": False, "internal_target": False,
-                  "engdb_pointing_quality": "CALCULATED_TRACK_TR_202111", "engineering_quality": "OK"},
+        **_guiding(shot),
         "dither": {"primary_type": "INTRAMODULE" if scene.subarray == "FULL" else "SUBARRAY_DITHER",
                    "primary_points": shot.dithers, "total_points": shot.dithers, "position_number": shot.exposure},
         "exposure": _exposure(scene, shot, nints, ngroups, ramp.zeroframe is not None),
@@ -72,6 +71,25 @@ def header(scene: Scene, shot: Shot, detector: str, filter_name: str, ramp: Ramp
                                 "va_dec_ref": shot.header.dec},
         **_placing(scene, shot, detector),
     }  # fmt: skip
+
+
+def _guiding(shot: Shot) -> dict[str, Any]:
+    """What the header says of the visit, its guiding, and where its position comes from."""
+    quality = {"coarse": "CALCULATED_COARSE_TR_202111", "planned": "PLANNED"}
+    found: dict[str, Any] = {
+        "visit": {
+            "type": "PRIME_TARGETED_FIXED",
+            "status": "UNSUCCESSFUL" if shot.guiding == "failed" else "SUCCESSFUL",
+            "tsovisit": False,
+            "internal_target": False,
+            "engdb_pointing_quality": quality.get(shot.guiding, "CALCULATED_TRACK_TR_202111"),
+            "engineering_quality": "OK",
+        }
+    }
+    modes = {"coarse": "COARSE", "unguided": "NONE"}
+    if shot.guiding in modes:
+        found["guidestar"] = {"gs_pcs_mode": modes[shot.guiding]}
+    return found
 
 
 def _target(scene: Scene, shot: Shot) -> dict[str, Any]:

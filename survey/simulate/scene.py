@@ -118,6 +118,9 @@ class Pointing(Section):
     epoch: int = Field(1, ge=1, description="which state of variable sources it sees")
     start: str | None = Field(None, description="UTC of its first exposure; default: after the observation before")
     program: int | None = Field(None, ge=1, le=99999, description="default: the scene's")
+    guiding: Literal["fine", "coarse", "unguided", "planned", "failed"] = Field(
+        "fine", description="what the headers say of its pointing; it is as good as that of the others"
+    )
     va_scale: float | None = Field(None, gt=0.999, lt=1.001, description="default: velocity_aberration.scale")
 
 
