@@ -22,6 +22,7 @@ from survey.digest import file_sha256
 from survey.models import Association, Exposure, Task
 from survey.planning.planner import Planner, plan
 from survey.planning.supplied import group_of, plan_of
+from survey.reduction.inputs import override_digests
 from survey.steps.base import Job
 from survey.steps.registry import REGISTRY
 
@@ -178,7 +179,7 @@ def run(config: SurveyConfig, association: Association, given: Sequence[Exposure
 
     from survey.planning.tiled import NOT_ALIGNED
 
-    planner, workspace = Planner(config, NoReferences()), config.folders
+    planner, workspace = Planner(config, NoReferences(), override_digests(config)), config.folders
     workspace.create()
     association = replace(association, group=group_of(association, {}))
     made: dict[str, list[Path]] = {}

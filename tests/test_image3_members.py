@@ -196,3 +196,47 @@ def test_a_given_alignment_is_applied(cals, tmp_path, kind):
     config = survey_config(tmp_path / "tiled", "tiled", {}, alignment=str(folder))
     mine = run(config, read_association(asn), exposures_of(cals[:2])) / "mosaics" / f"{PRODUCT}_i2d.fits"
     assert planes(mine) == planes(theirs)
+
+
+@pytest.fixture
+def lists(cals):
+    """Files that parameters name: sky levels, and a catalogue of the field that is shifted by 0.05 arcsec."""
+    from astropy.table import Table
+    from stdatamodels.jwst import datamodels
+
+    levels = cals[0].parent / "levels.txt"
+    levels.write_text("".join(f"{path.name} {0.1 * number}\n" for number, path in enumerate(cals[:2], 1)))
+    x, y, flux = stars_on(OFFSETS[0])
+    with datamodels.open(cals[0]) as model:
+        ra, dec = model.meta.wcs(x, y, with_bounding_box=False)
+    catalogue = cals[0].parent / "catalogue.ecsv"
+    Table({"RA": ra + 0.05 / 3600, "DEC": dec, "flux": flux}).write(catalogue)
+    return {"levels": str(levels), "catalogue": str(catalogue)}
+
+
+@pytest.mark.parametrize(
+    ("number", "settings"),
+    [
+        (2, {"skymatch": {"skymethod": "global+match"}}),
+        (2, {"skymatch": {"skymethod": "local", "subtract": True}}),
+        (1, {"skymatch": {"skymethod": "global"}}),
+        (2, {"skymatch": {"skymethod": "user", "skylist": "{levels}", "subtract": True}}),
+        (2, {"tweakreg": {"abs_refcat": "{catalogue}", "sip_approx": False}}),
+        (1, {"tweakreg": {"abs_refcat": "{catalogue}"}}),
+        (1, {"tweakreg": {"save_catalogs": True}}),
+        (2, {"resample": {"enable_err": False, "enable_ctx": False}, "outlier_detection": {"skip": True}}),
+        (2, {"resample": {"propagate_dq": True, "report_var": False}, "skymatch": {"skip": True}}),
+        (2, {"tweakreg": {"skip": True}, "outlier_detection": {"weight_type": "exptime", "backg": 0.1}}),
+    ],
+)  # fmt: skip
+def test_parameters_take_the_branches_of_the_pipeline(cals, lists, tmp_path, number, settings):
+    chosen = {
+        step: {name: value.format(**lists) if isinstance(value, str) else value for name, value in values.items()}
+        for step, values in settings.items()
+    }
+    asn = write_asn(cals[0].parent / "own_asn.json", [path.name for path in cals[:number]], PRODUCT)
+    theirs = pipeline(asn, tmp_path / "plain", chosen) / f"{PRODUCT}_i2d.fits"
+    config = survey_config(tmp_path / "tiled", "tiled", chosen)
+    mine = run(config, read_association(asn), exposures_of(cals[:number])) / "mosaics" / f"{PRODUCT}_i2d.fits"
+    assert keywords(mine) == keywords(theirs)
+    assert planes(mine) == planes(theirs)

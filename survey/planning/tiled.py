@@ -29,6 +29,7 @@ GRID_PARAMETERS = ("pixel_scale", "pixel_scale_ratio", "crval", "crpix", "rotati
 MAP_PARAMETERS = ("pixmap_stepsize", "pixmap_order")
 # What this engine cannot do as the pipeline does.
 REFUSED: dict[str, dict[str, tuple[Any, str]]] = {
+    "assign_mtwcs": {"save_results": (False, "the WCS of exposures are in stage3/*_wcs.asdf and in the crf files")},
     "tweakreg": {
         "save_results": (False, "aligned exposures are the crf files, and their WCS in stage3/*_wcs.asdf"),
         "save_abs_catalog": (False, "the tiled engine keeps no copy of a reference catalogue"),

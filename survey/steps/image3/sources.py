@@ -50,7 +50,11 @@ def _find(tweakreg: Any, library: Any, model: Any, catalogue: Path) -> int:
     from astropy.table import Table
 
     if reads_listed_catalogues(tweakreg):
-        tweakreg.use_custom_catalogs = False  # 'align' takes the catalogues of the association in place of this one
+        # 'align' takes the catalogue that the association lists, if any, in place of this one. A catfile that lists no
+        # exposure lets tweakreg read the catalogue that the header names, or else find sources.
+        nothing = catalogue.parent.with_name("catfile.txt")
+        nothing.write_text("none none\n")
+        tweakreg.catfile = str(nothing)
     tweakreg.save_catalogs = True  # without it, tweakreg does nothing for a single image
     tweakreg.catalog_format = "ecsv"
     tweakreg.abs_refcat = ""
