@@ -160,6 +160,7 @@ def test_a_wrong_pointing_changes_the_header_alone(folder, tmp_path):
     ("fault", "number"),
     [
         ({"observation": 1, "exposure": 2, "shift_mas": [100, 0]}, 4),  # two filters on two detectors
+        ({"observation": 1, "exposure": 2, "activity": "01"}, 2),
         ({"detector": "NRCB4", "shift_mas": [100, 0]}, 6),
         ({"observation": 2, "visit": 1, "shift_mas": [100, 0]}, 4),
         ({"detector": "NRCBLONG", "observation": 2, "filter": "F356W"}, 1),

@@ -196,12 +196,23 @@ def test_scene_files_that_cannot_be_drawn_are_refused(tmp_path, content):
         load_scene(path)
 
 
-@pytest.mark.parametrize("name", ["demo", "full"])
-def test_shipped_scenes_can_be_observed(name):
+@pytest.mark.parametrize(("name", "number"), [("demo", 20), ("full", 16), ("deep", 50), ("deep-full", 60)])
+def test_shipped_scenes_can_be_observed(name, number):
     scene = load_scene(Path(__file__).parents[1] / "configs" / "scenes" / f"{name}.yaml")
     shots = exposures.plan_shots(scene)
-    assert sum(len(shot.filters) for shot in shots) == {"demo": 20, "full": 16}[name]
-    assert len(sky.draw_sources(scene)) == scene.sky.stars.number + scene.sky.galaxies.number
+    assert sum(len(shot.filters) for shot in shots) == number
+    bright = scene.sky.bright_stars.number if scene.sky.bright_stars.enabled else 0
+    assert len(sky.draw_sources(scene)) == scene.sky.stars.number + scene.sky.galaxies.number + bright
+
+
+@pytest.mark.parametrize("name", ["deep", "deep-full"])
+def test_the_deep_scenes_switch_everything_on(name):
+    scene = load_scene(Path(__file__).parents[1] / "configs" / "scenes" / f"{name}.yaml")
+    sections = {key: getattr(scene.artifacts, key) for key in type(scene.artifacts).model_fields}
+    sections |= {key: getattr(scene.sky, key) for key in ("bright_stars", "halos", "variables", "proper_motions")}
+    sections |= {key: getattr(scene, key) for key in ("velocity_aberration", "reference_catalogue", "pointing_faults")}
+    assert [key for key, section in sections.items() if not section.enabled] == []
+    assert scene.random_streams == "separate" and len(scene.pointing_faults.faults) == 3
 
 
 def test_filters_without_a_detector_are_refused():

@@ -158,6 +158,7 @@ def _matches(fault: PointingFault, scene: Scene, shot: Shot, detector: str) -> b
         "observation": shot.observation,
         "visit": shot.visit,
         "exposure": shot.exposure,
+        "activity": shot.activity,
         "filter": dict(shot.filters).get(detector),
         "detector": detector,
     }

@@ -138,6 +138,7 @@ class PointingFault(Section):
     observation: int | None = None
     visit: int | None = None
     exposure: int | None = Field(None, ge=1, description="number of the dither")
+    activity: str | None = Field(None, description="two digits, as in the exposure's name: which pair of filters")
     filter: str | None = Field(None, description="only exposures through this filter")
     detector: str | None = None
     shift_mas: tuple[float, float] = Field((0.0, 0.0), description="header minus truth to the east and north [mas]")
@@ -146,12 +147,14 @@ class PointingFault(Section):
     @model_validator(mode="after")
     def _narrow(self) -> Self:
         if not self.matching():
-            raise ValueError("matches every exposure; give an observation, visit, exposure, filter or detector")
+            raise ValueError(
+                "matches every exposure; give an observation, visit, exposure, activity, filter or detector"
+            )
         return self
 
     def matching(self) -> dict[str, int | str]:
         """The fields that choose exposures, with their values."""
-        keys = ("program", "observation", "visit", "exposure", "filter", "detector")
+        keys = ("program", "observation", "visit", "exposure", "activity", "filter", "detector")
         return {key: value for key in keys if (value := getattr(self, key)) is not None}
 
 
