@@ -29,7 +29,8 @@ from survey.dashboard.page import Page
 from survey.digest import file_sha256
 from survey.execution.task import Site, blank_record
 from survey.models import COMPLETE, Plan, TaskRecord
-from survey.planning.planner import Planner, plan, steps_until
+from survey.planning.planner import Planner, plan
+from survey.planning.selection import steps_until
 from survey.scheduling.run_plan import RunSettings, run_plan
 from survey.workspace.folders import Workspace
 

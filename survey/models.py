@@ -158,6 +158,7 @@ class Task:
     mosaic: str = ""  # the level-3 product that it is part of; '' for tasks of an exposure that serve every mosaic
     tile: Tile | None = None  # of that mosaic, or of its grid for outlier detection
     must_align: bool = False  # it fails if tweakreg does not align every member; changes no product: not in the digest
+    first_pass: bool = False  # of the pass whose mosaics only the masks of the second pass are made from
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,7 @@ class Plan:
     associations: tuple[Association, ...]
     context: str = ""
     left_out: tuple[Exposure, ...] = ()  # exposures that are excluded; they are not among `exposures`
+    first_pass: tuple[Association, ...] = ()  # mosaics that are made first, for masks; not among the associations
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.tasks)

@@ -7,6 +7,7 @@ Level 3, one product per association:
 
 p program, o observation, v visit, g visit group, s parallel sequence, a activity (base 36), e exposure. Of products of
 a target in one epoch, the id of the association can be missing: jw<ppppp>-t<NNN>-epoch<N>_...
+What a first pass makes of an exposure or a mosaic has that name with ``-pass1`` after it (`first_pass_name`).
 Source: JWST user documentation, "File naming conventions and data products".
 """
 
@@ -29,9 +30,11 @@ _EXPOSURE = re.compile(
 )
 _MOSAIC = re.compile(
     r"jw(?P<program>\d{5})-(?:(?P<acid>[oacr]\d{3,4})_)?t(?P<target>\d{3})(?:-epoch(?P<epoch>0|[1-9]\d{0,3}))?"
-    r"_(?P<instrument>[a-z]{3,8})_(?P<elements>[a-z0-9]{1,16}-[a-z0-9]{1,16})(?:-(?P<subarray>[a-z0-9]{1,24}))?",
+    r"_(?P<instrument>[a-z]{3,8})_(?P<elements>[a-z0-9]{1,16}-[a-z0-9]{1,16})"
+    r"(?:-(?!pass1$)(?P<subarray>[a-z0-9]{1,24}))?(?P<first>-pass1)?",
     re.ASCII,
 )
+FIRST_PASS = "-pass1"  # after the name of an exposure or a mosaic
 # ASCII only: no look-alikes, no invisible characters, and one spelling of each name.
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}", re.ASCII)
 _SUFFIX = re.compile(r"(?=.{1,32}$)[a-z][a-z0-9]*(?:-[a-z0-9]+)*", re.ASCII)
@@ -79,12 +82,13 @@ class MosaicName:
     elements: str
     subarray: str | None = None
     epoch: int | None = None
+    first_pass: bool = False  # the mosaic of a first pass
 
     def __str__(self) -> str:
         acid = f"{self.acid}_" if self.acid else ""
         epoch = "" if self.epoch is None else f"-epoch{self.epoch}"
-        subarray = f"-{self.subarray.lower()}" if self.subarray else ""
-        return f"jw{self.program:05d}-{acid}t{self.target:03d}{epoch}_{self.instrument}_{self.elements}{subarray}"
+        end = (f"-{self.subarray.lower()}" if self.subarray else "") + (FIRST_PASS if self.first_pass else "")
+        return f"jw{self.program:05d}-{acid}t{self.target:03d}{epoch}_{self.instrument}_{self.elements}{end}"
 
     def file(self, suffix: str, extension: str = "fits") -> str:
         return f"{self}_{suffix}.{extension}"
@@ -141,6 +145,7 @@ def parse_mosaic(name: str) -> MosaicName:
         part["elements"],
         part["subarray"],
         None if part["epoch"] is None else int(part["epoch"]),
+        part["first"] is not None,
     )
 
 
@@ -199,6 +204,21 @@ def observation_label(program: int, observation: int, programs: Collection[int])
 def programs_of(names: Iterable[str]) -> list[int]:
     """Programs of exposures by their names, each once."""
     return sorted({parse_exposure(name).program for name in names})
+
+
+def first_pass_name(name: str) -> str:
+    """Name of what a first pass makes of an exposure or a mosaic: jw01345001001_02201_00001_nrca1-pass1."""
+    return f"{name}{FIRST_PASS}"
+
+
+def is_first_pass(name: str) -> bool:
+    """Whether an exposure or a mosaic has the name that it gets in a first pass."""
+    return name.endswith(FIRST_PASS)
+
+
+def final_name(name: str) -> str:
+    """Name of the exposure or mosaic itself, for a name that may be of a first pass."""
+    return name.removesuffix(FIRST_PASS)
 
 
 def plain_name(name: str) -> bool:

@@ -27,7 +27,7 @@ BOXES = (Box(0, 0, 300, 300), Box(200, 0, 500, 300))
 SUFFIXES = {
     "sources": ["cat.ecsv", "member.asdf"], "sky": ["skystat.json"], "skymatch": ["sky.json"],
     "pixmap": ["pixmap.npy", "leftout.npy"], "outlier_i2d": ["outlier_i2d.npy"], "median": ["median.npy"],
-    "outliers": ["crf.fits"], "assemble": ["i2d.fits"], "source_catalog": ["cat.ecsv"],
+    "outliers": ["crf.fits"], "assemble": ["i2d.fits"], "source_catalog": ["cat.ecsv"], "detect": ["detected.npz"],
 }  # fmt: skip
 
 

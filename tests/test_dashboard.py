@@ -33,7 +33,8 @@ from survey.digest import file_sha256
 from survey.errors import ClusterError, InterruptedRunError
 from survey.execution.task import Site
 from survey.models import COMPLETE, FAILED
-from survey.planning.planner import Planner, plan, steps_until
+from survey.planning.planner import Planner, plan
+from survey.planning.selection import steps_until
 from survey.reduction import job as reduction
 from survey.reduction.options import Callbacks, RunOptions
 from survey.scheduling.run_plan import RunSettings, run_plan

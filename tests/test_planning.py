@@ -11,7 +11,10 @@ from stub_steps import FakeReferences, exposure
 import survey.planning.planner
 from survey.config.model import SurveyConfig
 from survey.errors import ConfigError
-from survey.planning.planner import group_name, plan, steps_until, total_gb
+from survey.planning.disk import total_gb
+from survey.planning.mosaic_list import group_name
+from survey.planning.planner import plan
+from survey.planning.selection import steps_until
 from survey.steps.registry import REGISTRY
 
 EXPOSURES = tuple(

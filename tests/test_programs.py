@@ -15,7 +15,8 @@ from survey.config.model import SurveyConfig, read_config
 from survey.dashboard.state import RunState
 from survey.errors import ConfigError, NoExposuresError
 from survey.planning.associations import group
-from survey.planning.planner import group_name, plan
+from survey.planning.mosaic_list import group_name
+from survey.planning.planner import plan
 from survey.reduction.inputs import fetch, find_exposures, listed_exposures
 from survey.simulate.exposures import plan_shots
 from survey.simulate.scene import Pointing, Scene

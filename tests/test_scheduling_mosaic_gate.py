@@ -16,7 +16,8 @@ from survey.execution.task import blank_record, skipped_record
 from survey.models import COMPLETE, FAILED, SKIPPED, Plan, Task, TaskRecord
 from survey.mosaics.grid import Box
 from survey.mosaics.layouts import Layout, Member
-from survey.planning.planner import Planner, plan, steps_until
+from survey.planning.planner import Planner, plan
+from survey.planning.selection import steps_until
 from survey.scheduling.mosaic_gate import MosaicGate, Ready
 from survey.scheduling.run_plan import exposure_chains
 
@@ -84,7 +85,7 @@ class Survey:
     def run(self, *failing: str, watch: Callable[[TaskRecord, list[Ready]], None] = lambda *_: None):
         """Run everything on the fake queue, and hand back the records by key."""
         queue = Queue(self.root, failing)
-        ready = deque(Ready(tuple(chain)) for chain in self.chains.values())
+        ready = deque(self.gate.ready_at_start())
         while ready:
             for record in queue.take(ready.popleft()):
                 released = self.gate.ready_after(record)

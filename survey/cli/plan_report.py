@@ -7,14 +7,24 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from survey.cli.run_report import notice_lines, notices_document
-from survey.cli.tables import AGAIN, DONE, FAILED, SKIPPED, TO_RUN, Block, count, left_out_lines, steps_table
+from survey.cli.tables import (
+    AGAIN,
+    DONE,
+    FAILED,
+    SKIPPED,
+    TO_RUN,
+    Block,
+    count,
+    left_out_lines,
+    step_label,
+    steps_table,
+)
 from survey.config.model import SurveyConfig
 from survey.dashboard.state import first_line
 from survey.models import Notice, Plan
 from survey.planning import staleness
-from survey.planning.disk import Room
+from survey.planning.disk import Room, total_gb
 from survey.planning.grids import ALIGNMENT, CONFIG, FOOTPRINTS, Grid
-from survey.planning.planner import total_gb
 from survey.planning.staleness import State, causes, reach, summary
 from survey.steps.costs import MOSAIC_BYTES
 from survey.steps.registry import REGISTRY
@@ -101,7 +111,7 @@ def _table(made: Planned) -> dict[str, dict[str, dict[str, int]]]:
         word = _WORDS.get(item.state, TO_RUN)
         if word == FAILED and failed.intersection(item.task.inputs):
             word = SKIPPED
-        rows.append((item.task.step, item.task.filter, word))
+        rows.append((step_label(item.task.step, item.task.subject), item.task.filter, word))
     return count(rows, [step.name for step in made.config.steps])
 
 

@@ -10,14 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from survey.cli.run_report import notice_lines, notices_document
-from survey.cli.tables import AGAIN, DONE, RUNNING, TO_RUN, Block, count, left_out_lines, sort_steps, steps_table
+from survey.cli.tables import (
+    AGAIN,
+    DONE,
+    RUNNING,
+    TO_RUN,
+    Block,
+    count,
+    left_out_lines,
+    sort_steps,
+    step_label,
+    steps_table,
+)
 from survey.config.model import SurveyConfig
 from survey.dashboard.journal import run_state
 from survey.dashboard.markup import clock
 from survey.dashboard.state import REUSED, RunState, first_line
 from survey.errors import ProductNameError
 from survey.execution.failures import root_cause
-from survey.models import COMPLETE, FAILED, SKIPPED, TaskRecord
+from survey.models import COMPLETE, FAILED, SKIPPED, Task, TaskRecord
 from survey.names import parse_mosaic
 from survey.nircam import passband
 from survey.planning.staleness import STALE, State
@@ -65,8 +76,8 @@ def _table(
     state: RunState | None,
 ) -> dict[str, dict[str, dict[str, int]]]:
     """Numbers of tasks by step, filter and word: by the run that goes on, else by records and the plan."""
-    places = {record.key: (record.step, record.filter) for record in records}
-    places |= {item.task.key: (item.task.step, item.task.filter) for item in planned}
+    places = {item.key: (_label(item, state), item.filter) for item in records}
+    places |= {item.task.key: (_label(item.task, state), item.task.filter) for item in planned}
     words = {record.key: DONE if record.status == COMPLETE else record.status for record in records}
     for item in planned:
         if item.task.key not in words:
@@ -85,6 +96,11 @@ def _table(
                  FAILED: cell.counts[FAILED], SKIPPED: cell.counts[SKIPPED]}  # fmt: skip
         table.setdefault(step, {})[name] = {word: number for word, number in found.items() if number > 0}
     return {step: table[step] for step in sort_steps(table, chain)}
+
+
+def _label(item: Task | TaskRecord, state: RunState | None) -> str:
+    """Name of a step in the table; the page of a run under way counts both passes together."""
+    return step_label(item.step, item.subject) if state is None else item.step
 
 
 def _under_way(holder: str | None, state: RunState | None) -> dict[str, Any]:

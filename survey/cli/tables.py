@@ -10,12 +10,14 @@ from typing import Any
 import click
 
 from survey.cli.console import emit, shown
+from survey.names import FIRST_PASS
 from survey.nircam import FILTERS
 from survey.steps.registry import REGISTRY
 
 # States of tasks, in the order in which a cell counts them, and the colour of each on a terminal.
 DONE, RUNNING, TO_RUN, AGAIN, FAILED, SKIPPED = "done", "running", "to run", "to run again", "failed", "skipped"
 COLORS = {DONE: "green", RUNNING: "cyan", TO_RUN: "", AGAIN: "yellow", FAILED: "red", SKIPPED: "magenta"}
+IN_FIRST_PASS = " (pass 1)"  # after the name of a step in a table
 
 MAX_NAMES = 12  # of exposures in a line
 
@@ -93,6 +95,7 @@ def sort_steps(names: Iterable[str], chain: Sequence[str]) -> list[str]:
     chain : the config's steps of an exposure, in its order
     """
     known = list(REGISTRY)
+    masks = [index for index, name in enumerate(chain) if name in REGISTRY and REGISTRY[name].masks]
 
     def place(name: str) -> tuple[int, int, str]:
         if name in chain:
@@ -101,7 +104,18 @@ def sort_steps(names: Iterable[str], chain: Sequence[str]) -> list[str]:
             return 3, 0, name
         return (2 if REGISTRY[name].per_mosaic else 1), known.index(name), name
 
-    return sorted(set(names), key=place)
+    def with_pass(name: str) -> tuple[bool, bool, tuple[int, int, str]]:
+        """Steps before the source mask, the first pass, then the others."""
+        step = name.removesuffix(IN_FIRST_PASS)
+        shared = step == name and step in chain and bool(masks) and chain.index(step) < masks[0]
+        return not shared, step == name, place(step)
+
+    return sorted(set(names), key=with_pass)
+
+
+def step_label(step: str, subject: str) -> str:
+    """Name of a step in a table; that of a first pass says so."""
+    return f"{step}{IN_FIRST_PASS}" if FIRST_PASS in subject else step
 
 
 def sort_filters(names: Iterable[str]) -> list[str]:

@@ -82,7 +82,7 @@ def read_spec(path: str) -> StepSpec:
         parameters.update(inherited.parameters)
         types = inherited.reference_types or types
     values = _class_values(node)
-    parameters.update(_parse_spec(values.get("spec")))
+    parameters.update(_spec_of(values.get("spec")))
     if "reference_file_types" in values:
         types = tuple(ast.literal_eval(values["reference_file_types"]))
     for name in types:
@@ -168,6 +168,7 @@ def types_in_use(spec: StepSpec, settings: Mapping[str, Any], pars: Container[st
 FILE_PARAMETERS = frozenset(
     {"abs_refcat", "catfile", "skylist", "output_wcs", "alignment", "bkg_list", "wfss_mask", "persistence_array_file"}
     | {"user_mask", "user_supplied_dq", "user_supplied_flat", "user_supplied_reffile", "user_background"}
+    | {"mask_file"}
 )
 # Values of abs_refcat that are not files: catalogues of the service that tweakreg asks.
 ONLINE_CATALOGUES = ("GAIAREFCAT", "GAIADR3", "GAIADR2", "GAIADR1")
@@ -336,10 +337,15 @@ def _resolve(module_name: str, module: ast.Module, node: ast.expr) -> str:
     return f"{module_name}:{name}"
 
 
-def _parse_spec(node: ast.expr | None) -> dict[str, str]:
+def _spec_of(node: ast.expr | None) -> dict[str, str]:
     if node is None:
         return {}
     # The spec of tweakreg is an f-string with values in comments only; they are left empty.
     parts = node.values if isinstance(node, ast.JoinedStr) else [node]
     text = "".join(part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str))
+    return parse_spec(text)
+
+
+def parse_spec(text: str) -> dict[str, str]:
+    """Parameters of a ``spec``, the text in which stpipe declares them: name -> check."""
     return dict(ConfigObj(text.splitlines(), interpolation=False, list_values=False))

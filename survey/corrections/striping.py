@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jwst.lib.reffile_utils import get_subarray_model
@@ -12,9 +13,11 @@ from scipy.ndimage import binary_dilation
 from stdatamodels.jwst import datamodels
 from stdatamodels.jwst.datamodels import dqflags
 
+from survey.masks import read_masks
+
 log = logging.getLogger(__name__)
 
-__all__ = ["StripingSettings", "SubtractStripingStep", "measure_striping", "source_mask"]
+__all__ = ["SourceMask", "StripingSettings", "SubtractStripingStep", "measure_striping", "source_mask"]
 
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
 _CLIP_ROUNDS = 5
@@ -55,7 +58,14 @@ class StripingSettings:
     min_pixels: int = 50  # rows with fewer usable pixels in an amplifier are not corrected there
 
 
-def measure_striping(sci, good, flat, amplifiers, settings=None):
+class SourceMask(NamedTuple):
+    """Where sources are, from elsewhere than the image itself."""
+
+    sources: np.ndarray  # (ny, nx), bool; True = light of a source
+    covered: np.ndarray  # (ny, nx), bool; True = it is known whether there is a source
+
+
+def measure_striping(sci, good, flat, amplifiers, settings=None, known=None):
     """Measure the stripe of every row in every amplifier, on a flat-fielded copy with sources masked.
 
     Flat-fielding removes the structure that sky light has on the detector; the stripes are subtracted from the rate.
@@ -67,6 +77,7 @@ def measure_striping(sci, good, flat, amplifiers, settings=None):
     flat : ndarray (ny, nx), float32; response relative to 1; not positive or NaN = do not use
     amplifiers : int; equal blocks of columns that are read out side by side: 4 on a full frame, 1 on most subarrays
     settings : StripingSettings, optional; how sources are masked, and which rows are measured
+    known : SourceMask, optional; sources are masked on the image itself where it does not cover the image
 
     Returns
     -------
@@ -76,7 +87,7 @@ def measure_striping(sci, good, flat, amplifiers, settings=None):
     Raises
     ------
     ValueError
-        Shapes differ, or the columns do not divide into the amplifiers.
+        Shapes differ, also that of ``known``, or the columns do not divide into the amplifiers.
 
     References
     ----------
@@ -85,13 +96,20 @@ def measure_striping(sci, good, flat, amplifiers, settings=None):
     settings = settings or StripingSettings()
     if not sci.shape == good.shape == flat.shape:
         raise ValueError(f"sci {sci.shape}, good {good.shape} and flat {flat.shape} must have one shape.")
+    if known is not None and not sci.shape == known.sources.shape == known.covered.shape:
+        raise ValueError(f"sci {sci.shape} and its source mask {known.sources.shape} must have one shape.")
     if sci.shape[1] % amplifiers:
         raise ValueError(f"{sci.shape[1]} columns do not divide into {amplifiers} amplifiers.")
     usable = good & np.isfinite(sci) & np.isfinite(flat) & (flat > 0)
     flattened = np.divide(sci, flat, out=np.full(sci.shape, np.nan, np.float32), where=usable)
-    # A bright stripe would be masked as a source: subtract first medians before the mask is made.
-    rough = _row_medians(np.where(usable, flattened, np.nan), amplifiers, settings.min_pixels)
-    sky = usable & ~source_mask(flattened - rough, usable, settings.n_sigma, settings.grow)
+    if known is None or not known.covered.all():
+        # A bright stripe would be masked as a source: subtract first medians before the mask is made.
+        rough = _row_medians(np.where(usable, flattened, np.nan), amplifiers, settings.min_pixels)
+        sources = source_mask(flattened - rough, usable, settings.n_sigma, settings.grow)
+        sources = sources if known is None else np.where(known.covered, known.sources, sources)
+    else:
+        sources = known.sources
+    sky = usable & ~sources
     return _row_medians(np.where(sky, flattened, np.nan), amplifiers, settings.min_pixels)
 
 
@@ -117,6 +135,7 @@ class SubtractStripingStep(Step):
         n_sigma = float(default=2.0, min=0.0) # Pixels this far above the sky are sources [standard deviations]
         grow = integer(default=2, min=0) # Pixels by which the source mask grows
         min_pixels = integer(default=50, min=1) # Rows with fewer usable pixels in an amplifier are not corrected
+        mask_file = string(default=None) # File of a source mask; default: sources are masked on the image itself
         suffix = string(default='striping')
     """
 
@@ -143,7 +162,12 @@ class SubtractStripingStep(Step):
                 flat = np.array(get_subarray_model(result, reference).data)
         amplifiers = int(result.meta.exposure.noutputs or 1)
         settings = StripingSettings(self.n_sigma, self.grow, self.min_pixels)
-        stripes = measure_striping(result.data, good, flat, amplifiers, settings)
+        known = None
+        if self.mask_file is not None:
+            masks, _ = read_masks(self.mask_file)
+            known = SourceMask(masks["source"], masks["covered"])
+            log.info("Sources from %s, which covers %.4g of the image", self.mask_file, known.covered.mean())
+        stripes = measure_striping(result.data, good, flat, amplifiers, settings, known)
         result.data = result.data - stripes
         log.info("Striping: rms %.4g DN/s over %d amplifier(s)", float(np.std(stripes)), amplifiers)
         return result

@@ -20,6 +20,7 @@ from survey.dashboard.journal import Journal
 from survey.dashboard.report import joined
 from survey.dashboard.state import update_of
 from survey.models import Plan, Task, TaskRecord
+from survey.planning.selection import is_selected
 from survey.steps.registry import REGISTRY
 from survey.workspace.files import write_file
 
@@ -55,7 +56,7 @@ class Feed:
 
     def begin(self, config: SurveyConfig, made: Plan) -> None:
         """Add the page to the scheduler's dashboard, and send it the plan."""
-        tasks = [task for task in made if task.step in self._names]
+        tasks = [task for task in made if is_selected(task, self._names)]
         self._guesses = guesses(tasks)
         chain = [task.step for task in tasks if not task.mosaic]
         calibrated = [step for step in chain if REGISTRY[step].makes_members]
@@ -106,7 +107,7 @@ class Feed:
     def laid_out(self, product: str, tasks: Sequence[Task]) -> None:
         """Replace the predicted tasks of a mosaic by those that are planned after its alignment."""
         guess = self._guesses.pop(product, {})
-        after = [task for task in tasks if REGISTRY[task.step].needs_layout and task.step in self._names]
+        after = [task for task in tasks if REGISTRY[task.step].needs_layout and is_selected(task, self._names)]
         found = totals(after)
         nothing = [0, 0.0]
         rows = [

@@ -41,7 +41,7 @@ def verified_sources(task: Task, workspace: Workspace, inputs: Sequence[TaskReco
     wanted = [(name, task.digests.get(name, ""), "") for name in task.files]
     wanted += _products_read(task, inputs)
     for record in inputs:
-        if REGISTRY[record.step].assembled_by == task.step:  # it reads the chunks of tiles where they are published
+        if _reads_chunks(task, record):
             _check_chunks(record, workspace)
     found = []
     for name, sha256, maker in wanted:
@@ -56,6 +56,12 @@ def verified_sources(task: Task, workspace: Workspace, inputs: Sequence[TaskReco
             raise TaskError(f"{task.key}: input {name} has changed since it was recorded; run again to replace it.")
         found.append(str(path))
     return found
+
+
+def _reads_chunks(task: Task, record: TaskRecord) -> bool:
+    """Whether a task reads the chunks of a tile where they are published."""
+    made, reads = REGISTRY[record.step], REGISTRY[task.step]
+    return made.makes_tiles and (made.assembled_by == reads.name or reads.first_pass)
 
 
 def _place(workspace: Workspace, product: str) -> Path | None:

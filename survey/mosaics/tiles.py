@@ -67,6 +67,20 @@ def chunk_files(names: Sequence[str], tile: Tile, planes: Iterable[int]) -> list
     return made + [f"con/c/{plane}/{tile.iy}/{tile.ix}" for plane in planes if "con" in names]
 
 
+def link_chunks(folder: Path, group: Path, names: Iterable[str]) -> None:
+    """Link the chunks of a group beside metadata of `create`, so that zarr can read them before the group is complete.
+
+    Parameters
+    ----------
+    folder : with the metadata
+    group : with the chunks
+    names : arrays
+    """
+    for name in names:
+        if (group / name / "c").is_dir():
+            (folder / name / "c").symlink_to(group / name / "c")
+
+
 def uncommit(group: Path) -> None:
     """Remove the metadata that make a group complete, before one of its tiles is replaced."""
     if (group / "zarr.json").exists():

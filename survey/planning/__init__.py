@@ -1,4 +1,18 @@
 """From a config and exposures to a plan: tasks with digests, memory and disk, and why each would run. Pure."""
 
 # Modules that other packages may import.
-__all__ = ["disk", "grids", "memory", "placement", "planner", "pointing", "recipe", "staleness", "supplied", "tiled"]
+__all__ = [
+    "disk",
+    "grids",
+    "memory",
+    "mosaic_list",
+    "passes",
+    "placement",
+    "planner",
+    "pointing",
+    "recipe",
+    "selection",
+    "staleness",
+    "supplied",
+    "tiled",
+]

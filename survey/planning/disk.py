@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from survey.errors import DiskFullError
-from survey.models import COMPLETE, Plan, Task, TaskRecord
+from survey.models import COMPLETE, Exposure, Plan, Task, TaskRecord
+from survey.steps.costs import image_gb, ramp_gb
 
 # Estimates are none too good: a run is refused only when even this much of them does not fit.
 CERTAIN = 0.6
@@ -55,6 +56,14 @@ def room(
     raw = sum(sizes) / 1e9 if fetches else 0.0
     write = sum(max(0.0, task.disk_gb - _held_gb(root, records.get(task.key))) for task in waiting)
     return Room(raw, write, _free_gb(root))
+
+
+def total_gb(exposures: Iterable[Exposure]) -> float:
+    """What the products of these exposures will take on disk, roughly [GB]: raw, rate, cal and crf.
+
+    A rate file holds 6 float32 planes, a cal and a crf 10 each.
+    """
+    return sum(ramp_gb(exposure) / 2 + 26 * image_gb(exposure) for exposure in exposures)
 
 
 def check_room(found: Room, root: Path, say: Callable[[str], None]) -> None:

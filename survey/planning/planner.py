@@ -20,16 +20,17 @@ from survey.errors import ConfigError, ReferencesError
 from survey.models import Association, CatalogFile, Exposure, Plan, Task
 from survey.mosaics.layouts import Layout
 from survey.mosaics.predictions import predict
-from survey.names import association_id
-from survey.nircam import native_scale_arcsec, sees
-from survey.planning.associations import WHOLE_SURVEY, group
+from survey.names import FIRST_PASS, association_id, final_name, first_pass_name, is_first_pass
+from survey.nircam import native_scale_arcsec
 from survey.planning.grids import given_grid
 from survey.planning.memory import Memory
+from survey.planning.mosaic_list import group_name, in_order, mosaics_of, reference_of
+from survey.planning.passes import PlannedMosaic, association_of_first_pass, needed_by, of_first_pass, planned_mosaic
 from survey.planning.recipe import Recipe, recipe_of
 from survey.planning.stock import StockMosaic
 from survey.planning.tiled import TiledMosaic, group_numbers
 from survey.steps.base import Step
-from survey.steps.costs import image_gb, ramp_gb
+from survey.steps.image3 import files
 from survey.steps.registry import GIVEN, REGISTRY, mosaic_steps
 from survey.versions import installed_versions
 
@@ -73,11 +74,68 @@ class Planner:
         return {}
 
     def exposure_tasks(self, exposure: Exposure) -> list[Task]:
-        """The chain of one exposure, from its raw file to what the mosaics take."""
+        """The chain of one exposure, from its raw file to what the mosaics take; of two passes, what both share."""
         tasks: list[Task] = []
-        for name, settings in self.recipe.chain.items():
+        for name, settings in self.recipe.shared_chain.items():
             tasks.append(self._exposure_task(REGISTRY[name], exposure, settings, tasks[-1:], f"raw/{exposure.file}"))
-        return [*tasks, *self._engine_tasks(exposure, tasks[-1])] if self.recipe.makes_mosaics else tasks
+        ends = self.recipe.makes_mosaics and not self.recipe.mask_step
+        return [*tasks, *self._engine_tasks(exposure, tasks[-1])] if ends else tasks
+
+    def first_pass_tasks(self, exposure: Exposure, shared: Sequence[Task]) -> list[Task]:
+        """The chain of an exposure in the first pass, after the tasks that both passes share."""
+        named, tasks = of_first_pass(exposure), [shared[-1]]
+        for name, settings in self.recipe.second_chain.items():
+            if not REGISTRY[name].masks:
+                tasks.append(self._exposure_task(REGISTRY[name], named, settings, tasks[-1:]))
+        return [*tasks[1:], *self._engine_tasks(named, tasks[-1])]
+
+    def second_pass_tasks(
+        self, exposure: Exposure, shared: Sequence[Task], first: Sequence[PlannedMosaic]
+    ) -> list[Task]:
+        """The chain of an exposure in the second pass, after the tasks that both passes share.
+
+        Parameters
+        ----------
+        exposure : by its own name
+        shared : tasks of the steps before the source mask
+        first : the mosaics of the first pass that its mask depends on, first the one in which it is aligned
+        """
+        mask = self._mask_task(exposure, first)
+        tasks = [shared[-1]]
+        for name, settings in self.recipe.second_chain.items():
+            row = REGISTRY[name]
+            if not row.masks:
+                before = [tasks[-1], mask] if row.takes_mask else tasks[-1:]
+                tasks.append(self._exposure_task(row, exposure, settings, before))
+        return [mask, *tasks[1:], *self._engine_tasks(exposure, tasks[-1])]
+
+    def _mask_task(self, exposure: Exposure, first: Sequence[PlannedMosaic]) -> Task:
+        """The task that makes the source mask of an exposure from the tiles that it can overlap."""
+        row, own = REGISTRY[self.recipe.mask_step], first[0]
+        acid = association_id(own.association.product)
+        reads = [files.WCS.path(files.member_subject(first_pass_name(exposure.name), acid))]
+        inputs, products = [own.align], []
+        for mosaic in first:
+            tiles = mosaic.near(exposure, self.config.mosaic.tile)
+            if tiles:
+                product = mosaic.association.product
+                inputs += [task for task in (mosaic.align, *tiles) if task not in inputs]
+                reads += [files.GRID.path(product), *(files.DETECTED.path(task.subject) for task in tiles)]
+                products.append(product)
+        cost = row.cost_of(exposure)
+        task = Task(
+            key=f"{row.name}/{exposure.name}",
+            step=row.name,
+            subject=exposure.name,
+            filter=exposure.filter,
+            settings={"mosaics": products, "acid": acid},
+            inputs=tuple(item.key for item in inputs),
+            reads=tuple(reads),
+            memory_gb=cost.memory_gb,
+            cpu_seconds=cost.cpu_seconds,
+            disk_gb=cost.disk_gb,
+        )
+        return self._finish(task, inputs, exposure.name)
 
     def given_tasks(self, exposure: Exposure) -> list[Task]:
         """The chain of a calibrated file from outside the workspace; ``exposure.uri`` is its path."""
@@ -142,12 +200,12 @@ class Planner:
         cals = {name: _cal(chains[name]) for name in present}
         members = {name: exposures[name] for name in present}
         pars = (association, self.config.mosaic, self.recipe.image3, members, tuple(missing), group_name(association))
-        catalog = self._catalog(association.product, present)
+        catalog = self._catalog(final_name(association.product), [final_name(name) for name in present])
         if self.config.mosaic.engine == "stock":
             stock = StockMosaic(*pars, self._finish, catalog)
             asn = stock.associate(list(cals.values()))
             return [asn, *stock.tasks(asn, list(cals.values()))], []
-        tiled = TiledMosaic(*pars, self._finish, catalog)
+        tiled = TiledMosaic(*pars, self._finish, catalog, detection=self._detection(association))
         asn = tiled.associate(list(cals.values()))
         align = tiled.align(asn, [chains[name][-1] for name in present], reference)
         if layout is not None and [member.name for member in layout.members] != present:
@@ -157,7 +215,21 @@ class Planner:
             layout = replace(layout, digest="") if self._is_on_this_grid(layout) else None
         if layout is None:
             layout = self._predict(list(members.values()), association.group_ids)
-        return [asn, align], tiled.pixels(layout, asn, align, cals) if layout else []
+        if layout is None or self._is_aligned_only(association):
+            return [asn, align], []
+        return [asn, align], tiled.pixels(layout, asn, align, cals)
+
+    def _detection(self, association: Association) -> dict[str, Any] | None:
+        """Parameters of the search for sources in a mosaic of a first pass; None for any other mosaic."""
+        if not is_first_pass(association.product):
+            return None
+        given = self.recipe.chain[self.recipe.mask_step]
+        return {name: value for name, value in given.items() if name != "filters"}
+
+    def _is_aligned_only(self, association: Association) -> bool:
+        """Whether a mosaic of a first pass is made only to align its exposures: no mask is made from it."""
+        wanted = self.recipe.mask_filters
+        return is_first_pass(association.product) and bool(wanted) and association.filter not in wanted
 
     def _catalog(self, product: str, members: Sequence[str]) -> CatalogFile | None:
         """The online catalogue to which a mosaic is aligned; positions in it are at the epoch of the first member."""
@@ -188,11 +260,12 @@ class Planner:
         """Add references, versions and the digest; say what is not known yet."""
         digests = {**{item.key: item.digest for item in inputs}, **(raw or {})}
         digests |= {path: self.overrides.get(path, "") for path in override_files(task.settings)}
-        found, unknown = self._references_of(task, exposure)
+        found, unknown = self._references_of(task, final_name(exposure))
         sha1 = {} if self.references is None else {name: self.references.files[name] for name in found.values()}
         pending = next((f"{name} is not there yet" for name, value in digests.items() if not value), "") or unknown
         task = replace(
             task,
+            first_pass=FIRST_PASS in task.subject,
             digests=digests,
             references=found,
             sha1=sha1,
@@ -205,8 +278,9 @@ class Planner:
         return task if pending else replace(task, digest=task_digest(task))
 
     def _references_of(self, task: Task, exposure: str) -> tuple[dict[str, str], str]:
-        spec = REGISTRY[task.step].spec
-        if spec is None:
+        row = REGISTRY[task.step]
+        spec = row.spec
+        if spec is None or not row.step_class:
             return {}, ""
         if self.references is None:
             return {}, "references were not looked up yet"
@@ -215,7 +289,7 @@ class Planner:
             # All tasks of a step have one set of settings; only the parameter files may differ between exposures.
             key = (task.step, pars)
             if key not in self._types:
-                self._types[key] = REGISTRY[task.step].reference_types(task.settings, pars)
+                self._types[key] = row.reference_types(task.settings, pars)
             found = self.references.for_step(exposure, self._types[key])
         except ReferencesError:
             return {}, f"references of {exposure} were not looked up yet"
@@ -252,94 +326,57 @@ def plan(
     exposures = [exposure for exposure in exposures if not exposure.excluded]
     tasks: list[Task] = []
     chains: dict[str, list[Task]] = {}
-    for exposure in exposures:
-        if not exposure.fault:
-            chains[exposure.name] = planner.exposure_tasks(exposure)
-            tasks += chains[exposure.name]
-    by_name = {exposure.name: exposure for exposure in exposures}
+    usable = [exposure for exposure in exposures if not exposure.fault]
+    for exposure in usable:
+        chains[exposure.name] = planner.exposure_tasks(exposure)
+        tasks += chains[exposure.name]
     associations = mosaics_of(config, exposures)
     wanted = config.mosaic.align_to
     if wanted is not None and associations and all(item.filter != wanted for item in associations):
         there = ", ".join(sorted({item.filter for item in associations}))
         raise ConfigError(f"mosaic.align_to: there is no exposure of {wanted}; there are {there}.")
-    aligned: dict[str, Task] = {}
-    for association in in_order(config, associations):
-        reference = aligned.get(reference_of(config, association, associations) or "")
-        layout = (layouts or {}).get(association.product)
+    first: tuple[Association, ...] = ()
+    if planner.recipe.mask_step:
+        first = tuple(association_of_first_pass(item, group_name(item)) for item in associations)
+        named = [of_first_pass(exposure) for exposure in usable]
+        early = {
+            new.name: planner.first_pass_tasks(old, chains[old.name]) for old, new in zip(usable, named, strict=True)
+        }
+        tasks += [task for chain in early.values() for task in chain]
+        made = _mosaics(planner, first, early, named, layouts or {})
+        tasks += [task for found in made.values() for task in found.tasks]
+        for exposure in usable:
+            needed = needed_by(exposure, first, planner.recipe.mask_filters)
+            late = planner.second_pass_tasks(exposure, chains[exposure.name], [made[item.product] for item in needed])
+            tasks += late
+            chains[exposure.name] += late
+    for found in _mosaics(planner, associations, chains, exposures, layouts or {}).values():
+        tasks += found.tasks
+    return Plan(tuple(tasks), tuple(exposures), associations, config.references.context, left_out, first)
+
+
+def _mosaics(
+    planner: Planner,
+    associations: Sequence[Association],
+    chains: Mapping[str, Sequence[Task]],
+    exposures: Iterable[Exposure],
+    layouts: Mapping[str, Layout],
+) -> dict[str, PlannedMosaic]:
+    """The tasks of mosaics by product, those that others are aligned to first."""
+    by_name = {exposure.name: exposure for exposure in exposures}
+    found: dict[str, PlannedMosaic] = {}
+    for association in in_order(planner.config, associations):
+        wanted = reference_of(planner.config, association, associations)
+        reference = found[wanted].align if wanted in found else None
+        layout = layouts.get(association.product)
         first, rest = planner.mosaic_tasks(association, chains, by_name, association.lost, layout, reference)
-        aligned[association.product] = first[-1]
-        tasks += [*first, *rest]
-    return Plan(tuple(tasks), tuple(exposures), associations, config.references.context, left_out)
-
-
-def reference_of(config: SurveyConfig, association: Association, others: Iterable[Association]) -> str | None:
-    """Product of the association that this one is aligned to: of the filter that the config names, and its field."""
-    wanted = config.mosaic.align_to
-    if config.mosaic.engine != "tiled" or wanted is None or association.filter == wanted:
-        return None
-    same = [item for item in others if item.filter == wanted and _are_joined(config, item, association)]
-    near = [item for item in same if item.field == association.field] or same
-    return near[0].product if near else None
-
-
-def _are_joined(config: SurveyConfig, first: Association, second: Association) -> bool:
-    """Whether two mosaics are of the same programs; those of a whole survey of several programs are."""
-    return first.program == second.program or (len(config.programs) > 1 and first.field == second.field == "all")
-
-
-def in_order(config: SurveyConfig, associations: Iterable[Association]) -> list[Association]:
-    """Associations, those that others are aligned to first."""
-    return sorted(associations, key=lambda item: item.filter != config.mosaic.align_to)
+        found[association.product] = planned_mosaic(association, [*first, *rest], first[-1], layout)
+    return found
 
 
 def _cal(chain: Sequence[Task]) -> Task:
     """The task of a chain that makes what an association is made of."""
     return next(task for task in reversed(chain) if REGISTRY[task.step].makes_members)
-
-
-def steps_until(made: Plan, until: str | None) -> tuple[str, ...]:
-    """Names of a plan's steps in order, up to ``until``; all of them when it is None. Steps after an alignment are
-    among them, also when their tasks are not known yet.
-
-    Raises
-    ------
-    ConfigError
-        The plan has no such step.
-    """
-    planned = dict.fromkeys(task.step for task in made)
-    engine = next((REGISTRY[name].engine for name in planned if REGISTRY[name].engine), "")
-    added = mosaic_steps(engine) if engine else ()
-    names = (*(name for name in planned if name not in added), *added)
-    if until is None:
-        return names
-    if until not in names:
-        raise ConfigError(f"--until {until}: the plan has no such step; its steps are {', '.join(names)}.")
-    return names[: names.index(until) + 1]
-
-
-def mosaics_of(config: SurveyConfig, exposures: Sequence[Exposure]) -> tuple[Association, ...]:
-    """The associations that a config asks for; none when its steps end before the calibrated images."""
-    if not recipe_of(config).makes_mosaics:
-        return ()
-    exposures = [exposure for exposure in exposures if not exposure.excluded]
-    made = group([exposure for exposure in exposures if not exposure.fault], config.mosaic.per, config.programs)
-    faulty = [exposure for exposure in exposures if exposure.fault]
-    return tuple(replace(item, lost=_lost(config, item, faulty)) for item in made)
-
-
-def _lost(config: SurveyConfig, association: Association, faulty: Iterable[Exposure]) -> tuple[str, ...]:
-    """Exposures that cannot be used and would be members: by their filter, or, where that is not known, detector."""
-    programs = config.programs if association.field == "all" else (association.program,)
-    return tuple(
-        sorted(
-            exposure.name
-            for exposure in faulty
-            if exposure.filter in ("", association.filter)
-            and sees(exposure.detector, association.filter)
-            and exposure.program in {association.program, *programs}
-            and association.field in ("all", f"o{exposure.observation:03d}")
-        )
-    )
 
 
 def task_digest(task: Task) -> str:
@@ -356,22 +393,3 @@ def task_digest(task: Task) -> str:
             "missing": list(task.missing),
         }
     )
-
-
-def group_name(association: Association) -> str:
-    """Zarr group of a mosaic: its filter, and for any but the whole survey's the association's id: F444W-o001.
-
-    An association from outside names its own.
-    """
-    if association.group:
-        return association.group
-    acid = association_id(association.product)
-    return association.filter if acid == WHOLE_SURVEY else f"{association.filter}-{acid}"
-
-
-def total_gb(exposures: Iterable[Exposure]) -> float:
-    """What the products of these exposures will take on disk, roughly [GB]: raw, rate, cal and crf.
-
-    A rate file holds 6 float32 planes, a cal and a crf 10 each.
-    """
-    return sum(ramp_gb(exposure) / 2 + 26 * image_gb(exposure) for exposure in exposures)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from survey.config.model import SurveyConfig
 from survey.config.pipeline_spec import missing_files
 from survey.config.sections import SCALES_ARCSEC, MosaicConfig, StepConfig
 from survey.errors import ConfigError
-from survey.messages import shown
+from survey.messages import nearest, shown
+from survey.nircam import FILTERS
 from survey.planning.tiled import faults as tiled_faults
 from survey.steps.parameter_files import listed_files
 from survey.steps.registry import IMAGE3, REGISTRY, check_chain
@@ -26,6 +28,28 @@ class Recipe:
     image3: Mapping[str, Any]  # parameters of Image3's steps, the config's grid included
     makes_mosaics: bool  # whether the chain ends in what a mosaic is made from
     faults: tuple[str, ...] = ()  # each starts with its place in the config: 'steps.detector1.jump: ...'
+
+    @cached_property
+    def mask_step(self) -> str:
+        """Name of the step that makes source masks from the mosaics of a first pass; '' for one pass."""
+        return next((name for name in self.chain if REGISTRY[name].masks), "")
+
+    @cached_property
+    def shared_chain(self) -> dict[str, Mapping[str, Any]]:
+        """The steps that are run once for both passes: those before the source mask; all of them in one pass."""
+        names = [*self.chain]
+        last = names.index(self.mask_step) if self.mask_step else len(names)
+        return {name: self.chain[name] for name in names[:last]}
+
+    @cached_property
+    def second_chain(self) -> dict[str, Mapping[str, Any]]:
+        """The steps of the second pass, from the source mask on; none in one pass."""
+        return {name: settings for name, settings in self.chain.items() if name not in self.shared_chain}
+
+    @cached_property
+    def mask_filters(self) -> tuple[str, ...]:
+        """Filters whose mosaics are searched for sources; (): each exposure's own."""
+        return tuple(self.chain.get(self.mask_step, {}).get("filters") or ()) if self.mask_step else ()
 
 
 def recipe_of(config: SurveyConfig) -> Recipe:
@@ -77,8 +101,34 @@ def check(steps: Sequence[StepConfig], mosaic: MosaicConfig, filters: Sequence[s
         faults += [f"mosaic.align_to: {name} is given as well; an alignment has one reference." for name in others]
     if mosaic.align_to is not None and filters is not None and mosaic.align_to not in filters:
         faults.append(f"mosaic.align_to: {mosaic.align_to} is not among the config's filters.")
+    faults += _pass_faults(chain, mosaic, filters)
     makes_mosaics = bool(chain) and REGISTRY[[*chain][-1]].makes_members
     return Recipe(chain, image3, makes_mosaics, tuple(faults))
+
+
+def _pass_faults(
+    chain: Mapping[str, Mapping[str, Any]], mosaic: MosaicConfig, filters: Sequence[str] | None
+) -> list[str]:
+    """What keeps a config with a source mask from being run in two passes."""
+    mask = next((name for name in chain if REGISTRY[name].masks), None)
+    if mask is None:
+        return []
+    found = []
+    if mosaic.engine != "tiled":
+        found.append(f"steps.{mask}: masks are made from tiles of a mosaic; only 'engine: tiled' makes them.")
+    if not REGISTRY[[*chain][-1]].makes_members:
+        found.append(f"steps.{mask}: the steps must end with one that makes calibrated images, such as 'image2'.")
+    for name in chain[mask].get("filters") or ():
+        if name not in FILTERS:
+            found.append(f"steps.{mask}.filters: {shown(name)} is not a filter of NIRCam{nearest(name, FILTERS)}")
+        elif filters is not None and name not in filters:
+            found.append(f"steps.{mask}.filters: {name} is not among the config's filters.")
+    found += [
+        f"steps.{name}.mask_file: the step {mask!r} makes this file; remove one of the two."
+        for name, settings in chain.items()
+        if settings.get("mask_file") is not None
+    ]
+    return found
 
 
 def _grid_faults(resample: Mapping[str, Any], where: str) -> list[str]:

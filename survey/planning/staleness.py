@@ -12,7 +12,7 @@ from survey.messages import unquoted
 from survey.models import COMPLETE, Plan, Task, TaskRecord
 from survey.steps.alignment import refusal_of
 from survey.steps.base import Unit
-from survey.steps.registry import REGISTRY
+from survey.steps.registry import REGISTRY, is_intermediate
 from survey.workspace.products import product_in_place, recorded, reusable
 
 DONE = "done"
@@ -53,7 +53,7 @@ def states(plan: Plan, records: Mapping[str, TaskRecord], root: Path) -> list[St
 
 def state_of(task: Task, record: TaskRecord | None, root: Path) -> State:
     """The state of one task, beside its record on disk."""
-    done = recorded(task, record) if REGISTRY[task.step].intermediate else reusable(task, root, record)
+    done = recorded(task, record) if is_intermediate(task) else reusable(task, root, record)
     if done is not None:
         return State(task, DONE)
     if task.unknown:
@@ -94,7 +94,8 @@ def summary(found: Iterable[State]) -> dict[str, dict[str, int]]:
     """Counts by '<step> <filter>' and state, in the plan's order."""
     rows: dict[str, Counter[str]] = {}
     for item in found:
-        rows.setdefault(f"{item.task.step} {item.task.filter}", Counter())[item.state] += 1
+        name = f"{item.task.step} {item.task.filter}{' pass 1' if item.task.first_pass else ''}"
+        rows.setdefault(name, Counter())[item.state] += 1
     return {name: dict(counts) for name, counts in rows.items()}
 
 

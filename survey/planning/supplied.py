@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from survey.errors import ConfigError
 from survey.models import Association, Exposure, Plan, Task, TaskRecord
 from survey.mosaics.layouts import read_layout
 from survey.names import is_free_name
-from survey.planning.planner import Planner, group_name
+from survey.planning.mosaic_list import group_name
+from survey.planning.planner import Planner
 from survey.steps.registry import row_of
 
 
@@ -28,7 +30,17 @@ def group_of(association: Association, records: Mapping[str, TaskRecord]) -> str
 
 
 def plan_of(made: Plan, association: Association, planner: Planner, given: Sequence[Exposure]) -> Plan:
-    """The plan of one association: the chains of members with raw files, the given members, and the mosaic."""
+    """The plan of one association: the chains of members with raw files, the given members, and the mosaic.
+
+    Raises
+    ------
+    ConfigError
+        The config asks for two passes.
+    """
+    if planner.recipe.mask_step:
+        raise ConfigError(
+            f"steps.{planner.recipe.mask_step}: a mosaic of a given association is made in one pass. Remove this step."
+        )
     by_name = {exposure.name: exposure for exposure in (*made.exposures, *given)}
     names = set(association.members)
     tasks = [task for task in made if not task.mosaic and task.subject in names]

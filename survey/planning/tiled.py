@@ -23,6 +23,7 @@ from survey.planning.mosaic_tasks import Draft, MosaicTasks
 from survey.steps.costs import FLOAT_GB, Work, image_gb
 from survey.steps.image3 import files
 
+DETECTION_BORDER_PX = 64  # around a tile, in which sources are searched for as well
 NOT_ALIGNED = "the alignment was not solved yet"
 # Parameters of Image3's steps that lay out the grids; the others do not make the alignment anew.
 GRID_PARAMETERS = ("pixel_scale", "pixel_scale_ratio", "crval", "crpix", "rotation", "output_shape", "output_wcs")
@@ -48,7 +49,12 @@ REFUSED: dict[str, dict[str, tuple[Any, str]]] = {
 
 @dataclass(frozen=True)
 class TiledMosaic(MosaicTasks):
-    """Makes the tasks of one association: `align`, and `pixels` for what comes after it."""
+    """Makes the tasks of one association: `align`, and `pixels` for what comes after it.
+
+    With ``detection`` it is a mosaic of a first pass, which is not assembled: its tiles are searched for sources.
+    """
+
+    detection: Mapping[str, Any] | None = None  # parameters of the search; see `survey.steps.image3.source_masks`
 
     @cached_property
     def acid(self) -> str:
@@ -145,6 +151,8 @@ class _Pixels:
         tiles = [
             self.drizzle(tile, indices, levels, flags, maps) for tile, indices in self.layout.final_tiles(side).items()
         ]
+        if self.mosaic.detection is not None:
+            return [*sky, levels, *maps, *groups, *medians.values(), *flags, *tiles, *self.detect(tiles)]
         whole = self.assemble(flags, tiles)
         made = [*sky, levels, *maps, *groups, *medians.values(), *flags, *tiles, whole]
         return made if self.mosaic.skips("source_catalog") else [*made, self.source_catalog(whole)]
@@ -216,6 +224,22 @@ class _Pixels:
         work = self.work(members, window=tile.box.grown(config.margin).pixels, output=tile.box.pixels)
         subject = files.tile_subject(self.product, tile.name)
         return self.mosaic.task(Draft("drizzle", subject, inputs, settings, reads, work, tile))
+
+    def detect(self, tiles: Sequence[Task]) -> list[Task]:
+        """The search for sources in each tile, and in a border that its neighbours hold."""
+        by_place = {(task.tile.ix, task.tile.iy): task for task in tiles if task.tile is not None}
+        found = []
+        for (ix, iy), task in by_place.items():
+            tile = task.tile
+            assert tile is not None
+            near = [by_place[place] for place in ((ix + x, iy + y) for y in (-1, 0, 1) for x in (-1, 0, 1))
+                    if place in by_place]  # fmt: skip
+            settings = {**(self.mosaic.detection or {}), "group": self.mosaic.group, "box": _edges(tile),
+                        "side": self.mosaic.config.tile}  # fmt: skip
+            work = self.work(window=tile.box.grown(DETECTION_BORDER_PX).pixels, output=tile.box.pixels)
+            draft = Draft("detect", task.subject, [self.alignment, *near], settings, (self.layout_file,), work, tile)
+            found.append(self.mosaic.task(draft))
+        return found
 
     def assemble(self, flags: Sequence[Task], tiles: Sequence[Task]) -> Task:
         side, (ny, nx) = self.mosaic.config.tile, self.layout.final_shape

@@ -12,7 +12,7 @@ from survey.config.pipeline_spec import ONLINE_CATALOGUES
 from survey.errors import ReferencesError
 from survey.models import Association, CatalogFile, Exposure
 from survey.mosaics.sky_plane import mean_direction
-from survey.planning.planner import mosaics_of, reference_of
+from survey.planning.mosaic_list import mosaics_of, reference_of
 from survey.planning.recipe import recipe_of
 from survey.reduction.inputs import raw_files, unreferenced
 from survey.reduction.options import Say, silent

@@ -19,10 +19,14 @@ from survey.models import COMPLETE, Exposure, Plan, Task, TaskRecord
 from survey.mosaics.association_files import read_association
 from survey.mosaics.groups import ensure_store
 from survey.mosaics.layouts import read_layouts
+from survey.names import first_pass_name
 from survey.planning.disk import check_room, room
 from survey.planning.memory import learn
-from survey.planning.planner import Planner, mosaics_of, steps_until
+from survey.planning.mosaic_list import mosaics_of
+from survey.planning.planner import Planner
 from survey.planning.planner import plan as make_plan
+from survey.planning.recipe import recipe_of
+from survey.planning.selection import is_selected, steps_until
 from survey.planning.staleness import DONE, state_of
 from survey.planning.supplied import group_of, plan_of
 from survey.reduction.alignment import check_alignment
@@ -42,7 +46,7 @@ from survey.reduction.outcome import Run
 from survey.reduction.placement import check_placement
 from survey.reduction.selection import all_left_out, select
 from survey.references import References
-from survey.scheduling.cleanup import clean_up
+from survey.scheduling.cleanup import clean_up, clean_up_first_pass
 from survey.steps.registry import REGISTRY, row_of
 from survey.workspace.provenance import ProvenanceWriter
 from survey.workspace.records import failure_path, read_records, write_record
@@ -86,6 +90,7 @@ def unchecked_plan(config: SurveyConfig, exposures: Sequence[Exposure], referenc
         exposures = [replace(item, fault=lacking.get(item.name, item.fault)) for item in exposures]
         references = with_catalogs(config, exposures, references)
     products = [association.product for association in mosaics_of(config, exposures)]
+    products += [first_pass_name(product) for product in products] if recipe_of(config).mask_step else []
     memory = learn(read_records(workspace.records).by_key.values())
     return make_plan(
         config, exposures, references, override_digests(config), read_layouts(workspace.root, products), memory
@@ -246,7 +251,8 @@ def _run_tasks(job: _Job, made: Plan, references: References) -> Run:
                 watch(record, was_reused)
 
         if not waiting:
-            tasks = [task for task in made if task.step in steps_until(made, job.options.until)]
+            names = steps_until(made, job.options.until)
+            tasks = [task for task in made if is_selected(task, names)]
             records = [stored[task.key] for task in tasks]
             for record in records:
                 decided(record, True)
@@ -256,6 +262,7 @@ def _run_tasks(job: _Job, made: Plan, references: References) -> Run:
                 mosaics.setdefault(task.mosaic, []).append(task)
             decided_now = {task.key: stored[task.key] for task in tasks}
             clean_up(root, decided_now, mosaics, stored, config.mosaic.keep_intermediate)
+            clean_up_first_pass(root, tasks, decided_now, config.mosaic.keep_intermediate)
             if job.options.report:
                 before = " That of an earlier run is kept." if (root / "reports" / REPORT).exists() else ""
                 job.callbacks.say(f"{REPORT} is not written, since all tasks were done before.{before}")
@@ -282,7 +289,9 @@ def _waiting(job: _Job, made: Plan, stored: Mapping[str, TaskRecord]) -> list[Ta
         Their products do not fit on the disk.
     """
     root, names = job.config.folders.root, steps_until(made, job.options.until)
-    waiting = [task for task in made if task.step in names and state_of(task, stored.get(task.key), root).state != DONE]
+    waiting = [
+        task for task in made if is_selected(task, names) and state_of(task, stored.get(task.key), root).state != DONE
+    ]
     check_room(room(root, made, waiting, stored, job.config.archive.local is None), root, job.callbacks.say)
     return waiting
 
@@ -306,7 +315,8 @@ def _on_cluster(
     planner = Planner(config, references, override_digests(config), learn(stored.values()))
     site = Site(str(root), config.survey, environment, config.limits, job.name)
     small = [task.memory_gb for task in made if not (task.mosaic or REGISTRY[task.step].external)]
-    tasks = [task for task in made if task.step in steps_until(made, options.until)]
+    names = steps_until(made, options.until)
+    tasks = [task for task in made if is_selected(task, names)]
     with contextlib.ExitStack() as stack:
         client = options.client
         if client is None:
@@ -323,6 +333,6 @@ def _on_cluster(
             if largest and task.memory_gb > largest:
                 say(f"{task.key} will not be run: {too_large(task, largest)}")
         kept = root / "reports" / REPORT if options.report else None
-        told = stack.enter_context(feed(client, config, made, steps_until(made, options.until), say, kept))
+        told = stack.enter_context(feed(client, config, made, names, say, kept))
         settings = RunSettings(stored, options.until, told.watch(decided), told.laid_out, reports.trouble)
         return run_plan(made, planner, site, client, settings)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from survey.models import COMPLETE, Task, TaskRecord
 from survey.steps.base import Unit
-from survey.steps.registry import REGISTRY, mosaic_of, row_of
+from survey.steps.registry import REGISTRY, is_intermediate, mosaic_of, row_of
 from survey.workspace.paths import discard
 from survey.workspace.products import in_place, recorded
 from survey.workspace.records import record_path
@@ -43,6 +43,40 @@ def clean_up(
                 _delete_stale_tiles(root, record.subject, {task.key for task in tasks}, stored)
 
 
+def clean_up_first_pass(root: Path, plan: Iterable[Task], decided: Mapping[str, TaskRecord], keep: bool) -> None:
+    """Delete what only a first pass needed, after a run in which every mask was made.
+
+    Parameters
+    ----------
+    root : of the workspace
+    plan : tasks of the run
+    decided : records of this run, by task key
+    keep : delete nothing
+    """
+    tasks = list(plan)
+    masks = [decided.get(task.key) for task in tasks if REGISTRY[task.step].masks]
+    if keep or not masks or any(record is None or record.status != COMPLETE for record in masks):
+        return
+    for task in tasks:
+        record = decided.get(task.key)
+        if task.first_pass and is_intermediate(task) and record is not None and record.status == COMPLETE:
+            for item in record.products:
+                discard(root, item.path)
+            if REGISTRY[task.step].makes_tiles:
+                _remove_empty_folders(root, {Path(item.path).parent for item in record.products})
+
+
+def _remove_empty_folders(root: Path, folders: Iterable[Path]) -> None:
+    """Remove folders of chunks that are empty, and those above them, up to the store of mosaics."""
+    for folder in folders:
+        while len(folder.parts) > 2:  # mosaics/mosaics.zarr
+            try:
+                (root / folder).rmdir()
+            except OSError:  # not empty, or gone
+                break
+            folder = folder.parent
+
+
 def _delete_intermediate(root: Path, tasks: Iterable[Task], decided: Mapping[str, TaskRecord]) -> None:
     """Delete products that only tasks of the mosaic read. They are made again when one of these tasks runs again."""
     for task in tasks:
@@ -62,7 +96,9 @@ def _delete_stale_tiles(root: Path, product: str, known: set[str], stored: Mappi
                 discard(root, item.path)
 
 
-def reusable_records(root: Path, tasks: Sequence[Task], stored: Mapping[str, TaskRecord]) -> dict[str, TaskRecord]:
+def reusable_records(
+    root: Path, tasks: Sequence[Task], stored: Mapping[str, TaskRecord], needed: Iterable[str] = ()
+) -> dict[str, TaskRecord]:
     """Records of earlier runs by task key, of the tasks that need not run again.
 
     A product must still be in the workspace. That of an intermediate step may be gone, unless a task that has to run
@@ -73,14 +109,30 @@ def reusable_records(root: Path, tasks: Sequence[Task], stored: Mapping[str, Tas
     root : of the workspace
     tasks : each after its inputs, with all that read an intermediate product of one of them
     stored : records of earlier runs, by key
+    needed : keys of tasks whose products other tasks will read: see `products_needed`
     """
     reusable: dict[str, TaskRecord] = {}
-    read: set[str] = set()  # keys of the inputs of tasks that have to run
+    read = set(needed)  # and keys of the inputs of tasks that have to run
     for task in reversed(tasks):
         record = recorded(task, stored.get(task.key))
-        may_be_gone = REGISTRY[task.step].intermediate and task.key not in read
+        may_be_gone = is_intermediate(task) and task.key not in read
         if record is not None and (may_be_gone or in_place(root, record)):
             reusable[task.key] = record
         else:
             read.update(task.inputs)
     return reusable
+
+
+def products_needed(root: Path, plan: Iterable[Task], stored: Mapping[str, TaskRecord]) -> frozenset[str]:
+    """Keys of the tasks of a first pass whose products a task that has to run will read.
+
+    Parameters
+    ----------
+    root, stored : as for `reusable_records`
+    plan : all tasks; those that are not known yet count as tasks that have to run
+    """
+    tasks = list(plan)
+    reusable = reusable_records(root, tasks, stored)
+    waiting = [task for task in tasks if task.key not in reusable]
+    early = {task.key for task in tasks if task.first_pass}
+    return frozenset(key for task in waiting for key in task.inputs if key in early)

@@ -7,7 +7,7 @@ submitted at the start.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dask.distributed import Client
@@ -16,8 +16,9 @@ from survey.cluster.capacity import expected_workers
 from survey.errors import InterruptedRunError, SurveyError
 from survey.execution.environment import Site
 from survey.models import Plan, Task, TaskRecord
-from survey.planning.planner import Planner, steps_until
-from survey.scheduling.cleanup import clean_up
+from survey.planning.planner import Planner
+from survey.planning.selection import is_selected, steps_until
+from survey.scheduling.cleanup import clean_up, clean_up_first_pass, products_needed
 from survey.scheduling.mosaic_gate import MosaicGate, Ready
 from survey.scheduling.task_queue import TaskQueue, scheduler_gone
 from survey.scheduling.waiting import wait_for_first_worker
@@ -71,10 +72,12 @@ def run_plan(plan: Plan, planner: Planner, site: Site, client: Client, settings:
         wait_for_first_worker(client, limit_seconds)
     root, steps = site.folders.root, steps_until(plan, settings.until)
     chains = exposure_chains(plan, steps)
-    queue = TaskQueue(client, site, settings.stored, limit_seconds)
+    selected = [task for task in plan if is_selected(task, steps)]
+    needed = products_needed(root, selected, settings.stored) if plan.first_pass else frozenset()
+    queue = TaskQueue(client, site, settings.stored, limit_seconds, needed)
     gate = MosaicGate(plan, planner, chains, steps, root)
     try:
-        _run(queue, gate, chains.values(), settings)
+        _run(queue, gate, settings)
     except BaseException as error:
         queue.cancel()
         if isinstance(error, KeyboardInterrupt):
@@ -83,6 +86,7 @@ def run_plan(plan: Plan, planner: Planner, site: Site, client: Client, settings:
             raise scheduler_gone(client) from error
         raise
     clean_up(root, queue.records, gate.submitted, settings.stored, planner.config.mosaic.keep_intermediate)
+    clean_up_first_pass(root, gate.seen, queue.records, planner.config.mosaic.keep_intermediate)
     return list(queue.records.values())
 
 
@@ -90,14 +94,14 @@ def exposure_chains(plan: Plan, steps: Sequence[str]) -> dict[str, list[Task]]:
     """The tasks of each exposure by its name, in order, of the steps that are run."""
     chains: dict[str, list[Task]] = {}
     for task in plan:
-        if task.step in steps and not task.mosaic:
+        if is_selected(task, steps) and not task.mosaic:
             chains.setdefault(task.subject, []).append(task)
     return chains
 
 
-def _run(queue: TaskQueue, gate: MosaicGate, chains: Iterable[Sequence[Task]], settings: RunSettings) -> None:
+def _run(queue: TaskQueue, gate: MosaicGate, settings: RunSettings) -> None:
     """Submit what is ready, and collect what has ended, until nothing is left."""
-    ready = deque(Ready(tuple(chain)) for chain in chains)
+    ready = deque(gate.ready_at_start())
     while ready or queue.unfinished:
         if ready:
             _start(ready.popleft(), queue, settings)

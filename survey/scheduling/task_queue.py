@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -59,14 +59,23 @@ class TaskQueue:
     site : the workspace, and what the child processes of tasks need
     stored : records of earlier runs, by task key
     limit_seconds : how long a task may wait while no worker can hold it
+    needed : keys of intermediate tasks whose products tasks that are added later will read
     """
 
-    def __init__(self, client: Client, site: Site, stored: Mapping[str, TaskRecord], limit_seconds: float):
+    def __init__(
+        self,
+        client: Client,
+        site: Site,
+        stored: Mapping[str, TaskRecord],
+        limit_seconds: float,
+        needed: Container[str] = (),
+    ):
         self.records: dict[str, TaskRecord] = {}  # of the decided tasks, by key
         self._client = client
         self._site = site
         self._root = site.folders.root
         self._stored = stored
+        self._needed = needed
         self._capacity_gb = capacity(client)  # largest memory resource of any worker; 0: the workers declare none
         self._timeout = WorkerTimeout(limit_seconds)
         # A scheduler answers a key that it still holds with the old result, which may be that of another workspace.
@@ -91,7 +100,8 @@ class TaskQueue:
         ----------
         tasks : each after its inputs; an input that is not among them was added before
         """
-        reusable = reusable_records(self._root, tasks, self._stored)
+        needed = [task.key for task in tasks if task.key in self._needed]
+        reusable = reusable_records(self._root, tasks, self._stored, needed)
         for task in tasks:
             if task.unknown:
                 self._decide(_failed(task, f"not run: {task.unknown}", "never"))

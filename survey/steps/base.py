@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from survey.config.pipeline_spec import StepSpec, check_settings, read_spec, types_in_use, with_files
+from survey.config.pipeline_spec import StepSpec, check_settings, parse_spec, read_spec, types_in_use, with_files
 from survey.config.values import expand
 from survey.errors import TaskError
 from survey.messages import shown, unquoted
@@ -106,6 +106,7 @@ class Step:
     step_class: str = ""
     parts: tuple[str, ...] = ()  # steps of the pipeline class that it runs; (): all
     defaults: Mapping[str, Any] = field(default_factory=dict)  # that differ from those of the pipeline
+    parameters: str = ""  # without a class: what the config can set, as the `spec` of a stpipe Step
 
     # What its tasks belong to
     chained: bool = False  # can be listed in the config's `steps`
@@ -115,6 +116,10 @@ class Step:
 
     # What its products are
     corrects: bool = False  # the product is of the kind that it accepts, such as a corrected rate
+    masks: bool = False  # the product is a source mask made from the mosaics of a first pass; steps after it read it
+    takes_mask: bool = False  # its class has a parameter `mask_file`, for the path of such a mask
+    first_pass: bool = False  # it makes a part of a first pass, and is not planned for other mosaics
+    kept: bool = False  # its products in a first pass are kept when the others are deleted: masks are made from them
     intermediate: bool = False  # the products are deleted once the mosaic is complete
     aligns: bool = False  # runs tweakreg on all members of a mosaic
     lays_out: bool = False  # the product is the layout of a mosaic
@@ -142,6 +147,9 @@ class Step:
 
     @property
     def spec(self) -> StepSpec | None:
+        """What the config can set: the parameters of the class, or the row's own; None: nothing."""
+        if self.parameters:
+            return StepSpec(f"{self.run.partition(':')[0]}:{self.name}", None, parse_spec(self.parameters))
         return read_spec(self.step_class) if self.step_class else None
 
     def settings(self, given: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
@@ -157,7 +165,7 @@ class Step:
 
     def reference_types(self, settings: Mapping[str, Any], pars: Container[str] = ()) -> tuple[str, ...]:
         """CRDS types that a task with these settings can read; see `types_in_use`."""
-        if self.spec is None:
+        if self.spec is None or not self.step_class:
             return ()
         if not self.parts:
             return types_in_use(self.spec, settings, pars)

@@ -127,6 +127,11 @@ def pixmap(work: Work) -> Cost:
     return Cost(PIPELINE_GB + 0.2 + 40 * work.image_gb, 1 + 250 * work.image_gb, 8.0 * work.image_gb)
 
 
+def source_mask(work: Work) -> Cost:
+    """The source mask of one exposure: positions of its pixels in the mosaic, in double precision."""
+    return Cost(PIPELINE_GB + 0.2 + 12 * work.image_gb, 1 + 60 * work.image_gb, 0.01 * work.image_gb)
+
+
 def outliers(work: Work) -> Cost:
     """Outlier flags of one exposure, from the median image as the exposure would have seen it."""
     return Cost(PIPELINE_GB + 0.3 + 45 * work.image_gb, 2 + 120 * work.image_gb, CAL_PLANES * work.image_gb)
@@ -165,6 +170,11 @@ def drizzle(work: Work) -> Cost:
         2 + 200 * sum(work.images_gb),
         (MOSAIC_PLANES + contexts) * work.output_gb,
     )
+
+
+def detect(work: Work) -> Cost:
+    """Sources in a tile and the border around it, the window."""
+    return Cost(PIPELINE_GB + 0.2 + 12 * work.window_gb, 1 + 60 * work.window_gb, 0.02 * work.output_gb)
 
 
 # --- whole mosaics ------------------------------------------------------------------------------------------------

@@ -22,14 +22,20 @@ def run(job: Job, step: Step) -> Outcome:
         The input is not a valid ramp; the class made no product with the suffix of the step, used reference files
         that were not planned, or left no usable pixel.
     """
-    if len(job.inputs) != 1:
+    expected = 2 if len(job.inputs) == 2 and step.takes_mask else 1
+    if len(job.inputs) != expected:
         raise TaskError(f"{job.key}: expected one input, got {len(job.inputs)}.")
+    settings = dict(job.settings)
+    if expected == 2:
+        settings["mask_file"] = job.inputs[1]
     source = link(job.inputs[0], job.path / "in", f"{job.subject}_{step.accepts}.fits")
     if step.accepts == "uncal":
         check_ramp(source, job.key)
     output = job.path / "products"
     output.mkdir()
-    resolved = call(step.step_class, source, output, job.settings)
+    resolved = call(step.step_class, source, output, settings)
+    if expected == 2:
+        resolved["mask_file"] = Path(job.inputs[1]).name
     main = f"{job.subject}_{step.produces}.fits"
     rename_product(output, job.subject, step, main)
     check_references(output / main, source, job)

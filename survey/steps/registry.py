@@ -3,6 +3,7 @@
 Steps of exposures:
 
 detector1            uncal -> rate      the pipeline's Detector1
+source_mask          tiles... -> mask   where sources are, from the mosaics of a first pass
 subtract_striping    rate -> striping   1/f noise (a correction of this package)
 image2               rate -> cal        the pipeline's Image2
 given                cal -> cal         a calibrated exposure that was made elsewhere
@@ -18,6 +19,7 @@ outlier_i2d          cal... -> outlier_i2d   exposures of a group, drizzled (gro
 median               outlier_i2d... -> median   median of the groups (tile)
 outliers             cal -> crf         outlier flags (exposure)
 drizzle              crf... -> chunks in mosaics.zarr   pixels of the mosaic (tile)
+detect               chunks -> detected sources in the mosaic of a first pass (tile)
 assemble             chunks -> i2d      header, FITS file and metadata of the zarr group (mosaic)
 source_catalog       i2d -> cat         source catalogue and segmentation map (mosaic)
 
@@ -33,10 +35,19 @@ from typing import Any
 
 from survey.config.sections import StepConfig
 from survey.messages import nearest, shown, unquoted
-from survey.models import TaskRecord
+from survey.models import Task, TaskRecord
 from survey.steps import costs
 from survey.steps.base import Step, Unit
 
+# How the mosaics of a first pass are searched for sources: see `survey.steps.image3.source_masks.Detection`.
+DETECTION = {"n_sigma": 2.0, "smooth_arcsec": 0.06, "min_pixels": 5, "grow_arcsec": 0.1}
+_MASK_PARAMETERS = f"""
+    n_sigma = float(default={DETECTION["n_sigma"]}, min=0.5) # Height above the background [standard deviations]
+    smooth_arcsec = float(default={DETECTION["smooth_arcsec"]}, min=0.0) # Standard deviation of the Gaussian [arcsec]
+    min_pixels = integer(default={DETECTION["min_pixels"]}, min=1) # Smallest number of connected pixels of the mosaic
+    grow_arcsec = float(default={DETECTION["grow_arcsec"]}, min=0.0) # Radius by which each source grows [arcsec]
+    filters = force_list(default=None) # Filters whose mosaics are searched; default: the filter of the exposure
+"""
 _IMAGE3 = "jwst.pipeline.calwebb_image3:Image3Pipeline"
 
 
@@ -70,6 +81,21 @@ _ROWS = (
         color="#1f4e79",
     ),
     Step(
+        name="source_mask",
+        version=1,
+        unit=Unit.EXPOSURE,
+        accepts="rate",
+        produces="mask",
+        folder="stage1",
+        run="survey.steps.image3.source_masks:mask_exposure",
+        parameters=_MASK_PARAMETERS,
+        defaults=DETECTION,
+        chained=True,
+        masks=True,
+        cost=costs.source_mask,
+        color="#4f7f3f",
+    ),
+    Step(
         name="subtract_striping",
         version=2,
         unit=Unit.EXPOSURE,
@@ -80,6 +106,7 @@ _ROWS = (
         step_class="survey.corrections.striping:SubtractStripingStep",
         chained=True,
         corrects=True,
+        takes_mask=True,
         cost=costs.ramps(gb=4.0, seconds=20.0, planes=costs.RATE_PLANES),
         color="#35699f",
     ),
@@ -133,11 +160,12 @@ _ROWS = (
         folder="asn",
         run="survey.steps.association:run",
         per_mosaic=True,
+        kept=True,
         color="#7a8288",
     ),
     _part(
         "align", "asn", "layout", "align:run",
-        unit=Unit.MOSAIC, parts=("tweakreg", "resample", "skymatch"), aligns=True, lays_out=True,
+        unit=Unit.MOSAIC, parts=("tweakreg", "resample", "skymatch"), aligns=True, lays_out=True, kept=True,
         cost=costs.align, color="#3c9a72",
     ),
     _part(
@@ -174,6 +202,22 @@ _ROWS = (
         "drizzle", "crf", "zarr", "drizzle:run",
         unit=Unit.TILE, folder="mosaics", parts=("resample",), assembled_by="assemble", replaces=("mosaic",),
         cost=costs.drizzle, color="#6a3d8f",
+    ),
+    Step(
+        name="detect",
+        version=1,
+        unit=Unit.TILE,
+        accepts="zarr",
+        produces="detected",
+        folder="stage3",
+        run="survey.steps.image3.source_masks:detect_tile",
+        per_mosaic=True,
+        engine="tiled",
+        needs_layout=True,
+        first_pass=True,
+        kept=True,
+        cost=costs.detect,
+        color="#7fae6f",
     ),
     _part(
         "assemble", "zarr", "i2d", "assemble:run",
@@ -221,6 +265,7 @@ _ROWS = (
 
 REGISTRY: dict[str, Step] = {step.name: step for step in _ROWS}
 # Rows that planners look up.
+LAST_OF_FIRST_PASS = next(step.name for step in _ROWS if step.first_pass)
 GIVEN, ASSOCIATION, IMAGE3 = (REGISTRY[name] for name in ("given", "association", "image3"))
 
 
@@ -245,8 +290,16 @@ def mosaic_of(record: TaskRecord) -> str:
 def mosaic_steps(engine: str) -> tuple[str, ...]:
     """Names of the steps that make mosaics with an engine, in order."""
     return tuple(
-        name for name, step in REGISTRY.items() if step.engine == engine or (step.per_mosaic and not step.engine)
+        name
+        for name, step in REGISTRY.items()
+        if not step.first_pass and (step.engine == engine or (step.per_mosaic and not step.engine))
     )
+
+
+def is_intermediate(task: Task) -> bool:
+    """Whether the products of a task are deleted once what they are needed for is complete."""
+    step = REGISTRY[task.step]
+    return not step.kept if task.first_pass else step.intermediate
 
 
 def check_chain(chain: Sequence[StepConfig]) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -271,10 +324,22 @@ def check_chain(chain: Sequence[StepConfig]) -> tuple[dict[str, dict[str, Any]],
             before = next((name for name in known if REGISTRY[name].produces == step.accepts), None)
             hint = f" Add {before!r} before it in steps." if before else ""
             faults.append(f"steps.{step.name}: {step.name!r} accepts {step.accepts}, got {_kind(suffix)}.{hint}")
-        suffix = step.produces
+        suffix = suffix if step.masks else step.produces
         settings[step.name], found = step.settings(entry.settings, f"steps.{step.name}")
         faults += found
-    return settings, faults
+    return settings, [*faults, *_mask_faults([*settings])]
+
+
+def _mask_faults(names: Sequence[str]) -> list[str]:
+    """What is wrong with a chain that makes a source mask."""
+    mask = next((name for name in names if REGISTRY[name].masks), None)
+    if mask is None:
+        return []
+    after = names[names.index(mask) + 1 :]
+    if any(REGISTRY[name].takes_mask for name in after):
+        return []
+    readers = ", ".join(name for name, step in REGISTRY.items() if step.takes_mask)
+    return [f"steps.{mask}: no step after it reads the mask. Put one of these after it, or remove it: {readers}."]
 
 
 def _kind(suffix: str) -> str:

@@ -12,7 +12,7 @@ from survey.mosaics.arrays import ARRAYS, context_planes
 from survey.mosaics.grid import Tile, tiles
 from survey.mosaics.groups import group_attributes
 from survey.mosaics.layouts import Layout
-from survey.mosaics.tiles import create, empty_arrays, remove_old_chunks, stream_fits
+from survey.mosaics.tiles import create, empty_arrays, link_chunks, remove_old_chunks, stream_fits
 from survey.names import programs_of
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.image3 import files
@@ -67,7 +67,7 @@ def run(job: Job, step: Step) -> Outcome:
     made = create(job.path / "store", layout.final_shape, side, names, planes, fill)
     metadata = [path.relative_to(job.path / "store") for path in sorted((job.path / "store").rglob("zarr.json"))]
     view = create(job.path / "view", layout.final_shape, side, names, planes, fill)
-    _view(job.path / "view", store / group, names)
+    link_chunks(job.path / "view", store / group, names)
     if not any(path.is_file() for path in (store / group / "sci" / "c").rglob("*")):  # tiles without data have no chunk
         raise TaskError(f"{job.subject}: {EMPTY}")
     model = header(job, resample, layout, Path(grid_path), _Headers(crfs, association))
@@ -138,13 +138,6 @@ def _simulated(crfs: list[str]) -> bool:
     from survey.steps.pipeline import is_simulated
 
     return any(is_simulated(Path(path)) for path in crfs)
-
-
-def _view(folder: Path, group: Path, names: list[str]) -> None:
-    """Link the chunks of the group next to its new metadata, so that zarr can read them before it is complete."""
-    for name in names:
-        if (group / name / "c").is_dir():
-            (folder / name / "c").symlink_to(group / name / "c")
 
 
 def header(job: Job, resample: Any, layout: Layout, grid_path: Path, members: _Headers) -> Any:

@@ -83,6 +83,7 @@ CRF = File("crf.fits")
 # Of a group and of a tile: `group_subject`, `tile_subject`
 GROUP_I2D = File("outlier_i2d.npy")
 MEDIAN = File("median.npy")
+DETECTED = File("detected.npz")  # in a first pass: where sources are in a tile
 
 
 def member_subject(exposure: str, acid: str) -> str:
