@@ -15,7 +15,7 @@ from survey.mosaics.coverage import angle_text, farthest_deg, fields_of, fields_
 from survey.mosaics.grid import Box
 from survey.mosaics.layouts import Aligned, Layout, Member, Scale
 from survey.mosaics.sky_plane import mean_direction, separation_deg
-from survey.names import observation_label, parse_exposure
+from survey.names import final_name, observation_label, parse_exposure
 from survey.steps.alignment import check, skipped, watched
 from survey.steps.base import Job, Outcome, Step
 from survey.steps.image3 import files
@@ -129,10 +129,11 @@ def _given_alignment(job: Job, names: Sequence[str]) -> dict[str, Description]:
     folder = job.settings.get("alignment")
     if not folder:
         return {}
-    paths, faults = choose(Path(str(folder)), names, job.subject)
+    own = [final_name(name) for name in names]  # both passes take the same files
+    paths, faults = choose(Path(str(folder)), own, job.subject)
     if faults:
         raise TaskError(" ".join(faults))
-    return {name: read_alignment(path) for name, path in paths.items()}
+    return {name: read_alignment(paths[final_name(name)]) for name in names}
 
 
 def _align(
