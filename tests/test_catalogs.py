@@ -10,6 +10,8 @@ import pytest
 from observatory import make_observatory
 from stub_steps import FakeReferences, exposure
 
+from survey.cli.plan_report import Planned, plan_blocks, plan_document
+from survey.cli.tables import text_of
 from survey.config.model import SurveyConfig
 from survey.errors import ServiceUnreachableError, TaskError
 from survey.models import CatalogFile
@@ -177,6 +179,10 @@ def test_the_plan_says_which_catalogue_changed_or_is_missing(tmp_path):
     ]
     assert differences(made[1], blank_record(made[0])) == ["catalogs/a.csv holds other bytes"]
     assert made[2].unknown == "catalogs/a.csv is not there yet" and not made[2].digest
+    references = WithCatalog(CatalogFile("catalogs/a.csv"))
+    planned = Planned(config(tmp_path), plan(config(tmp_path), [exposure(1)], references), ())
+    assert plan_document(planned)["catalogs_to_fetch"] == ["catalogs/a.csv"]
+    assert "to fetch before the first task: catalogs/a.csv" in text_of(plan_blocks(planned))
 
 
 def test_a_mosaic_whose_first_exposure_is_lost_needs_the_catalogue_of_another_date(tmp_path):

@@ -38,7 +38,7 @@ def test_the_mosaic_is_that_of_the_pipeline_with_the_same_service(small, finishe
     monkeypatch.setenv("ASTROMETRIC_CATALOG_URL", NOWHERE)
     said = survey("run", config, code=3)
     assert NOWHERE in said.stderr and "GAIADR3" in said.stderr and "abs_refcat also takes a file" in said.stderr
-    assert "catalogs/" in survey("plan", config).stdout
+    assert "to fetch before the first task: catalogs/" in survey("plan", config).stdout
 
     monkeypatch.setenv("ASTROMETRIC_CATALOG_URL", small.server.catalogs_url)
     before = asked(small.server)

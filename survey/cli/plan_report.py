@@ -99,8 +99,15 @@ def plan_document(made: Planned) -> dict[str, Any]:
         "raw_gb": round(sum(item.size or 0 for item in plan.exposures) / 1e9, 3),
         "products_gb": round(total_gb(plan.exposures) + sum(item.get("mosaic_gb", 0.0) for item in associations), 3),
         "notices": notices_document(made.notices),
+        "catalogs_to_fetch": _catalogs_to_fetch(plan),
         "disk": {} if made.room is None else {key: round(value, 3) for key, value in asdict(made.room).items()},
     }
+
+
+def _catalogs_to_fetch(made: Plan) -> list[str]:
+    """Online reference catalogues that the workspace lacks."""
+    files = {(name, task.digests.get(name, "")) for task in made if REGISTRY[task.step].aligns for name in task.files}
+    return sorted(name for name, sha256 in files if not sha256)
 
 
 def _table(made: Planned) -> dict[str, dict[str, dict[str, int]]]:
@@ -161,6 +168,7 @@ def plan_blocks(made: Planned) -> list[Block]:
     blocks += [f"left out {item.name}: {item.fault}" for item in plan.exposures if item.fault]
     blocks += left_out_lines(document["left_out"])
     blocks += _reason_lines(made.states)
+    blocks += [f"to fetch before the first task: {name}" for name in document["catalogs_to_fetch"]]
     blocks += notice_lines(document["notices"])
     least = "at least " if later else ""
     costs = f": {document['cpu_hours']:.2f} CPU-hours, largest task {document['peak_gb']:.1f} GB of memory"
