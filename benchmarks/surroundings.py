@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from equality import compare_files
-from measure import SURVEY, measure, say, served, simulate, survey_environment
+from measure import ROOT, SURVEY, measure, say, served, simulate, survey_environment
 
 from survey.workspace.records import read_records
 
@@ -132,12 +132,15 @@ def run(scratch: Path, name: str, given: Surroundings, servers: Mapping[str, str
         for file, text in files.items():
             (base / kind / file).parent.mkdir(parents=True, exist_ok=True)
             (base / kind / file).write_text(text)
-    environment = survey_environment({**servers, **given.variables, "HOME": str(base / "home")})
-    if given.path:
-        environment["PYTHONPATH"] = f"{environment['PYTHONPATH']}:{base / 'path'}"
+    path = [str(ROOT), *([given.variables["PYTHONPATH"]] if "PYTHONPATH" in given.variables else [])]
+    path += [str(base / "path")] if given.path else []
+    variables = {**given.variables, "HOME": str(base / "home"), "PYTHONPATH": ":".join(path)}
     command = shlex.join([*SURVEY, "run", str(scratch / "config.yaml"), "--workspace", str(base / "ws"),
                           "--cluster", str(scratch / "deploy.yaml")])  # fmt: skip
-    measure(["bash", "-c", f"{given.shell or ':'}; exec {command}"], cwd=base / "folder", environment=environment)
+    # In the shell alone: the process that measures must not be in these surroundings.
+    exported = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    lines = [f"cd {shlex.quote(str(base / 'folder'))}", given.shell or ":", f"exec env {exported} {command}"]
+    measure(["bash", "-c", "\n".join(lines)], environment=survey_environment(servers))
     return base / "ws"
 
 

@@ -224,3 +224,22 @@ def test_a_module_that_runs_at_start_is_recorded(tmp_path):
     environment = {**os.environ, "PYTHONPATH": f"{PACKAGE}:{tmp_path}"}
     shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert shown.stdout.strip() == str(tmp_path / "sitecustomize.py"), shown.stderr
+
+
+def test_the_command_keeps_docstrings():
+    """pyvo, which astroquery imports, edits its own, and cannot be imported with PYTHONOPTIMIZE=2."""
+    code = (
+        "import survey.cli.main; survey.cli.main.console = lambda: print(__import__('sys').flags.optimize); "
+        "from survey.cli.__main__ import console; console()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "PYTHONOPTIMIZE": "2"}
+    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert shown.stdout.strip() == "0", shown.stderr
+
+
+@pytest.mark.parametrize("file", ["kubernetes.yaml", "kubernetes-plain.yaml", "slurm.yaml", "pbs.yaml"])
+def test_jobs_and_pods_import_nothing_from_the_current_folder(file):
+    from survey.cluster.preview import preview
+
+    workers = [text for name, text in preview(PACKAGE / "deploy" / file, "ws").items() if "--nthreads" in text]
+    assert workers and all("PYTHONSAFEPATH" in text for text in workers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import NoReturn
 
 from survey.isolation import leave_out_current_folder
@@ -9,6 +11,9 @@ from survey.isolation import leave_out_current_folder
 
 def console() -> NoReturn:
     """Entry point of the command."""
+    if sys.flags.optimize and os.environ.pop("PYTHONOPTIMIZE", ""):
+        # Packages that edit their own docstrings cannot be imported without them; start again with them.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     leave_out_current_folder()
     from survey.cli import main
 
