@@ -165,6 +165,8 @@ class _Pixels:
 
     def skymatch(self, sky: Sequence[Task]) -> Task:
         settings = self.mosaic.parameters("skymatch")
+        if settings.get("skymatch", {}).get("skymethod", "match") not in ("match", "user"):
+            settings["level"] = "float"  # levels of these methods had another type before, and so other last bits
         reads = (self.layout_file, *(files.SKY_STATISTICS.path(task.subject) for task in sky))
         return self.mosaic.task(Draft("skymatch", self.product, [self.alignment, *sky], settings, reads, self.work()))
 

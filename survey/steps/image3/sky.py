@@ -137,7 +137,8 @@ def _solve(skymatch: Any, layout: Layout, measured: Sequence[Statistics]) -> dic
         )
     match(images, skymethod=skymatch.skymethod, match_down=skymatch.match_down, subtract=skymatch.subtract)
     return {
-        member.sky_id: Level(typed(member.sky), deltas=tuple(member.image.deltas))
+        # A datamodel keeps a level as a float of Python; pixels minus it are in single precision.
+        member.sky_id: Level(typed(float(member.sky)), deltas=tuple(member.image.deltas))
         if member.is_sky_valid
         else SKIPPED_LEVEL
         for member in members
