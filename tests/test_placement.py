@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from observatory import make_observatory
 from stub_steps import exposure
-from test_cli import survey_command as survey
+from test_cli import console
 
 from survey.config.model import SurveyConfig
 from survey.errors import ConfigError
 from survey.mosaics.sky_plane import unproject
-from survey.reduction.job import plan
+from survey.reduction.inputs import fetch
+from survey.reduction.inspection import forecast
+from survey.reduction.job import plan, run
 from survey.reduction.placement import placement_of
 from survey.simulate.server import serve
 
@@ -125,7 +127,7 @@ def test_one_observation_in_two_fields_is_split_by_exclude(tmp_path):
     assert "Observation 1 has exposures in more than one field" in text and "'exclude:'" in text
 
 
-def test_the_first_step_of_a_new_user_leads_to_a_clear_message(tmp_path):
+def test_the_first_step_of_a_new_user_leads_to_a_clear_message(tmp_path, monkeypatch, capsys):
     """configs/ceers.yaml with the keys of another program: its grid is that of CEERS."""
     corners = [unproject(point, (150.1, 2.2), 1.0, 0.0) for point in ((0, 0), (60, 0), (60, 60), (0, 60))]
     make_observatory(tmp_path / "observatory", program=1727, corners=corners)
@@ -139,12 +141,31 @@ def test_the_first_step_of_a_new_user_leads_to_a_clear_message(tmp_path):
         path = tmp_path / "mine.yaml"
         path.write_text(text)
         for command in ("plan", "run"):
-            done = survey(command, path)
-            assert done.returncode == 2, done.stdout + done.stderr
+            code, _, err = console(monkeypatch, capsys, command, path)
+            assert code == 2, err
             line = text.splitlines().index("  crval_deg: [214.825, 52.825]") + 1
-            assert f"{path}:{line}: mosaic.crval_deg: the grid misses all 18 exposures" in done.stderr
-            assert "survey init 1727" in done.stderr
+            assert f"{path}:{line}: mosaic.crval_deg: the grid misses all 18 exposures" in err
+            assert "survey init 1727" in err
         assert not server.downloads()
-        init = survey("init", 1727, "--output", tmp_path / "new.yaml", "--server", server.url, "--crds-server",
-                      server.url, "--json")  # fmt: skip
-        assert json.loads(init.stdout)["grid"]["crval_deg"] == pytest.approx([150.0917, 2.2083], abs=1e-3)
+        servers = ("--server", server.url, "--crds-server", server.url)
+        _, out, _ = console(monkeypatch, capsys, "init", 1727, "--output", tmp_path / "new.yaml", *servers, "--json")
+        assert json.loads(out)["grid"]["crval_deg"] == pytest.approx([150.0917, 2.2083], abs=1e-3)
+
+
+def test_an_observation_outside_the_grid_is_refused_by_name(tmp_path):
+    exposures = [at(1), at(2, observation=5, centre=(CENTRE[0], 54.0))]
+    text = fault_of(tmp_path, exposures, per=("filter", "observation"), **around(CENTRE))
+    assert "the grid misses the only exposure of jw01345-o005_t001" in text
+    assert text.endswith("Or leave this observation out by 'observations:'.")
+
+
+def test_status_shows_what_a_run_would_refuse(tmp_path):
+    make_observatory(tmp_path / "folder", exposures=1, observations=(1,))
+    config = config_of(tmp_path, **around((5.0, 52.8)))
+    config = config.model_copy(update={"archive": config.archive.model_copy(update={"local": tmp_path / "folder/raw"})})
+    fetch(config)
+    short, long = forecast(config).warnings
+    assert "the grid misses all 2 exposures of jw01345-a3001_t001_nircam_clear-f200w-sub320" in short
+    assert "the grid misses the only exposure of jw01345-a3001_t001_nircam_clear-f444w-sub320" in long
+    with pytest.raises(ConfigError, match="the grid misses"):
+        run(config)

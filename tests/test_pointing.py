@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 from observatory import make_observatory, write_raw
 from stub_steps import exposure
-from test_cli import survey_command as survey
+from test_cli import console
 
 from survey.archive.ledger import LEDGER, Ledger
 from survey.archive.pointing import KEYWORDS, KINDS, pointing_faults
@@ -84,22 +84,24 @@ def test_each_exposure_is_named_once_its_header_is_known():
     assert pointing_warnings(exposures[1:]) == []
 
 
-def test_plan_and_status_name_them(tmp_path, server):
+def test_plan_and_status_name_them(tmp_path, server, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     path = write(tmp_path, server)
-    assert "pointing" not in survey("plan", path, cwd=tmp_path).stdout.lower()  # the archive's rows do not say
-    assert survey("fetch", path, cwd=tmp_path).returncode == 0
+    assert "pointing" not in console(monkeypatch, capsys, "plan", path)[1]  # the archive's rows do not say
+    assert console(monkeypatch, capsys, "fetch", path)[0] == 0
     for command in ("plan", "status"):
-        lines = survey(command, path, cwd=tmp_path).stdout.splitlines()
+        lines = console(monkeypatch, capsys, command, path)[1].splitlines()
         found = [line for line in lines if line.startswith("warning: 1 of 6 exposures have ")]
         assert len(found) == 2 and COARSE in found[0] and "coarse pointing" in found[0]
         assert PLANNED in found[1] and "ENGQLPTG is PLANNED" in found[1]
-    document = json.loads(survey("plan", path, "--json", cwd=tmp_path).stdout)
+    document = json.loads(console(monkeypatch, capsys, "plan", path, "--json")[1])
     assert {item["name"]: item["pointing"] for item in document["exposures"] if item["pointing"]} == {
         COARSE: "coarse", PLANNED: "planned",
     }  # fmt: skip
 
 
-def test_they_are_left_out_on_demand(tmp_path, server):
+def test_they_are_left_out_on_demand(tmp_path, server, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     path = write(tmp_path, server, "[coarse]")
     config = read_config(path)
     assert not any(item.excluded for item in find_exposures(config))
@@ -111,7 +113,7 @@ def test_they_are_left_out_on_demand(tmp_path, server):
     assert found[COARSE].sha256 and not found[PLANNED].excluded
     assert {item.name for item in find_exposures(config) if item.excluded} == {COARSE}
     assert len(held_exposures(config)) == 5
-    plan = survey("plan", path, cwd=tmp_path).stdout
+    _, plan, _ = console(monkeypatch, capsys, "plan", path)
     assert f"left out {COARSE}: coarse pointing" in plan and "5 exposures (5 fetched" in plan
     assert len(server.downloads(COARSE)) == 1
     assert len(held_exposures(read_config(write(tmp_path, server)))) == 6  # its file is kept

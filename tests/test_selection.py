@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from observatory import make_observatory, write_raw
 from stub_steps import FakeReferences, exposure
-from test_cli import survey_command as survey
+from test_cli import console
 
 from survey.archive.ledger import LEDGER, Ledger
 from survey.config.model import SurveyConfig, read_config
@@ -102,24 +102,25 @@ def test_a_file_of_another_mode_in_the_workspace_is_not_fetched(tmp_path, server
     assert not server.downloads(CORON) and (raw / name).exists()
 
 
-def test_commands_name_what_is_left_out(tmp_path, server):
+def test_commands_name_what_is_left_out(tmp_path, server, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     config_of(tmp_path, server, "[jw01345001001_02101_00003_*]")
     path = tmp_path / "c.yaml"
     line = "left out jw01345001001_02101_00003_nrcb1, jw01345001001_02101_00003_nrcb2, "
     line += "jw01345001001_02101_00003_nrcblong: excluded by the config (exclude: jw01345001001_02101_00003_*)."
-    before = survey("plan", path, cwd=tmp_path)
-    assert line in before.stdout and "6 exposures (0 fetched" in before.stdout
-    fetched = survey("fetch", path, cwd=tmp_path)
-    assert (fetched.returncode, fetched.stdout.strip()) == (0, f"4 raw files verified in {tmp_path}/ws/raw")
+    _, before, _ = console(monkeypatch, capsys, "plan", path)
+    assert line in before and "6 exposures (0 fetched" in before
+    code, out, err = console(monkeypatch, capsys, "fetch", path)
+    assert (code, out.strip()) == (0, f"4 raw files verified in {tmp_path}/ws/raw")
     mode = f"left out {CORON}: is not a NIRCam image of NRCB1 by its header (EXP_TYPE NRC_CORON, FILTER F200W)."
-    assert mode in fetched.stderr and line in fetched.stderr
+    assert mode in err and line in err
     assert not server.downloads("00003")
     for command in ("plan", "status"):
-        done = survey(command, path, cwd=tmp_path)
-        assert done.returncode == 0 and mode in done.stdout
-        document = json.loads(survey(command, path, "--json", cwd=tmp_path).stdout)
+        code, out, _ = console(monkeypatch, capsys, command, path)
+        assert code == 0 and mode in out
+        document = json.loads(console(monkeypatch, capsys, command, path, "--json")[1])
         assert document["left_out"][OTHER].startswith("holds filter F150W")
-    assert survey("fetch", path, "--recheck", cwd=tmp_path).returncode == 0
+    assert console(monkeypatch, capsys, "fetch", path, "--recheck")[0] == 0
     assert len(server.downloads(CORON)) == 2
 
 

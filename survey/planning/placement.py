@@ -120,13 +120,14 @@ def _elsewhere(
     key = "mosaic.crval_deg" if "crval_deg" in given else "mosaic.image3.resample.crval"
     remove = f"remove {_listed(given)}" if given else "remove the grid from mosaic.image3.resample"
     ra, dec = wcs.centre_deg
+    other = "" if association.field == "all" else " Or leave this observation out by 'observations:'."
     many = f"all {len(known)} exposures" if len(known) > 1 else "the only exposure"
     return (
         f"{key}: the grid misses {many} of {association.product}. Its centre is at {ra:.4f} {dec:.4f} deg, theirs at "
         f"{middle[0]:.4f} {middle[1]:.4f} deg, {angle_text(apart)} away; the nearest exposure is "
         f"{angle_text(gap_deg)} from its border. 'survey init {association.program}' writes a config with a grid that "
         f"holds them: take crval_deg, crpix, rotation_deg and shape from it; or {remove}, and the pipeline chooses a "
-        "grid."
+        f"grid.{other}"
     )
 
 

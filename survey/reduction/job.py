@@ -211,6 +211,8 @@ def _fetch_available(job: _Job) -> tuple[tuple[Exposure, ...], dict[str, str]]:
     config, say = job.config, job.callbacks.say
     found = find_exposures(config, say=say)
     say(f"{len(found)} exposures of {config.program_text}")
+    usable = tuple(exposure for exposure in found if not exposure.excluded)
+    check_placement(config, Plan((), usable, mosaics_of(config, usable)))  # before hours of downloads
     if config.archive.local is None and any(not (exposure.sha256 or exposure.excluded) for exposure in found):
         # Check the disk space for the products before hours of downloads.
         made = unchecked_plan(config, found)
