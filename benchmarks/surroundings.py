@@ -111,7 +111,7 @@ ALL: dict[str, Surroundings] = {
     )}, reaches=True),
     "older processor": Surroundings({"OPENBLAS_CORETYPE": "Sandybridge"}, reaches=True),
     "no wide vectors": Surroundings({"NPY_DISABLE_CPU_FEATURES": (
-        "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX2 FMA3"
+        "X86_V3 X86_V4 AVX512_ICL AVX512_SPR"
     )}, reaches=True),
 }  # fmt: skip
 
