@@ -150,7 +150,7 @@ def machine() -> dict[str, str]:
     }
     found = {
         "processor": _processor(),
-        "vector units": " ".join([*vectors["baseline"], *vectors["found"]]),
+        "vector units": " ".join([*vectors.get("baseline", ()), *vectors.get("found", ())]),
         "libraries": ", ".join(sorted(libraries)),
     }
     modules = (sys.modules.get(name) for name in ("sitecustomize", "usercustomize"))

@@ -243,3 +243,11 @@ def test_jobs_and_pods_import_nothing_from_the_current_folder(file):
 
     workers = [text for name, text in preview(PACKAGE / "deploy" / file, "ws").items() if "--nthreads" in text]
     assert workers and all("PYTHONSAFEPATH" in text for text in workers)
+
+
+def test_a_processor_without_further_vector_units(monkeypatch):
+    """numpy leaves the key out then, as on an old processor or with all units in NPY_DISABLE_CPU_FEATURES."""
+    import numpy
+
+    monkeypatch.setattr(numpy, "show_config", lambda mode: {"SIMD Extensions": {"baseline": ["X86_V2"]}})
+    assert machine.__wrapped__()["vector units"] == "X86_V2"
