@@ -111,3 +111,19 @@ def test_pixels_of_a_window_without_a_border_are_all_scanned():
     alone = drizzled(clipped, np.dstack(stored.pixel_to_world_values(0, 0)), box, window.shape)["data"]
     np.testing.assert_array_equal(windowed(arrays, pixmap, window, grid)["data"], wanted)
     assert (alone != wanted).sum() > 10
+
+
+def test_edges_of_an_exposure_far_from_the_border_that_they_cross():
+    """drizzle cuts off pixels of a bent edge as far as the next corner of the exposure."""
+    frame, grid = (60, 1000), Box(0, 0, 900, 700)
+    y, x = np.indices(frame, dtype=float)
+    y += 1e-5 * (x - 500) ** 2
+    pixmap = np.stack([np.cos(0.5) * x - np.sin(0.5) * y - 181, np.sin(0.5) * x + np.cos(0.5) * y + 20], axis=-1)
+    rng = np.random.default_rng(4)
+    arrays = {"data": rng.normal(3, 1, frame).astype("f4"), "weight": rng.uniform(0.5, 2, frame).astype("f4")}
+    missed = left_out(pixmap, Box(0, 0, frame[1], frame[0]), grid, 1.0)
+    assert (missed & (pixmap[..., 0] > 70) & (pixmap[..., 1] > 70)).sum() > 500
+    wanted = drizzled(arrays, pixmap, Box(0, 0, frame[1], frame[0]), grid.shape)
+    found = windowed(arrays, pixmap, grid, grid)
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(found[name], values, name)

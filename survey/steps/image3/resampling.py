@@ -183,8 +183,9 @@ def reach(pixmap: Any, used: Box) -> Box:
 def left_out(pixmap: Any, used: Box, grid: Box, ratio: float) -> Any:
     """Pixels that drizzle omits of an exposure that crosses the border of the mosaic: ndarray (ny, nx) of bool.
 
-    drizzle clips the exposure along a straight line, and so omits some pixels that distortion puts inside. They are
-    found by drizzling groups of pixels that are too far apart to reach the same output pixel.
+    drizzle clips the exposure along a straight line, and so omits some pixels that distortion puts inside, along the
+    border and along the edges of the exposure that cross it. They are found by drizzling groups of pixels that are too
+    far apart to reach the same output pixel.
 
     Parameters
     ----------
@@ -209,8 +210,11 @@ def left_out(pixmap: Any, used: Box, grid: Box, ratio: float) -> Any:
     half = 0.75 / ratio
     missed |= depth <= -half  # kernels that reach farther than a pixel would take them
     where = np.zeros_like(missed)
-    where[used.slices] = True
-    where &= np.isfinite(local).all(axis=2) & (depth > -half) & (depth < LINE_PX)
+    where[used.slices] = depth[used.slices] < LINE_PX
+    band = math.ceil(LINE_PX * max(ratio, 1.0))
+    for edge in (np.s_[:band], np.s_[-band:], np.s_[:, :band], np.s_[:, -band:]):
+        where[used.slices][edge] = True
+    where &= np.isfinite(local).all(axis=2) & (depth > -half)
     rows, columns = np.nonzero(where)
     x = np.clip(np.floor(local[rows, columns, 0] + 0.5), 0, nx - 1).astype(int)
     y = np.clip(np.floor(local[rows, columns, 1] + 0.5), 0, ny - 1).astype(int)
