@@ -45,10 +45,15 @@ CATALOGUE = "reference_catalogue.ecsv"
 _OWN_FOLDERS = ("raw", "truth", "crds")
 
 
-def build(directory: Path | str, scene: Scene, *, progress: Progress | None = None) -> None:
+def build(directory: Path | str, scene: Scene, *, progress: Progress | None = None, references: bool = True) -> None:
     """Make a whole observatory in a folder; the same scene gives the same bytes.
 
     A folder that holds an earlier one is replaced.
+
+    Parameters
+    ----------
+    progress : called after each exposure
+    references : False leaves out the CRDS rules and reference files, which many scenes may have in common
 
     Raises
     ------
@@ -87,7 +92,8 @@ def build(directory: Path | str, scene: Scene, *, progress: Progress | None = No
         _write_flats(directory, scene, detector, {dict(shot.filters).get(detector_name) for shot in shots})
     truth.write(directory / "truth")
     _write_catalogues(directory, scene, drawn)
-    rules.write_crds(directory, scene)
+    if references:
+        rules.write_crds(directory, scene)
     if progress:
         progress(total, total, "crds")
     entries.sort(key=lambda entry: (entry["start_mjd"], entry["name"]))

@@ -182,11 +182,11 @@ def flux_image(sources: Table, detector: str, window: Window, filter_name: str, 
         else:
             to_sky = pixel_to_east_north(detector, window, x[i], y[i], attitude)
             stamp = galaxy_stamp(sources[i], psf, fraction, to_sky)
-        _add(image, stamp, column, row, flux[i])
+        add_stamp(image, stamp, column, row, flux[i])
     return image
 
 
-def _add(image: np.ndarray, stamp: np.ndarray, column: int, row: int, flux: float) -> None:
+def add_stamp(image: np.ndarray, stamp: np.ndarray, column: int, row: int, flux: float) -> None:
     """Add a stamp of odd size whose central pixel is (column, row), as far as it lies on the image, in place."""
     half = stamp.shape[0] // 2
     x0, y0 = column - half, row - half

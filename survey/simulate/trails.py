@@ -8,9 +8,9 @@ import numpy as np
 
 from survey.simulate.psf import PIXEL_ARCSEC, Psf, load_psf, passband
 from survey.simulate.sections import Trails
+from survey.simulate.sky import AB_ZERO_UJY, add_stamp
 from survey.simulate.streams import Streams
 
-AB_ZERO_UJY = 23.9  # AB magnitude of 1 uJy
 TRAIL = np.dtype([(n, "f8") for n in ("x", "y", "vx", "vy", "rate_e_s", "mag_ab", "speed_arcsec_s")])
 STEP_PIXELS = 0.5  # the trail is a row of images of the object, this far apart
 
@@ -47,7 +47,8 @@ class Trail:
         half = self.psf.bank.shape[-1] // 2
         for x, y in zip(self.x + self.vx * times, self.y + self.vy * times, strict=True):
             if -half <= x < nx + half and -half <= y < ny + half:
-                add_stamp(image, self.psf, (float(x), float(y)), share)
+                column, row = int(np.floor(x)), int(np.floor(y))
+                add_stamp(image, self.psf.stamp(float(x) - column, float(y) - row), column, row, share)
         return image * self.response
 
     def row(self) -> np.ndarray:
@@ -87,15 +88,3 @@ def draw_trail(
     rate = 10 ** (0.4 * (AB_ZERO_UJY - mag_ab)) * electrons_per_ujy
     at = time * seconds
     return Trail(x - vx * at, y - vy * at, vx, vy, rate, mag_ab, arcsec_s, load_psf(filter_name), response)
-
-
-def add_stamp(image: np.ndarray, psf: Psf, at: tuple[float, float], flux: float) -> None:
-    """Add a point source at (x, y) to an image in place, as far as it lies on it."""
-    column, row = int(np.floor(at[0])), int(np.floor(at[1]))
-    half = psf.bank.shape[-1] // 2
-    x0, y0 = column - half, row - half
-    left, bottom = max(x0, 0), max(y0, 0)
-    right, top = min(column + half + 1, image.shape[1]), min(row + half + 1, image.shape[0])
-    if left < right and bottom < top:
-        stamp = psf.stamp(at[0] - column, at[1] - row)
-        image[bottom:top, left:right] += flux * stamp[bottom - y0 : top - y0, left - x0 : right - x0]
