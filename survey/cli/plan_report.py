@@ -27,7 +27,7 @@ from survey.planning.disk import Room, total_gb
 from survey.planning.grids import ALIGNMENT, CONFIG, FOOTPRINTS, Grid
 from survey.planning.staleness import State, causes, reach, summary
 from survey.steps.costs import MOSAIC_BYTES
-from survey.steps.registry import REGISTRY
+from survey.steps.registry import row_of
 
 SHOWN = 12  # causes, failures and exposures in the text; the document has all
 SOURCES = {
@@ -106,7 +106,7 @@ def plan_document(made: Planned) -> dict[str, Any]:
 
 def _catalogs_to_fetch(made: Plan) -> list[str]:
     """Online reference catalogues that the workspace lacks."""
-    files = {(name, task.digests.get(name, "")) for task in made if REGISTRY[task.step].aligns for name in task.files}
+    files = {(name, task.digests.get(name, "")) for task in made if row_of(task).aligns for name in task.files}
     return sorted(name for name, sha256 in files if not sha256)
 
 
@@ -135,7 +135,7 @@ def _mosaic(made: Planned, product: str, name: str, members: Sequence[str]) -> d
 
 def _tiles(made: Plan, product: str) -> dict[str, Any]:
     """Tiles of a mosaic and how many members touch them; nothing for a mosaic that has none."""
-    tiles = [task for task in made if task.mosaic == product and REGISTRY[task.step].makes_tiles]
+    tiles = [task for task in made if task.mosaic == product and row_of(task).makes_tiles]
     boxes = [task.tile.box for task in tiles if task.tile is not None]
     if not boxes:
         return {}
@@ -200,8 +200,8 @@ def _mosaic_text(item: Mapping[str, Any]) -> str:
 
 def _later_lines(made: Planned) -> list[str]:
     """Mosaics whose tasks after the alignment are not planned: the layout of their tiles is not known."""
-    aligned = {task.mosaic: task.step for task in made.plan if REGISTRY[task.step].lays_out}
-    planned = {task.mosaic for task in made.plan if REGISTRY[task.step].needs_layout}
+    aligned = {task.mosaic: task.step for task in made.plan if row_of(task).lays_out}
+    planned = {task.mosaic for task in made.plan if row_of(task).needs_layout}
     later = [product for product in aligned if product not in planned]
     if not later:
         return []

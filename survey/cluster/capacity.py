@@ -7,7 +7,7 @@ from typing import Any
 
 from survey.cluster.deploy import RESOURCE
 from survey.models import Task
-from survey.steps.registry import REGISTRY
+from survey.steps.registry import row_of
 
 EXPECTED = "survey-expected-workers"  # in a scheduler's metadata
 TOO_LARGE = "Use a larger worker, a smaller mosaic or tile, or one mosaic per [filter, observation]."
@@ -44,5 +44,5 @@ def capacity(client: Any) -> float:
 
 def too_large(task: Task, capacity_gb: float) -> str:
     """Message for a task that needs more memory than any worker has, and would wait forever."""
-    advice = REGISTRY[task.step].advice or TOO_LARGE
+    advice = row_of(task).advice or TOO_LARGE
     return f"needs resource {RESOURCE} = {task.memory_gb:.1f}, the largest worker has {capacity_gb:.1f}. {advice}"

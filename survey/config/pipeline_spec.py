@@ -20,11 +20,13 @@ from typing import Any
 from configobj import ConfigObj
 from configobj.validate import ValidateError, Validator, VdtMissingValue
 
+from survey.config.values import expand
 from survey.messages import did_you_mean, nearest, shown, unquoted
 from survey.names import plain_name
 
 # Base classes of every Step, with the parameters that all steps share.
 _ROOTS = ("stpipe.step:Step", "jwst.stpipe.core:JwstStep")
+PIPELINES = tuple(f"jwst.pipeline.calwebb_{name.lower()}:{name}Pipeline" for name in ("Detector1", "Image2", "Image3"))
 # Set by survey: a config that changes inputs or outputs would hide products from the records.
 RESERVED = frozenset(
     {"output_dir", "output_file", "output_ext", "output_use_model", "output_use_index", "search_output_file"}
@@ -43,6 +45,8 @@ class StepSpec:
     parameters: Mapping[str, str]  # name -> configobj check, such as "float(default=4.0,min=0)"
     reference_types: tuple[str, ...] = ()
     steps: Mapping[str, StepSpec] = field(default_factory=dict)
+    pars_type: str | None = None  # CRDS type of its parameter file; None: by its name; '': it has none
+    foreign: bool = False  # of a package that is neither the pipeline's nor this one
 
     @property
     def class_name(self) -> str:
@@ -51,8 +55,13 @@ class StepSpec:
     @cached_property
     def pars_types(self) -> tuple[str, ...]:
         """CRDS types of the parameter files of this class and its steps, such as 'pars-jumpstep'."""
-        own = f"pars-{self.class_name.lower()}"
-        return (own, *(name for step in self.steps.values() for name in step.pars_types))
+        return (*self.own_pars, *(name for step in self.steps.values() for name in step.pars_types))
+
+    @property
+    def own_pars(self) -> tuple[str, ...]:
+        """CRDS type of the parameter file of this class, without its steps."""
+        name = f"pars-{self.class_name.lower()}" if self.pars_type is None else self.pars_type
+        return (name,) if name else ()
 
     @cached_property
     def all_reference_types(self) -> tuple[str, ...]:
@@ -94,10 +103,11 @@ def read_spec(path: str) -> StepSpec:
 
 # The same, for the class that a task runs; a step inside a pipeline may be skipped.
 RESERVED_ABOVE = frozenset({"save_results", "skip"})
+CheckHooks = Callable[[Any, str], tuple[list[Any], list[str]]]
 
 
 def check_settings(
-    spec: StepSpec, settings: Mapping[str, Any], where: str, *, inside: bool = False
+    spec: StepSpec, settings: Mapping[str, Any], where: str, *, inside: bool = False, hooks: CheckHooks | None = None
 ) -> tuple[dict[str, Any], list[str]]:
     """Check settings against the parameters of a Step and of its steps.
 
@@ -107,6 +117,7 @@ def check_settings(
     settings : parameter -> value; step name -> {parameter: value} for a pipeline
     where : key that messages start with, such as "steps.detector1"
     inside : the settings are those of a step inside a pipeline
+    hooks : checks a value of pre_hooks and post_hooks; default: they are refused
 
     Returns
     -------
@@ -121,7 +132,11 @@ def check_settings(
                 got = shown(value)
                 faults.append(f"{where}.{name}: {name!r} is a step; expected a mapping of parameters, found {got}.")
                 continue
-            clean[name], below = check_settings(spec.steps[name], value, f"{where}.{name}", inside=True)
+            clean[name], below = check_settings(spec.steps[name], value, f"{where}.{name}", inside=True, hooks=hooks)
+            faults += below
+            continue
+        if name in ("pre_hooks", "post_hooks") and hooks is not None:
+            clean[name], below = hooks(value, f"{where}.{name}")
             faults += below
             continue
         if name in RESERVED_ABOVE and not inside:
@@ -149,15 +164,14 @@ def types_in_use(spec: StepSpec, settings: Mapping[str, Any], pars: Container[st
     -------
     types : sorted, with 'pars-*' types
     """
-    own = f"pars-{spec.class_name.lower()}"
-    types = {own, *(kind for kind in spec.reference_types if settings.get(f"override_{kind}") is None)}
+    types = {*spec.own_pars, *(kind for kind in spec.reference_types if settings.get(f"override_{kind}") is None)}
     for name, step in spec.steps.items():
         given = settings.get(name, {})
         switch = given.get("skip") if isinstance(given, Mapping) else None
-        set_by_crds = own in pars or f"pars-{step.class_name.lower()}" in pars
+        set_by_crds = any(kind in pars for kind in (*spec.own_pars, *step.own_pars))
         off_by_default = "default=True" in step.parameters.get("skip", "") and not set_by_crds
         if switch is True or (switch is None and off_by_default):
-            types.add(f"pars-{step.class_name.lower()}")
+            types.update(step.own_pars)
         else:
             types.update(types_in_use(step, given if isinstance(given, Mapping) else {}, pars))
     return tuple(sorted(types))
@@ -175,7 +189,12 @@ ONLINE_CATALOGUES = ("GAIAREFCAT", "GAIADR3", "GAIADR2", "GAIADR1")
 
 
 def named_files(name: str, value: Any) -> list[str]:
-    """Paths of files or folders in the value of a parameter; empty for other parameters."""
+    """Paths of files or folders in the value of a parameter; empty for other parameters.
+
+    A parameter of another package's Step names a file if its value is an absolute path, which `check_settings` makes.
+    """
+    if isinstance(value, Mapping):  # a hook with parameters
+        return override_files(value)
     if isinstance(value, list | tuple):
         return [path for item in value for path in named_files(name, item)]
     if not isinstance(value, str) or not value.strip():
@@ -183,7 +202,7 @@ def named_files(name: str, value: Any) -> list[str]:
     if name.startswith("override_"):
         return [value] if value != "N/A" else []
     is_file = name in FILE_PARAMETERS and not (name == "abs_refcat" and value.strip().upper() in ONLINE_CATALOGUES)
-    return [value] if is_file else []
+    return [value] if is_file or value.startswith("/") else []
 
 
 def override_files(settings: Mapping[str, Any]) -> list[str]:
@@ -235,10 +254,16 @@ def _check_value(spec: StepSpec, name: str, value: Any) -> Any:
             raise ValidateError("expected a finite number")
         if name in OUTPUT_NAMES and clean and not plain_name(str(clean)):
             raise ValidateError("it is part of the name of a product: expected a plain file name")
-        return clean
+        return _path_or_text(clean) if spec.foreign and isinstance(clean, str) else clean
     except (ValidateError, VdtMissingValue, OverflowError, TypeError) as error:
         said = f"{name} = {shown(value)} does not match {check[:300]}: {str(error)[:200]}"
         raise ValueError(f"{said}{_close_option(check, value)}") from error
+
+
+def _path_or_text(value: str) -> str:
+    """A text that names a file, or a path of a folder, as an absolute path; other text as it is."""
+    path = Path(expand(value)).expanduser()
+    return str(path.absolute()) if path.is_file() or ("/" in value and path.exists()) else value
 
 
 def _close_option(check: str, value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from survey.config.values import ConfigPath, Filter, Section, Server
+from survey.config.values import ConfigPath, Filter, Parameters, Section, Server, name_of_code
 from survey.credentials import server_address
 from survey.messages import shown, unquoted
 
@@ -167,7 +167,7 @@ class MosaicConfig(Section):
     max_missing: int = Field(
         0, ge=0, description="number of exposures that may be missing from a mosaic [exposures]", examples=[2]
     )
-    image3: dict[str, Any] = Field(
+    image3: Parameters = Field(
         default_factory=dict,
         description="parameters of the steps of the pipeline's Image3, by the step's name",
         examples=[{"tweakreg": {"expand_refcat": True}}],
@@ -225,7 +225,7 @@ class StepConfig(Section):
     """One entry of ``steps``."""
 
     name: str = Field(description="name of the step, such as 'detector1'")
-    settings: dict[str, Any] = Field(default_factory=dict, description="parameters of the step")
+    settings: Parameters = Field(default_factory=dict, description="parameters of the step")
 
     @model_validator(mode="before")
     @classmethod
@@ -233,11 +233,12 @@ class StepConfig(Section):
         """``detector1``, ``{detector1: {...}}`` or ``{detector1: null}`` -> name and settings."""
         if isinstance(value, dict) and isinstance(value.get("name"), str) and set(value) <= {"name", "settings"}:
             return value
-        if isinstance(value, str):
-            return {"name": value}
+        if isinstance(value, str | type):
+            return {"name": name_of_code(value)}
         if not isinstance(value, dict) or len(value) != 1:
             raise ValueError(f"{shown(value)}: expected one step, such as 'image2: {{}}'.")
         name, settings = next(iter(value.items()))
+        name = name_of_code(name)
         if settings is not None and not isinstance(settings, dict):
             raise ValueError(f"{unquoted(name)}: expected a mapping of parameters, found {shown(settings)}.")
         return {"name": str(name), "settings": {str(key): item for key, item in (settings or {}).items()}}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
@@ -150,3 +151,29 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def name_of_code(value: Any) -> Any:
+    """'module:Class' for a class or function, which Python code can give in place of its name; else the value.
+
+    Raises
+    ------
+    ValueError
+        Tasks cannot import it: it is defined inside of a function, or in a script or notebook.
+    """
+    if isinstance(value, Mapping):
+        return {name_of_code(key): name_of_code(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(name_of_code(item) for item in value)
+    if not isinstance(value, type | FunctionType):
+        return value
+    if value.__module__ == "__main__" or "<" in value.__qualname__:
+        where = "a script or notebook" if value.__module__ == "__main__" else "a function"
+        raise ValueError(
+            f"{value.__qualname__} is defined inside of {where}, from which tasks cannot import it; put it into a "
+            "module of an installed package."
+        )
+    return f"{value.__module__}:{value.__qualname__}"
+
+
+Parameters = Annotated[dict[str, Any], BeforeValidator(name_of_code)]

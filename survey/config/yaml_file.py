@@ -54,7 +54,18 @@ class Document:
         place = fault.partition(": ")[0]
         if place.startswith("--"):
             return fault
-        return f"{self.locate(place.split('.'))}: {fault}"
+        return f"{self.locate(self._place(place.split('.')))}: {fault}"
+
+    def _place(self, parts: Sequence[str]) -> Place:
+        """The deepest place in the file that a dotted key names; keys may hold dots themselves: package.Class."""
+        place: Place = ()
+        while parts:
+            ends = (end for end in range(len(parts), 0, -1) if (*place, ".".join(parts[:end])) in self.lines)
+            end = next(ends, 0)
+            if not end:
+                break
+            place, parts = (*place, ".".join(parts[:end])), parts[end:]
+        return place
 
     def fault(self, item: Mapping[str, Any], model: Any) -> str:
         """An error of a pydantic model as a message with file and line."""

@@ -21,7 +21,7 @@ from survey.dashboard.report import joined
 from survey.dashboard.state import update_of
 from survey.models import Plan, Task, TaskRecord
 from survey.planning.selection import is_selected
-from survey.steps.registry import REGISTRY
+from survey.steps.registry import row_of
 from survey.workspace.files import write_file
 
 FLUSH_SECONDS = 0.5
@@ -59,7 +59,7 @@ class Feed:
         tasks = [task for task in made if is_selected(task, self._names)]
         self._guesses = guesses(tasks)
         chain = [task.step for task in tasks if not task.mosaic]
-        calibrated = [step for step in chain if REGISTRY[step].makes_members]
+        calibrated = [task.step for task in tasks if not task.mosaic and row_of(task).makes_members]
         facts = {
             "run": self._run,
             "survey": config.survey,
@@ -69,7 +69,7 @@ class Feed:
             "exposures": len({task.subject for task in tasks if not task.mosaic}),
             "last_step": (calibrated or chain or [""])[-1],
             "totals": [[*place, *total] for place, total in totals(tasks).items()],
-            "products": [task.mosaic for task in tasks if REGISTRY[task.step].lays_out],
+            "products": [task.mosaic for task in tasks if row_of(task).lays_out],
         }
         self._journal = Journal(self._root, facts)
         try:
@@ -107,7 +107,7 @@ class Feed:
     def laid_out(self, product: str, tasks: Sequence[Task]) -> None:
         """Replace the predicted tasks of a mosaic by those that are planned after its alignment."""
         guess = self._guesses.pop(product, {})
-        after = [task for task in tasks if REGISTRY[task.step].needs_layout and is_selected(task, self._names)]
+        after = [task for task in tasks if row_of(task).needs_layout and is_selected(task, self._names)]
         found = totals(after)
         nothing = [0, 0.0]
         rows = [
@@ -117,7 +117,7 @@ class Feed:
             ]
             for place in dict.fromkeys((*guess, *found))
         ]
-        tiles = [(task, task.tile) for task in after if task.tile is not None and REGISTRY[task.step].makes_tiles]
+        tiles = [(task, task.tile) for task in after if task.tile is not None and row_of(task).makes_tiles]
         self._tiles |= {task.key: (product, tile.ix, tile.iy) for task, tile in tiles}
         first = tiles[0][0] if tiles else None
         facts = {
@@ -240,6 +240,6 @@ def guesses(tasks: Iterable[Task]) -> dict[str, Totals]:
     """Predicted tasks after each alignment, by product."""
     parts: dict[str, list[Task]] = {}
     for task in tasks:
-        if REGISTRY[task.step].needs_layout:
+        if row_of(task).needs_layout:
             parts.setdefault(task.mosaic, []).append(task)
     return {product: totals(part) for product, part in parts.items()}

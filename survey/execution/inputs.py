@@ -10,7 +10,7 @@ from survey.config.pipeline_spec import override_files
 from survey.errors import TaskError
 from survey.models import Task, TaskRecord
 from survey.steps.parameter_files import content_digest, known_sha256
-from survey.steps.registry import REGISTRY
+from survey.steps.registry import row_of
 from survey.workspace import paths
 from survey.workspace.folders import Workspace
 from survey.workspace.records import record_path
@@ -60,7 +60,7 @@ def verified_sources(task: Task, workspace: Workspace, inputs: Sequence[TaskReco
 
 def _reads_chunks(task: Task, record: TaskRecord) -> bool:
     """Whether a task reads the chunks of a tile where they are published."""
-    made, reads = REGISTRY[record.step], REGISTRY[task.step]
+    made, reads = row_of(record), row_of(task)
     return made.makes_tiles and (made.assembled_by == reads.name or reads.first_pass)
 
 
@@ -117,7 +117,7 @@ def _products_read(task: Task, inputs: Sequence[TaskRecord]) -> list[tuple[str, 
             (product.path, product.sha256, record.key)
             for record in inputs
             for product in record.products
-            if Path(product.path).stem == f"{record.subject}_{REGISTRY[record.step].produces}"
+            if Path(product.path).stem == f"{record.subject}_{row_of(record).produces}"
         ]
     made = {product.path: (product.sha256, record.key) for record in inputs for product in record.products}
     unknown = next((path for path in task.reads if path not in made), None)

@@ -21,7 +21,7 @@ from survey.models import COMPLETE, Product, Task, TaskRecord
 from survey.mosaics.tiles import uncommit
 from survey.names import association_id
 from survey.steps.base import Outcome, Unit
-from survey.steps.registry import REGISTRY, mosaic_of
+from survey.steps.registry import REGISTRY, mosaic_of, row_of
 from survey.workspace import paths
 from survey.workspace.files import replace_folder, sync_folder, sync_tree
 from survey.workspace.folders import Workspace
@@ -68,7 +68,7 @@ def publish(
         sync_tree(path)
     final = replace(record, products=products)
     places = [_place(task, workspace.root, target) for _, target in made]
-    row = REGISTRY[task.step]
+    row = row_of(task)
     mark: Path | None = None  # of the mosaic's group in the store: its presence commits the mosaic
     if row.makes_tiles:
         mark = _place(task, workspace.root, f"mosaics/mosaics.zarr/{task.settings['group']}/zarr.json")
@@ -112,7 +112,7 @@ def _remove_records(files: Iterable[Path], workspace: Workspace) -> None:
 
 def _replaced(task: Task, products: Sequence[Product], workspace: Workspace) -> list[Path]:
     """Files of the records of the other engine whose products are replaced by those of a task."""
-    mine, ours = REGISTRY[task.step], {product.path for product in products}
+    mine, ours = row_of(task), {product.path for product in products}
     found: list[Path] = []
     for name in mine.replaces:
         unit = REGISTRY[name].unit

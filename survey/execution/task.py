@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from survey import __version__
+from survey.config.code_versions import code_versions
 from survey.errors import TaskError
 from survey.execution.children import RESULT, Usage, child_server
 from survey.execution.environment import KEEP_MEMORY, ONE_THREAD, Site
@@ -30,8 +31,8 @@ from survey.execution.inputs import verified_sources
 from survey.execution.publication import publish, published
 from survey.isolation import in_effect, machine
 from survey.models import COMPLETE, FAILED, SKIPPED, Notice, Task, TaskRecord
-from survey.steps.base import Job, Outcome
-from survey.steps.registry import REGISTRY
+from survey.steps.base import Job, Outcome, code_in
+from survey.steps.registry import row_of
 from survey.versions import installed_versions, recorded_versions
 from survey.workspace.files import is_disk_full, write_file
 from survey.workspace.folders import Workspace
@@ -90,14 +91,15 @@ def run_task(task: Task, site: Site, inputs: Sequence[TaskRecord] = (), limit_gb
 
 
 def _check_versions(task: Task) -> None:
-    """Check that this worker has the versions of packages that the task's digest depends on.
+    """Check that this worker has the versions of packages, and the code outside of them, that the digest depends on.
 
     Raises
     ------
     TaskError
         Class 'never': it has others; each is named.
     """
-    here = installed_versions()
+    code = code_in(task.settings)
+    here = {**installed_versions(), **(code_versions(code) if code else {})}
     pairs = [(name, here.get(name), wanted) for name, wanted in task.versions.items()]
     wrong = "; ".join(f"{name} {found}, planned {wanted}" for name, found, wanted in pairs if found != wanted)
     if wrong:
@@ -166,7 +168,7 @@ def skipped_record(task: Task, lost: TaskRecord) -> TaskRecord:
 def _run(
     task: Task, site: Site, workspace: Workspace, base: TaskRecord, inputs: Sequence[TaskRecord], limit_gb: float
 ) -> TaskRecord:
-    step = REGISTRY[task.step]
+    step = row_of(task)
     sources = verified_sources(task, workspace, inputs)
     folder = workspace.folder(step.folder) / f".{task.step}.{task.subject}.{uuid.uuid4().hex[:8]}"
     folder.mkdir(parents=True)
@@ -224,7 +226,7 @@ def run_job(folder: str) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True)
     job = Job.from_json(json.loads((Path(folder) / "job.json").read_text()))
-    step = REGISTRY[job.step]
+    step = row_of(job)
     os.environ["TMPDIR"] = tempfile.tempdir = folder  # tempfile keeps the folder that the server found
     module_name, _, function_name = step.run.partition(":")
     result: dict[str, Any]

@@ -12,7 +12,7 @@ from survey.mosaics.layouts import Layout
 from survey.mosaics.predictions import predict_wcs
 from survey.mosaics.sky_plane import LinearWcs, Point
 from survey.nircam import native_scale_arcsec
-from survey.steps.registry import REGISTRY
+from survey.steps.registry import row_of
 
 CONFIG, ALIGNMENT, FOOTPRINTS = "config", "alignment", "footprints"
 TOLERANCE_ARCSEC = 1.0  # a footprint is known to this accuracy before the alignment
@@ -51,7 +51,7 @@ def grids(made: Plan, resample: Mapping[str, Any], layouts: Mapping[str, Layout]
     layouts : product -> what its alignment laid out
     """
     by_name = {exposure.name: exposure for exposure in made.exposures}
-    aligned = {task.mosaic: task.digest for task in made if REGISTRY[task.step].lays_out}
+    aligned = {task.mosaic: task.digest for task in made if row_of(task).lays_out}
     found: dict[str, Grid | None] = {}
     for association in made.associations:
         layout = layouts.get(association.product)

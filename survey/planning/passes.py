@@ -16,7 +16,7 @@ from survey.models import Association, Exposure, Task
 from survey.mosaics.grid import Box, places
 from survey.mosaics.layouts import Layout
 from survey.names import first_pass_name
-from survey.steps.registry import REGISTRY
+from survey.steps.registry import row_of
 
 # Footprints are corners by the telescope's pointing, which the alignment moves.
 FOOTPRINT_PAD_ARCSEC = 5.0
@@ -56,7 +56,7 @@ class PlannedMosaic:
     @cached_property
     def detected(self) -> dict[tuple[int, int], Task]:
         """The tasks that search the tiles of a mosaic of a first pass, by column and row of the tile."""
-        found = [task for task in self.tasks if REGISTRY[task.step].first_pass]
+        found = [task for task in self.tasks if row_of(task).first_pass]
         return {(task.tile.ix, task.tile.iy): task for task in found if task.tile is not None}
 
     def near(self, exposure: Exposure, side: int) -> list[Task]:

@@ -31,7 +31,7 @@ from survey.planning.stock import StockMosaic
 from survey.planning.tiled import TiledMosaic, group_numbers
 from survey.steps.base import Step
 from survey.steps.image3 import files
-from survey.steps.registry import GIVEN, REGISTRY, mosaic_steps
+from survey.steps.registry import GIVEN, REGISTRY, mosaic_steps, row_for, row_of
 from survey.versions import installed_versions
 
 
@@ -69,6 +69,11 @@ class Planner:
         return installed_versions()
 
     @cached_property
+    def _with_packages(self) -> dict[str, dict[str, str]]:
+        """Step that runs other people's code -> versions, with those of its packages."""
+        return {name: self.versions | dict(more) for name, more in self.recipe.packages.items()}
+
+    @cached_property
     def _types(self) -> dict[tuple[str, tuple[str, ...]], tuple[str, ...]]:
         """Step and the parameter files that CRDS has for it -> reference types in use."""
         return {}
@@ -77,7 +82,8 @@ class Planner:
         """The chain of one exposure, from its raw file to what the mosaics take; of two passes, what both share."""
         tasks: list[Task] = []
         for name, settings in self.recipe.shared_chain.items():
-            tasks.append(self._exposure_task(REGISTRY[name], exposure, settings, tasks[-1:], f"raw/{exposure.file}"))
+            step = row_for(name, settings)
+            tasks.append(self._exposure_task(step, exposure, settings, tasks[-1:], f"raw/{exposure.file}"))
         ends = self.recipe.makes_mosaics and not self.recipe.mask_step
         return [*tasks, *self._engine_tasks(exposure, tasks[-1])] if ends else tasks
 
@@ -85,8 +91,8 @@ class Planner:
         """The chain of an exposure in the first pass, after the tasks that both passes share."""
         named, tasks = of_first_pass(exposure), [shared[-1]]
         for name, settings in self.recipe.second_chain.items():
-            if not REGISTRY[name].masks:
-                tasks.append(self._exposure_task(REGISTRY[name], named, settings, tasks[-1:]))
+            if not row_for(name, settings).masks:
+                tasks.append(self._exposure_task(row_for(name, settings), named, settings, tasks[-1:]))
         return [*tasks[1:], *self._engine_tasks(named, tasks[-1])]
 
     def second_pass_tasks(
@@ -103,7 +109,7 @@ class Planner:
         mask = self._mask_task(exposure, first)
         tasks = [shared[-1]]
         for name, settings in self.recipe.second_chain.items():
-            row = REGISTRY[name]
+            row = row_for(name, settings)
             if not row.masks:
                 before = [tasks[-1], mask] if row.takes_mask else tasks[-1:]
                 tasks.append(self._exposure_task(row, exposure, settings, before))
@@ -269,7 +275,7 @@ class Planner:
             digests=digests,
             references=found,
             sha1=sha1,
-            versions=self.versions,
+            versions=self._with_packages.get(task.step, self.versions),
             context=self.config.references.context,
             unknown=pending,
             memory_gb=self.memory.corrected(task),
@@ -278,14 +284,13 @@ class Planner:
         return task if pending else replace(task, digest=task_digest(task))
 
     def _references_of(self, task: Task, exposure: str) -> tuple[dict[str, str], str]:
-        row = REGISTRY[task.step]
-        spec = row.spec
-        if spec is None or not row.step_class:
+        row = row_of(task)
+        if not row.step_class:
             return {}, ""
         if self.references is None:
             return {}, "references were not looked up yet"
         try:
-            pars = tuple(self.references.for_step(exposure, spec.pars_types))
+            pars = tuple(self.references.for_step(exposure, row.pars_types(task.settings)))
             # All tasks of a step have one set of settings; only the parameter files may differ between exposures.
             key = (task.step, pars)
             if key not in self._types:
@@ -376,7 +381,7 @@ def _mosaics(
 
 def _cal(chain: Sequence[Task]) -> Task:
     """The task of a chain that makes what an association is made of."""
-    return next(task for task in reversed(chain) if REGISTRY[task.step].makes_members)
+    return next(task for task in reversed(chain) if row_of(task).makes_members)
 
 
 def task_digest(task: Task) -> str:
@@ -384,7 +389,7 @@ def task_digest(task: Task) -> str:
     return digest(
         {
             "step": task.step,
-            "version": REGISTRY[task.step].version,
+            "version": row_of(task).version,
             "subject": task.subject,
             "settings": dict(task.settings),
             "inputs": dict(task.digests),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from survey.config.code_versions import code_versions
 from survey.config.model import SurveyConfig
 from survey.config.pipeline_spec import missing_files
 from survey.config.sections import SCALES_ARCSEC, MosaicConfig, StepConfig
@@ -16,8 +17,10 @@ from survey.errors import ConfigError
 from survey.messages import nearest, shown
 from survey.nircam import FILTERS
 from survey.planning.tiled import faults as tiled_faults
+from survey.steps.base import code_in
+from survey.steps.foreign import probe_names
 from survey.steps.parameter_files import listed_files
-from survey.steps.registry import IMAGE3, REGISTRY, check_chain
+from survey.steps.registry import IMAGE3, REGISTRY, check_chain, row_for, row_named
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,14 @@ class Recipe:
     chain: Mapping[str, Mapping[str, Any]]  # step -> settings, for each exposure, in order
     image3: Mapping[str, Any]  # parameters of Image3's steps, the config's grid included
     makes_mosaics: bool  # whether the chain ends in what a mosaic is made from
+    # step -> name and version of the packages of other people's steps and hooks that it runs
+    packages: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     faults: tuple[str, ...] = ()  # each starts with its place in the config: 'steps.detector1.jump: ...'
 
     @cached_property
     def mask_step(self) -> str:
         """Name of the step that makes source masks from the mosaics of a first pass; '' for one pass."""
-        return next((name for name in self.chain if REGISTRY[name].masks), "")
+        return next((name for name in self.chain if row_named(name).masks), "")
 
     @cached_property
     def shared_chain(self) -> dict[str, Mapping[str, Any]]:
@@ -81,6 +86,7 @@ def checked(config: SurveyConfig) -> Recipe:
 
 def check(steps: Sequence[StepConfig], mosaic: MosaicConfig, filters: Sequence[str] | None) -> Recipe:
     """Check steps and parameters against the installed pipeline and the engines; `recipe_of` does it once a config."""
+    probe_names(steps, REGISTRY, mosaic.image3)
     chain, faults = check_chain(steps)
     given = {**mosaic.image3, "resample": {**_mapping(mosaic.image3.get("resample")), **mosaic.grid}}
     twice = sorted(set(_mapping(mosaic.image3.get("resample"))) & set(mosaic.grid))
@@ -102,21 +108,28 @@ def check(steps: Sequence[StepConfig], mosaic: MosaicConfig, filters: Sequence[s
     if mosaic.align_to is not None and filters is not None and mosaic.align_to not in filters:
         faults.append(f"mosaic.align_to: {mosaic.align_to} is not among the config's filters.")
     faults += _pass_faults(chain, mosaic, filters)
-    makes_mosaics = bool(chain) and REGISTRY[[*chain][-1]].makes_members
-    return Recipe(chain, image3, makes_mosaics, tuple(faults))
+    code = {name: code_in(settings) for name, settings in {**chain, IMAGE3.name: image3}.items()}
+    packages = {name: code_versions(modules) for name, modules in code.items() if modules}
+    return Recipe(chain, image3, _makes_members(chain), packages, tuple(faults))
+
+
+def _makes_members(chain: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the last step of a chain makes what a mosaic is made from."""
+    last = next(reversed([*chain.items()]), None)
+    return last is not None and row_for(*last).makes_members
 
 
 def _pass_faults(
     chain: Mapping[str, Mapping[str, Any]], mosaic: MosaicConfig, filters: Sequence[str] | None
 ) -> list[str]:
     """What keeps a config with a source mask from being run in two passes."""
-    mask = next((name for name in chain if REGISTRY[name].masks), None)
+    mask = next((name for name in chain if row_named(name).masks), None)
     if mask is None:
         return []
     found = []
     if mosaic.engine != "tiled":
         found.append(f"steps.{mask}: masks are made from tiles of a mosaic; only 'engine: tiled' makes them.")
-    if not REGISTRY[[*chain][-1]].makes_members:
+    if not _makes_members(chain):
         found.append(f"steps.{mask}: the steps must end with one that makes calibrated images, such as 'image2'.")
     for name in chain[mask].get("filters") or ():
         if name not in FILTERS:

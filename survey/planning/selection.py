@@ -6,7 +6,7 @@ from collections.abc import Container
 
 from survey.errors import ConfigError
 from survey.models import Plan, Task
-from survey.steps.registry import LAST_OF_FIRST_PASS, REGISTRY, mosaic_steps
+from survey.steps.registry import LAST_OF_FIRST_PASS, mosaic_steps, row_named
 
 
 def steps_until(made: Plan, until: str | None) -> tuple[str, ...]:
@@ -22,10 +22,10 @@ def steps_until(made: Plan, until: str | None) -> tuple[str, ...]:
         The plan has no such step.
     """
     planned = dict.fromkeys(task.step for task in made if not task.first_pass)
-    engine = next((REGISTRY[name].engine for name in planned if REGISTRY[name].engine), "")
+    engine = next((row_named(name).engine for name in planned if row_named(name).engine), "")
     added = mosaic_steps(engine) if engine else ()
     names = [name for name in planned if name not in added]
-    mask = next((name for name in names if REGISTRY[name].masks), None)
+    mask = next((name for name in names if row_named(name).masks), None)
     if mask is not None:
         names.insert(names.index(mask), LAST_OF_FIRST_PASS)
     names += added

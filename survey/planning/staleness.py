@@ -12,7 +12,7 @@ from survey.messages import unquoted
 from survey.models import COMPLETE, Plan, Task, TaskRecord
 from survey.steps.alignment import refusal_of
 from survey.steps.base import Unit
-from survey.steps.registry import REGISTRY, is_intermediate
+from survey.steps.registry import is_intermediate, row_of
 from survey.workspace.products import product_in_place, recorded, reusable
 
 DONE = "done"
@@ -38,7 +38,7 @@ def states(plan: Plan, records: Mapping[str, TaskRecord], root: Path) -> list[St
         item.task.mosaic: cause
         for item in found
         if item.state == DONE
-        and REGISTRY[item.task.step].lays_out
+        and row_of(item.task).lays_out
         and (cause := refusal_of(item.task, records[item.task.key]))
     }
     if not refused:
@@ -137,7 +137,7 @@ def reach(found: Sequence[State]) -> dict[str, dict[str, int]]:
             tasks.add(item.task.key)
             if not item.task.mosaic:
                 exposures.add(item.task.subject)
-            elif REGISTRY[item.task.step].unit is Unit.MOSAIC:
+            elif row_of(item.task).unit is Unit.MOSAIC:
                 mosaics.add(item.task.subject)
     return {
         reason: {"exposures": len(exposures), "mosaics": len(mosaics), "tasks": len(tasks)}

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from survey.config.hooks import HOOKS
 from survey.models import Task
 from survey.mosaics.grid import Tile, places
 from survey.mosaics.layouts import Layout, Member
@@ -22,6 +23,7 @@ from survey.names import association_id
 from survey.planning.mosaic_tasks import Draft, MosaicTasks
 from survey.steps.costs import FLOAT_GB, Work, image_gb
 from survey.steps.image3 import files
+from survey.steps.registry import row_of
 
 DETECTION_BORDER_PX = 64  # around a tile, in which sources are searched for as well
 NOT_ALIGNED = "the alignment was not solved yet"
@@ -125,6 +127,11 @@ class _Member:
     subject: str  # of its tasks in this mosaic
     image_gb: float  # one float32 image of it
 
+    @property
+    def file(self) -> str:
+        """Its calibrated file, in the workspace."""
+        return row_of(self.cal).path(self.cal.subject)
+
 
 @dataclass(frozen=True)
 class _Pixels:
@@ -159,7 +166,7 @@ class _Pixels:
 
     def sky(self, member: _Member) -> Task:
         settings = self.mosaic.parameters("skymatch") | {"exposure": member.cal.subject}
-        reads = (files.CAL.path(member.cal.subject), files.WCS.path(member.subject), self.layout_file)
+        reads = (member.file, files.WCS.path(member.subject), self.layout_file)
         inputs = [member.cal, self.alignment]
         return self.mosaic.task(Draft("sky", member.subject, inputs, settings, reads, self.work([member])))
 
@@ -184,7 +191,7 @@ class _Pixels:
         settings = self.mosaic.parameters("outlier_detection") | {"members": list(indices)}
         reads = [self.layout_file, self.sky_file]
         for member in members:
-            reads += [files.CAL.path(member.cal.subject), self.outlier_map.path(member.subject)]
+            reads += [member.file, self.outlier_map.path(member.subject)]
         box = self.layout.group_box(indices)
         work = self.work(members, window=0 if box is None else box.pixels)
         subject = files.group_subject(self.product, number)
@@ -205,7 +212,7 @@ class _Pixels:
         settings = self.mosaic.parameters("outlier_detection") | {
             "index": member.index, "side": side, "tiles": [list(place) for place in near],
         }  # fmt: skip
-        reads = [self.layout_file, self.sky_file, files.WCS.path(member.subject), files.CAL.path(member.cal.subject)]
+        reads = [self.layout_file, self.sky_file, files.WCS.path(member.subject), member.file]
         reads += [self.outlier_map.path(member.subject)] if medians else []
         reads += [files.MEDIAN.path(task.subject) for task in near.values()]
         inputs = [self.alignment, levels, member.cal, pixmap, *near.values()]
@@ -314,6 +321,14 @@ def faults(image3: Mapping[str, Any]) -> list[str]:
                 found.append(
                     f"mosaic.image3.{step}.{name}: {name} = {value!r}: {why}. Leave it out, or write 'engine: stock'."
                 )
+    for step, pars in image3.items():
+        hooks = {step: pars} if step in HOOKS else {f"{step}.{name}": pars.get(name) for name in HOOKS}
+        found += [
+            f"mosaic.image3.{name}: the tiled engine does the steps of Image3 in parts, where no hook can run. Leave "
+            "it out, or write 'engine: stock'."
+            for name, value in hooks.items()
+            if value
+        ]
     sky = image3.get("skymatch", {})
     if sky.get("skymethod") == "global+match" and sky.get("subtract"):
         found.append(

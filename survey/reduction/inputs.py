@@ -10,7 +10,7 @@ from survey.archive import held as archive_held
 from survey.archive import local as archive_local
 from survey.archive.ledger import LEDGER, Ledger
 from survey.config.model import SurveyConfig
-from survey.config.pipeline_spec import override_files, types_in_use
+from survey.config.pipeline_spec import override_files
 from survey.credentials import token
 from survey.errors import ConfigError, DownloadError, NoExposuresError, ProductNameError, ReferencesError, SurveyError
 from survey.models import Exposure
@@ -20,7 +20,7 @@ from survey.reduction.options import Progress, Say, silent
 from survey.reduction.selection import select
 from survey.references import References
 from survey.steps.parameter_files import content_digest
-from survey.steps.registry import REGISTRY
+from survey.steps.registry import IMAGE3, row_for
 from survey.workspace.folders import Workspace
 
 MAX_SHOWN = 20  # faults of one kind in a message
@@ -179,7 +179,12 @@ def sync_references(config: SurveyConfig, exposures: Sequence[Exposure]) -> Refe
     """
     workspace = config.folders
     try:
-        found = crds_references.sync(raw_files(workspace, exposures), config.references, record=workspace.references)
+        found = crds_references.sync(
+            raw_files(workspace, exposures),
+            config.references,
+            types=types_needed(config),
+            record=workspace.references,
+        )
     except ConfigError as error:
         raise ConfigError(config.located(error.faults)) from error
     faults = unreferenced(config, exposures, found)
@@ -201,9 +206,7 @@ def unreferenced(config: SurveyConfig, exposures: Sequence[Exposure], found: Ref
         if exposure.is_given or exposure.name not in found.exposures:
             continue
         for name, settings in chain.items():
-            spec = REGISTRY[name].spec
-            types = () if spec is None else types_in_use(spec, settings)
-            lacking = found.not_found(exposure.name, types)
+            lacking = found.not_found(exposure.name, row_for(name, settings).reference_types(settings))
             if lacking:
                 kind = min(lacking)
                 faults[exposure.name] = (
@@ -223,7 +226,16 @@ def look_up(config: SurveyConfig, exposures: Sequence[Exposure]) -> References:
     """
     if not exposures:
         raise no_raw_files(config)
-    return crds_references.sync(raw_files(config.folders, exposures), config.references)
+    return crds_references.sync(raw_files(config.folders, exposures), config.references, types=types_needed(config))
+
+
+def types_needed(config: SurveyConfig) -> tuple[str, ...] | None:
+    """Reference types of the pipeline and of other people's steps; None when these need no further ones."""
+    recipe = recipe_of(config)
+    own = set(crds_references.reference_types()) if recipe.packages else set()
+    settings = {**recipe.chain, IMAGE3.name: recipe.image3}
+    types = {kind for name in recipe.packages for kind in row_for(name, settings[name]).reference_types(settings[name])}
+    return tuple(sorted(own | types)) if types - own else None
 
 
 def no_raw_files(config: SurveyConfig) -> SurveyError:

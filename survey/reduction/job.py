@@ -37,6 +37,7 @@ from survey.reduction.inputs import (
     override_digests,
     raw_files,
     sync_references,
+    types_needed,
     unreferenced,
 )
 from survey.reduction.load import check_config
@@ -47,7 +48,7 @@ from survey.reduction.placement import check_placement
 from survey.reduction.selection import all_left_out, select
 from survey.references import References
 from survey.scheduling.cleanup import clean_up, clean_up_first_pass
-from survey.steps.registry import REGISTRY, row_of
+from survey.steps.registry import row_named, row_of
 from survey.workspace.provenance import ProvenanceWriter
 from survey.workspace.records import failure_path, read_records, write_record
 
@@ -83,7 +84,7 @@ def unchecked_plan(config: SurveyConfig, exposures: Sequence[Exposure], referenc
     if references is None:
         with contextlib.suppress(ReferencesError):
             references = crds_references.recall(
-                raw_files(workspace, exposures), config.references, workspace.references
+                raw_files(workspace, exposures), config.references, workspace.references, types_needed(config)
             )
     if references is not None:
         lacking = unreferenced(config, exposures, references)
@@ -125,7 +126,7 @@ def run(
         if not present:
             raise SurveyError(f"{config.workspace}: none of {len(exposures)} raw files is available.")
         references = sync_references(config, present)
-        if options.until is None or REGISTRY[options.until].per_mosaic:
+        if options.until is None or row_named(options.until).per_mosaic:
             references = sync_catalogs(config, exposures, references, say=job.callbacks.say)
         made = unchecked_plan(config, exposures, references)
         missing |= {item.name: item.fault for item in made.exposures if item.fault and item.sha256}
@@ -316,7 +317,7 @@ def _on_cluster(
     config, options, root, say = job.config, job.options, job.config.folders.root, job.callbacks.say
     planner = Planner(config, references, override_digests(config), learn(stored.values()))
     site = Site(str(root), config.survey, environment, config.limits, job.name)
-    small = [task.memory_gb for task in made if not (task.mosaic or REGISTRY[task.step].external)]
+    small = [task.memory_gb for task in made if not (task.mosaic or row_of(task).external)]
     names = steps_until(made, options.until)
     tasks = [task for task in made if is_selected(task, names)]
     with contextlib.ExitStack() as stack:

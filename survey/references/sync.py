@@ -141,10 +141,13 @@ def sync(
     return references
 
 
-def recall(raw: Mapping[str, Path], settings: ReferencesSettings, record: Path) -> References | None:
-    """The result of the last `sync` of the same raw files and context, if no file changed since; else None."""
+def recall(
+    raw: Mapping[str, Path], settings: ReferencesSettings, record: Path, types: Iterable[str] | None = None
+) -> References | None:
+    """The result of the last `sync` of the same raw files, context and types, if no file changed since; else None."""
     cache = Path(settings.cache).expanduser().absolute()
-    return read_record(record, Question(raw, settings.context, cache, None))
+    wanted = tuple(sorted(set(types))) if types is not None else None
+    return read_record(record, Question(raw, settings.context, cache, wanted))
 
 
 def _sync_mappings(cache: Cache, context: str, server: str | None, timeout: float) -> Mapping[str, str] | None:

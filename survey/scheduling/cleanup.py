@@ -11,7 +11,7 @@ from pathlib import Path
 
 from survey.models import COMPLETE, Task, TaskRecord
 from survey.steps.base import Unit
-from survey.steps.registry import REGISTRY, is_intermediate, mosaic_of, row_of
+from survey.steps.registry import is_intermediate, mosaic_of, row_of
 from survey.workspace.paths import discard
 from survey.workspace.products import in_place, recorded
 from survey.workspace.records import record_path
@@ -54,7 +54,7 @@ def clean_up_first_pass(root: Path, plan: Iterable[Task], decided: Mapping[str, 
     keep : delete nothing
     """
     tasks = list(plan)
-    masks = [decided.get(task.key) for task in tasks if REGISTRY[task.step].masks]
+    masks = [decided.get(task.key) for task in tasks if row_of(task).masks]
     if keep or not masks or any(record is None or record.status != COMPLETE for record in masks):
         return
     for task in tasks:
@@ -62,7 +62,7 @@ def clean_up_first_pass(root: Path, plan: Iterable[Task], decided: Mapping[str, 
         if task.first_pass and is_intermediate(task) and record is not None and record.status == COMPLETE:
             for item in record.products:
                 discard(root, item.path)
-            if REGISTRY[task.step].makes_tiles:
+            if row_of(task).makes_tiles:
                 _remove_empty_folders(root, {Path(item.path).parent for item in record.products})
 
 
@@ -81,7 +81,7 @@ def _delete_intermediate(root: Path, tasks: Iterable[Task], decided: Mapping[str
     """Delete products that only tasks of the mosaic read. They are made again when one of these tasks runs again."""
     for task in tasks:
         record = decided.get(task.key)
-        if record is not None and REGISTRY[task.step].intermediate:
+        if record is not None and row_of(task).intermediate:
             for item in record.products:
                 discard(root, item.path)
 

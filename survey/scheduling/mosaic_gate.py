@@ -16,7 +16,7 @@ from survey.planning.passes import PlannedMosaic, needed_by, of_first_pass, plan
 from survey.planning.planner import Planner
 from survey.planning.selection import is_selected
 from survey.steps.alignment import refusal_of
-from survey.steps.registry import LAST_OF_FIRST_PASS, REGISTRY
+from survey.steps.registry import LAST_OF_FIRST_PASS, row_named, row_of
 
 MAX_NAMES = 5  # of missing members in a message
 
@@ -86,7 +86,7 @@ class MosaicGate:
         self._aligning: dict[str, _Started] = {}  # key of an align task -> its mosaic
         self._aligned: dict[str, Task] = {}  # product -> its align task, once that is decided
         self._held: dict[str, list[Association]] = {}  # product -> mosaics that wait for its alignment
-        if any(REGISTRY[name].per_mosaic and not REGISTRY[name].first_pass for name in steps):
+        if any(row_named(name).per_mosaic and not row_named(name).first_pass for name in steps):
             for association in plan.associations:
                 self._wait_for_members(association)
         if LAST_OF_FIRST_PASS in self._steps:
@@ -94,7 +94,7 @@ class MosaicGate:
                 self._wait_for_members(association)
         filters = planner.recipe.mask_filters
         for name, chain in chains.items() if plan.first_pass else ():
-            if any(REGISTRY[task.step].masks for task in chain):
+            if any(row_of(task).masks for task in chain):
                 needed = needed_by(self._exposures[name], plan.first_pass, filters)
                 self._masked[name] = [association.product for association in needed]
 
@@ -134,7 +134,7 @@ class MosaicGate:
     @property
     def _aligns(self) -> bool:
         """Whether alignments are among the steps that are run."""
-        return any(REGISTRY[name].lays_out for name in self._steps)
+        return any(row_named(name).lays_out for name in self._steps)
 
     def _wait_for_members(self, association: Association) -> None:
         self._undecided[association.product] = set(association.members)
@@ -160,7 +160,7 @@ class MosaicGate:
         missing = tuple(sorted([*lost, *association.lost]))
         chains = {name: self._chains[name] for name in association.members if name not in self._lost}
         first, rest = self._planner.mosaic_tasks(association, chains, self._exposures, missing, None, reference)
-        align = first[-1] if REGISTRY[first[-1].step].lays_out else None
+        align = first[-1] if row_of(first[-1]).lays_out else None
         allowed = self._planner.config.mosaic.max_missing
         if missing and (len(missing) > allowed or not chains):
             error = _too_many_missing(missing, len(association.members) + len(association.lost), allowed)
@@ -199,7 +199,7 @@ class MosaicGate:
 
     def _before_mask(self, chain: Sequence[Task]) -> list[Task]:
         """The tasks of an exposure before its source mask; all of them if it has none."""
-        masks = [index for index, task in enumerate(chain) if REGISTRY[task.step].masks]
+        masks = [index for index, task in enumerate(chain) if row_of(task).masks]
         return list(chain[: masks[0]] if masks else chain)
 
     def _second_pass(self, product: str) -> list[Ready]:

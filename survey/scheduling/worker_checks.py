@@ -31,7 +31,7 @@ from survey.scheduling import scheduler_check_plugin, worker_check_plugin
 from survey.scheduling.scheduler_check_plugin import SchedulerCheckPlugin
 from survey.scheduling.waiting import refuse_small_workers
 from survey.scheduling.worker_check_plugin import Requirements, WorkerCheckPlugin
-from survey.steps.registry import REGISTRY
+from survey.steps.registry import row_of
 
 CHECK = "survey-check"
 CHECK_SECONDS = 90.0
@@ -102,9 +102,7 @@ def checked_workers(
     WorkersError
         A worker that is there lacks something, or all are too small; every fault is named.
     """
-    refuse_small_workers(
-        client, [task.memory_gb for task in tasks if not (task.mosaic or REGISTRY[task.step].external)]
-    )
+    refuse_small_workers(client, [task.memory_gb for task in tasks if not (task.mosaic or row_of(task).external)])
     versions = {**next((dict(task.versions) for task in tasks), {}), "survey": __version__}
     with probe_files(root, Path(references.cache), references.context) as files:
         needs = requirements(client, versions, files, [str(root / "records")], [task.memory_gb for task in tasks])

@@ -41,8 +41,9 @@ def run(job: Job, step: Step) -> Outcome:
             raise TaskError(f"{job.key}: {file} has changed since the run was planned. Run again.")
     path = write_association(association, job.path, catalogs)
     made = [path.name, *catalogs.values()]
-    for source in map(Path, job.inputs):
-        (job.path / source.name).symlink_to(Path("..") / source.parent.name / source.name)
-        made.append(source.name)
+    for member, source in zip(association.members, map(Path, job.inputs), strict=True):
+        name = f"{member}_{step.accepts}.fits"  # also of a calibrated file that another step has corrected
+        (job.path / name).symlink_to(Path("..") / source.parent.name / source.name)
+        made.append(name)
     products = tuple((name, f"{step.folder}/{name}") for name in made)
     return Outcome(products, measurements={"members": len(association.members)})

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from survey.config.hooks import check_hooks, hook_types, hooks_in, own_hook_types
 from survey.config.pipeline_spec import StepSpec, check_settings, parse_spec, read_spec, types_in_use, with_files
+from survey.config.probes import probe
 from survey.config.values import expand
 from survey.errors import TaskError
 from survey.messages import shown, unquoted
@@ -17,6 +20,9 @@ from survey.mosaics.grid import Box, Tile
 from survey.steps.costs import Cost, Formula, small, work_on
 
 MEMBER = "cal"  # suffix of the exposures that an association lists
+# Settings of a task that are no parameters of a Step.
+CLASS = "class"  # facts of another package's Step that is a step of its own: see `survey.steps.foreign`
+PIPELINE = "pipeline"  # 'module:Class' of a pipeline that takes the place of the row's
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,8 @@ class Step:
 
     # What its tasks belong to
     chained: bool = False  # can be listed in the config's `steps`
+    replaceable: bool = False  # the config can name another pipeline class for it
+    foreign: bool = False  # a Step of another package
     external: bool = False  # takes a file that was made elsewhere; is not planned from a config
     per_mosaic: bool = False  # a task belongs to one mosaic; otherwise a task of an exposure serves all mosaics
     engine: Literal["", "stock", "tiled"] = ""  # value of `mosaic.engine` that it belongs to
@@ -143,40 +151,77 @@ class Step:
     @property
     def makes_members(self) -> bool:
         """Whether its product can be a member of an association."""
-        return self.produces == MEMBER
+        return self.kind == MEMBER
+
+    @property
+    def kind(self) -> str:
+        """What its product is for the next step: a corrected rate is a rate."""
+        return self.accepts if self.corrects else self.produces
+
+    def path(self, subject: str) -> str:
+        """Place in the workspace of the product that the next step reads."""
+        return f"{self.folder}/{subject}_{self.produces}.fits"
 
     @property
     def spec(self) -> StepSpec | None:
         """What the config can set: the parameters of the class, or the row's own; None: nothing."""
         if self.parameters:
             return StepSpec(f"{self.run.partition(':')[0]}:{self.name}", None, parse_spec(self.parameters))
+        if self.foreign:
+            return probe(self.step_class).spec
         return read_spec(self.step_class) if self.step_class else None
+
+    def spec_for(self, settings: Mapping[str, Any]) -> StepSpec | None:
+        """What the class accepts that a task with these settings runs."""
+        pipeline = settings.get(PIPELINE) if self.replaceable else None
+        return probe(str(pipeline)).spec if pipeline else self.spec
 
     def settings(self, given: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
         """Settings of a task with defaults, and messages about wrong ones."""
-        if self.spec is None:
+        spec = self.spec_for(given)
+        if spec is None:
             none = f"{self.name} takes no parameters, got"
             return {}, [f"{where}.{unquoted(name)}: {none} {shown(name)}." for name in given]
-        clean, faults = check_settings(self.spec, given, where)
+        chosen = {PIPELINE: given[PIPELINE]} if self.replaceable and given.get(PIPELINE) else {}
+        pars = {name: value for name, value in given.items() if not (self.replaceable and name == PIPELINE)}
+        clean, faults = check_settings(spec, pars, where, hooks=partial(check_hooks, single=self.unit is Unit.EXPOSURE))
+        defaults = {name: value for name, value in self.defaults.items() if name in (*spec.parameters, *spec.steps)}
         try:
-            return _merge(self.defaults, with_files(clean, _absolute)), faults
+            return _merge(defaults, chosen | with_files(clean, _absolute)), faults
         except ValueError as error:
-            return _merge(self.defaults, clean), [*faults, f"{where}: {error}"]
+            return _merge(defaults, chosen | clean), [*faults, f"{where}: {error}"]
 
     def reference_types(self, settings: Mapping[str, Any], pars: Container[str] = ()) -> tuple[str, ...]:
         """CRDS types that a task with these settings can read; see `types_in_use`."""
-        if self.spec is None or not self.step_class:
+        spec = self.spec_for(settings)
+        if spec is None or not self.step_class:
             return ()
+        found = hook_types(settings)
+        if settings.get(PIPELINE) and self.replaceable:
+            found |= own_hook_types(probe(str(settings[PIPELINE])))
         if not self.parts:
-            return types_in_use(self.spec, settings, pars)
-        found = {f"pars-{self.spec.class_name.lower()}"}
+            return tuple(sorted(found.union(types_in_use(spec, settings, pars))))
+        found.update(spec.own_pars)
         for name in self.parts:
-            found.update(types_in_use(self.spec.steps[name], settings.get(name, {}), pars))
+            found.update(types_in_use(spec.steps[name], settings.get(name, {}), pars))
         return tuple(sorted(found))
+
+    def pars_types(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """CRDS types of the parameter files that a task with these settings can read."""
+        spec = self.spec_for(settings)
+        return () if spec is None else spec.pars_types
 
     def cost_of(self, exposure: Exposure) -> Cost:
         """Predicted cost of a task on one exposure."""
         return self.cost(work_on(exposure))
+
+
+def code_in(settings: Mapping[str, Any]) -> list[str]:
+    """Modules of other packages that a task with these settings runs."""
+    facts = settings.get(CLASS)
+    paths = [facts["path"] if isinstance(facts, Mapping) else "", settings.get(PIPELINE) or ""]
+    paths += [path for path, _ in hooks_in(settings)]
+    return sorted({str(path).partition(":")[0] for path in paths if path})
 
 
 def _absolute(path: str) -> str:

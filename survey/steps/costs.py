@@ -107,6 +107,11 @@ def ramps(gb: float, seconds: float, planes: float) -> Formula:
     return formula
 
 
+def foreign(work: Work) -> Cost:
+    """Another package's Step on an image. Its cost is not known before it ran; later runs reserve what was measured."""
+    return Cost(round(PIPELINE_GB + 0.5 + 40 * work.image_gb, 3), 2.0 + 400 * work.image_gb, CAL_PLANES * work.image_gb)
+
+
 def copy(work: Work) -> Cost:
     """A calibrated file that is copied."""
     return Cost(PIPELINE_GB, 0.0, CAL_PLANES * work.image_gb)

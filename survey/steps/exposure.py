@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from survey.errors import TaskError
-from survey.steps.base import Job, Outcome, Step
+from survey.steps.base import Job, Outcome, Step, code_in
+from survey.steps.foreign_code import new_files
 from survey.steps.pipeline import call, check_references, is_simulated, link, stamp
 from survey.steps.sanity import check_image, check_ramp
 
@@ -33,11 +37,15 @@ def run(job: Job, step: Step) -> Outcome:
         check_ramp(source, job.key)
     output = job.path / "products"
     output.mkdir()
-    resolved = call(step.step_class, source, output, settings)
+    if code_in(settings):
+        resolved = _call_foreign(job, step, source, settings)
+    else:
+        resolved = call(step.step_class, source, output, settings)
     if expected == 2:
         resolved["mask_file"] = Path(job.inputs[1]).name
     main = f"{job.subject}_{step.produces}.fits"
     rename_product(output, job.subject, step, main)
+    check_shape(source, output / main, job.key)
     check_references(output / main, source, job)
     usable = check_image(output / main, job.key)
     simulated = is_simulated(source)
@@ -47,6 +55,61 @@ def run(job: Job, step: Step) -> Outcome:
             stamp(path, job, simulated)
     products = tuple((f"products/{path.name}", f"{step.folder}/{path.name}") for path in made)
     return Outcome(products, resolved, {"usable": round(usable, 4)})
+
+
+def _call_foreign(job: Job, step: Step, source: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a class, or hooks, of another package, in a folder of its own; returns the parameters that were used.
+
+    Files that its Step saves beside its product get the product's suffix in their names, so that no other task has
+    products of these names.
+
+    Raises
+    ------
+    TaskError
+        It wrote files into the current folder, which would be lost; see also `call`.
+    """
+    folder, output = job.path / "current", job.path / "products"
+    folder.mkdir()
+    with contextlib.chdir(folder):
+        resolved = call(step.step_class, source, output, settings, step.produces if step.foreign else None)
+    lost = new_files(folder)
+    if lost:
+        raise TaskError(
+            f"{job.key}: code of another package wrote {', '.join(lost[:5])} into the current folder, where it would "
+            "be lost. A Step saves files by its save_model and make_output_path, or to an absolute path."
+        )
+    if step.foreign:
+        for path in sorted(output.iterdir()):
+            more = path.name.removeprefix(f"{job.subject}_")
+            if more.rpartition(".")[0] != step.produces:
+                path.rename(output / f"{job.subject}_{step.produces}-{more}")
+    return resolved
+
+
+def check_shape(source: Path, product: Path, key: str) -> None:
+    """Reject a product whose image has another shape than that of its source, without integrations and groups.
+
+    Raises
+    ------
+    TaskError
+        The shapes differ, or the product has no image.
+    """
+    before, after = _shape(source)[-2:], _shape(product)
+    if after != before:
+        raise TaskError(
+            f"{key}: its product has an image of shape {after}, its input of shape {before}; the steps after it need "
+            "one image of the same shape."
+        )
+
+
+def _shape(path: Path) -> tuple[int, ...]:
+    """Shape (y, x), or (integration, group, y, x), of a file's SCI array; () without one."""
+    from astropy.io import fits
+
+    with fits.open(path) as hdus:
+        if "SCI" not in hdus:
+            return ()
+        return tuple(int(hdus["SCI"].header[f"NAXIS{axis}"]) for axis in range(hdus["SCI"].header["NAXIS"], 0, -1))
 
 
 def repeats(path: Path) -> bool:

@@ -16,7 +16,8 @@ def content_digest(path: Path) -> str:
     """A digest of what a parameter names, by content.
 
     That of a text file with two columns, such as a catfile, includes the files that the second column names. That of a
-    folder of alignments includes all its files of exposures that can hold an aligned WCS.
+    folder of alignments includes all its files of exposures that can hold an aligned WCS, that of another folder all
+    its files.
 
     Raises
     ------
@@ -25,7 +26,11 @@ def content_digest(path: Path) -> str:
     """
     if path.is_dir():
         known = [item for items in alignment_files(path).values() for item in items]
-        return digest({item.name: known_sha256(item) for item in sorted({*path.glob("*_wcs.asdf"), *known})})
+        aligned = sorted({*path.glob("*_wcs.asdf"), *known})
+        if aligned:
+            return digest({item.name: known_sha256(item) for item in aligned})
+        files = sorted(item for item in path.rglob("*") if item.is_file())
+        return digest({item.relative_to(path).as_posix(): known_sha256(item) for item in files})
     listed = {str(item): known_sha256(item) for _, item in listed_files(path) if item.is_file()}
     own = known_sha256(path)
     return digest({"file": own, "lists": listed}) if listed else own

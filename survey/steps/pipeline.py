@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from survey.config.pipeline_spec import OUTPUT_NAMES, StepSpec, override_files, read_spec
+from survey.config.pipeline_spec import OUTPUT_NAMES, override_files
 from survey.errors import TaskError
 from survey.messages import shown
 from survey.names import plain_name
-from survey.steps.base import Job
+from survey.steps.base import PIPELINE, Job
+from survey.steps.foreign_code import (
+    add_hooks,
+    check_result,
+    hook_at_fault,
+    is_about_a_file,
+    load,
+    path_of,
+    without_hooks,
+)
 
 log = logging.getLogger(__name__)
 
 
-def call(step_class: str, source: Path, output: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def call(
+    step_class: str, source: Path, output: Path, settings: Mapping[str, Any], suffix: str | None = None
+) -> dict[str, Any]:
     """Run a Step or Pipeline class on a file or association; it saves its products.
 
     These are the public calls of ``Step.call``: build the config, with parameter reference files from CRDS, create the
@@ -25,10 +35,11 @@ def call(step_class: str, source: Path, output: Path, settings: Mapping[str, Any
 
     Parameters
     ----------
-    step_class : 'module:Class'
+    step_class : 'module:Class'; the settings can name another one
     source : input file
     output : folder for the products
     settings : parameters, and {step name: parameters}
+    suffix : of the product, for a Step of another package, which has to return one image
 
     Returns
     -------
@@ -37,11 +48,13 @@ def call(step_class: str, source: Path, output: Path, settings: Mapping[str, Any
     Raises
     ------
     TaskError
-        The class raised SystemExit, as crds does; see also `reject_remote_hooks`.
+        The class raised SystemExit, as crds does; a Step of another package returned no image, or a hook raised an
+        exception; see also `reject_remote_hooks`.
     """
-    module_name, _, class_name = step_class.partition(":")
-    cls = getattr(importlib.import_module(module_name), class_name)
-    own, steps = split_settings(read_spec(step_class), settings)
+    cls = load(str(settings.get(PIPELINE) or step_class))
+    own, steps = split_settings(getattr(cls, "step_defs", {}), without_hooks(settings))
+    if suffix is not None:
+        own["suffix"] = suffix
     try:
         config, config_file = cls.build_config(
             str(source), **own, steps=steps, output_dir=str(output), save_results=True
@@ -49,12 +62,21 @@ def call(step_class: str, source: Path, output: Path, settings: Mapping[str, Any
         for key in ("class", "logcfg"):
             config.pop(key, None)
         reject_remote_hooks(config)
+        add_hooks(config, settings, getattr(cls, "step_defs", {}))
         name = config.pop("name", None)
         instance = cls.from_config_section(config, name=name, config_file=config_file)
         resolved = plain(instance.get_pars())  # before the run, after which Image2's are not valid by its own spec
         result = instance.run(str(source))
     except SystemExit as error:
-        raise TaskError(f"{class_name} ended the process with {error.code!r}; see its log.") from error
+        raise TaskError(f"{cls.__name__} ended the process with {error.code!r}; see its log.") from error
+    except Exception as error:
+        who = hook_at_fault(error) or (path_of(cls) if suffix is not None else "")
+        of_the_machine = isinstance(error, MemoryError) or (isinstance(error, OSError) and not is_about_a_file(error))
+        if not who or of_the_machine or isinstance(error, TaskError):
+            raise
+        raise TaskError(f"{who} raised {type(error).__name__}: {error}") from error
+    if suffix is not None:
+        check_result(instance, result)
     _close(result)
     return resolved
 
@@ -79,10 +101,10 @@ def reject_remote_hooks(config: Mapping[str, Any], inside: str = "") -> None:
             raise TaskError(f"a parameter file of CRDS sets {where} = {shown(value)}, which it must not.")
 
 
-def split_settings(spec: StepSpec, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split settings into those of a class and those of its steps."""
-    own = {key: value for key, value in settings.items() if key not in spec.steps}
-    steps = {key: dict(value) for key, value in settings.items() if key in spec.steps}
+def split_settings(names: Container[str], settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split settings into those of a class and those of its steps, of which the names are given."""
+    own = {key: value for key, value in settings.items() if key not in names}
+    steps = {key: dict(value) for key, value in settings.items() if key in names}
     return own, steps
 
 

@@ -30,14 +30,15 @@ mosaic               i2d -> zarr        zarr group for xarray
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from survey.config.sections import StepConfig
-from survey.messages import nearest, shown, unquoted
+from survey.messages import did_you_mean, nearest, shown, unquoted
 from survey.models import Task, TaskRecord
 from survey.steps import costs
-from survey.steps.base import Step, Unit
+from survey.steps.base import CLASS, Job, Step, Unit
+from survey.steps.foreign import check_foreign, check_pipeline, foreign_row, names_a_step, registered_aliases
 
 # How the mosaics of a first pass are searched for sources: see `survey.steps.image3.source_masks.Detection`.
 DETECTION = {"n_sigma": 2.0, "smooth_arcsec": 0.06, "min_pixels": 5, "grow_arcsec": 0.1}
@@ -77,6 +78,7 @@ _ROWS = (
         run="survey.steps.exposure:run",
         step_class="jwst.pipeline.calwebb_detector1:Detector1Pipeline",
         chained=True,
+        replaceable=True,
         cost=costs.ramps(gb=16.0, seconds=280.0, planes=costs.RATE_PLANES),
         color="#1f4e79",
     ),
@@ -122,6 +124,7 @@ _ROWS = (
         # Drizzling every single exposure takes longer than the rest of Image2, and mosaics do not use it.
         defaults={"resample": {"skip": True}},
         chained=True,
+        replaceable=True,
         cost=costs.ramps(gb=10.0, seconds=30.0, planes=costs.CAL_PLANES),
         color="#5b9bd5",
     ),
@@ -273,9 +276,20 @@ GIVEN, ASSOCIATION, IMAGE3 = (REGISTRY[name] for name in ("given", "association"
 _UNKNOWN = Step(name="", version=0, unit=Unit.EXPOSURE, accepts="", produces="", folder="", run="")
 
 
-def row_of(record: TaskRecord) -> Step:
-    """The row of a record's step; an empty row for a step that is not in the registry."""
-    return REGISTRY.get(record.step, _UNKNOWN)
+def row_of(item: Task | TaskRecord | Job) -> Step:
+    """The row of a task's or record's step; an empty row for a step of another version of this software."""
+    return row_for(item.step, item.settings)
+
+
+def row_for(name: str, settings: Mapping[str, Any]) -> Step:
+    """The row of a step by the settings of its tasks, which describe a Step of another package."""
+    facts = settings.get(CLASS)
+    return foreign_row(name, facts) if name not in REGISTRY and isinstance(facts, Mapping) else row_named(name)
+
+
+def row_named(name: str) -> Step:
+    """The row of a step; of a Step of another package, a row that only says that it works on exposures."""
+    return REGISTRY.get(name, _UNKNOWN)
 
 
 def mosaic_of(record: TaskRecord) -> str:
@@ -298,7 +312,7 @@ def mosaic_steps(engine: str) -> tuple[str, ...]:
 
 def is_intermediate(task: Task) -> bool:
     """Whether the products of a task are deleted once what they are needed for is complete."""
-    step = REGISTRY[task.step]
+    step = row_of(task)
     return not step.kept if task.first_pass else step.intermediate
 
 
@@ -313,36 +327,41 @@ def check_chain(chain: Sequence[StepConfig]) -> tuple[dict[str, dict[str, Any]],
     settings: dict[str, dict[str, Any]] = {}
     faults: list[str] = []
     known = [name for name, step in REGISTRY.items() if step.chained]
-    suffix = "uncal"
+    suffixes = {step.produces: step.name for step in REGISTRY.values()}
+    kind = "uncal"
     for entry in chain:
-        step = REGISTRY.get(entry.name)
-        if step is None or entry.name not in known:
-            hint = nearest(entry.name, known)
-            faults.append(f"steps.{unquoted(entry.name)}: {shown(entry.name)} is not a step of an exposure{hint}")
+        step = REGISTRY.get(entry.name) if entry.name in known else None
+        if step is None:
+            if not names_a_step(entry.name):
+                names = [*known, *registered_aliases()]
+                hint = did_you_mean(entry.name, names) or nearest(entry.name, known)
+                faults.append(f"steps.{unquoted(entry.name)}: {shown(entry.name)} is not a step of an exposure{hint}")
+                continue
+            step, clean, found = check_foreign(entry, kind, suffixes, settings, REGISTRY)
+            faults += found
+            if step is not None:
+                settings[step.name] = clean
+                suffixes[step.produces] = step.name
             continue
-        if step.accepts != _kind(suffix):
+        if step.accepts != kind:
             before = next((name for name in known if REGISTRY[name].produces == step.accepts), None)
             hint = f" Add {before!r} before it in steps." if before else ""
-            faults.append(f"steps.{step.name}: {step.name!r} accepts {step.accepts}, got {_kind(suffix)}.{hint}")
-        suffix = suffix if step.masks else step.produces
-        settings[step.name], found = step.settings(entry.settings, f"steps.{step.name}")
+            faults.append(f"steps.{step.name}: {step.name!r} accepts {step.accepts}, got {kind}.{hint}")
+        kind = kind if step.masks else step.kind
+        given, found = check_pipeline(step, entry.settings)
+        faults += found
+        settings[step.name], found = step.settings(given, f"steps.{step.name}")
         faults += found
     return settings, [*faults, *_mask_faults([*settings])]
 
 
 def _mask_faults(names: Sequence[str]) -> list[str]:
     """What is wrong with a chain that makes a source mask."""
-    mask = next((name for name in names if REGISTRY[name].masks), None)
+    mask = next((name for name in names if row_named(name).masks), None)
     if mask is None:
         return []
     after = names[names.index(mask) + 1 :]
-    if any(REGISTRY[name].takes_mask for name in after):
+    if any(row_named(name).takes_mask for name in after):
         return []
     readers = ", ".join(name for name, step in REGISTRY.items() if step.takes_mask)
     return [f"steps.{mask}: no step after it reads the mask. Put one of these after it, or remove it: {readers}."]
-
-
-def _kind(suffix: str) -> str:
-    """The kind of a product for the next step: a corrected rate is a rate."""
-    step = next((step for step in REGISTRY.values() if step.produces == suffix), None)
-    return step.accepts if step is not None and step.corrects else suffix

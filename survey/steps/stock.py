@@ -11,9 +11,9 @@ from typing import Any
 from survey.errors import TaskError
 from survey.models import Notice
 from survey.mosaics.groups import write_group
-from survey.names import programs_of
+from survey.names import programs_of, split_file
 from survey.steps.alignment import NO_SKY, Watched, check, watched
-from survey.steps.base import Job, Outcome, Step
+from survey.steps.base import MEMBER, Job, Outcome, Step
 from survey.steps.pipeline import call, is_simulated, link, stamp
 from survey.steps.reference_catalog import served, stored_catalog
 from survey.steps.sanity import check_covered
@@ -35,15 +35,15 @@ def run_image3(job: Job, step: Step) -> Outcome:
     """
     catalog, (association, *members) = stored_catalog(job.inputs)
     folder = job.path / "in"
-    for member in members:
-        link(member, folder, Path(member).name)
+    names = [str(split_file(Path(member).name)[0]) for member in members]
+    for name, member in zip(names, members, strict=True):
+        link(member, folder, f"{name}_{MEMBER}.fits")
     source = link(association, folder, Path(association).name)
     for member in json.loads(source.read_text())["products"][0]["members"]:
         if member.get("tweakreg_catalog"):  # relative to the association; see `survey.steps.association`
             link(str(Path(association).parent / member["tweakreg_catalog"]), folder, member["tweakreg_catalog"])
     output = job.path / "products"
     output.mkdir()
-    names = [Path(member).name.removesuffix("_cal.fits") for member in members]
 
     def check_aligned(found: Watched) -> None:
         if job.must_align:

@@ -61,6 +61,19 @@ class Inputs:
             raise TaskError(f"{name} is not among the {len(self._paths)} inputs of this task.")
         return self._paths[name]
 
+    def calibrated(self, exposure: str) -> str:
+        """Path of the calibrated file of an exposure, whatever the suffix of the step that made it.
+
+        Raises
+        ------
+        TaskError
+            There is none among the inputs.
+        """
+        for name, path in self._paths.items():
+            if name.startswith(f"{exposure}_") and name.endswith(".fits"):
+                return path
+        raise TaskError(f"{exposure}: its calibrated file is not among the {len(self._paths)} inputs of this task.")
+
 
 # Of an exposure, for all mosaics
 CAL = File("cal.fits", "stage2")

@@ -113,7 +113,7 @@ def drizzle_group(job: Job, step: Step) -> Outcome:
         if member.outlier is None:
             continue
         pixmap = np.load(outlier_map(inputs, files.member_subject(member.name, acid)))
-        arrays = read_arrays(inputs.path(files.CAL, member.name), ("data", "dq", "var_rnoise"))
+        arrays = read_arrays(inputs.calibrated(member.name), ("data", "dq", "var_rnoise"))
         for delta in sky.members[member.name].subtractions:
             arrays["data"] -= delta
         arrays, stored = place(arrays, pixmap, member.aligned.used, box, resampler, clipped=True)
