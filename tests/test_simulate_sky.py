@@ -153,7 +153,7 @@ def test_galaxy_has_its_flux_shape_and_angle():
     assert centroid(image) == pytest.approx((160, 160), abs=0.01)
     # second moments, back on the sky: the major axis lies at the position angle
     x, y = np.meshgrid(np.arange(320) - 160.0, np.arange(320) - 160.0)
-    east, north = np.tensordot(sky._pixel_to_east_north("NRCBLONG", window, 160, 160, attitude), [x, y], axes=1)
+    east, north = np.tensordot(sky.pixel_to_east_north("NRCBLONG", window, 160, 160, attitude), [x, y], axes=1)
     ee, nn, en = ((image * term).sum() / image.sum() for term in (east**2, north**2, east * north))
     angle = np.degrees(0.5 * np.arctan2(2 * en, nn - ee))
     assert angle == pytest.approx(30.0, abs=2.0)  # the PSF's sixfold wings add a degree
