@@ -263,10 +263,13 @@ def test_templates_of_nmfwisp_are_read_when_it_is_installed(tmp_path, monkeypatc
     hdus = [fits.PrimaryHDU(), *(fits.ImageHDU(plane, name=f"WISP_{n}") for n, plane in enumerate(planes))]
     fits.HDUList([*hdus, fits.ImageHDU(np.ones((512, 512)), name="MASK")]).writeto(folder / "nrcb4_f200w_wisp.fits")
     settings = EVERYTHING.wisps.model_copy(update={"templates": "auto"})
-    assert wisps.wisp_components(settings, "NRCB4", "F200W", 1)[1] == "builtin"
+    with monkeypatch.context() as missing:
+        missing.setattr(wisps, "nmfwisp_folder", lambda: None)
+        assert wisps.wisp_components(settings, "NRCB4", "F200W", 1)[1] == "builtin"
     monkeypatch.syspath_prepend(tmp_path)
+    assert wisps.nmfwisp_folder() == tmp_path / "nmfwisp" / "templates"
     templates, source = wisps.wisp_components(settings, "NRCB4", "F200W", 1)
-    assert source == "nmfwisp of unknown version" and len(templates) == 2
+    assert source.startswith("nmfwisp ") and len(templates) == 2
     assert templates[0].shape == (2048, 2048) and templates[0].max() <= 1 and templates[0].min() == 0
     # Pixel 100 of every fourth is the middle of pixels 400 to 403
     assert np.unravel_index(np.argmax(templates[0]), (2048, 2048)) in [(y, x) for y in (401, 402) for x in (801, 802)]
@@ -276,9 +279,8 @@ def test_templates_of_nmfwisp_are_read_when_it_is_installed(tmp_path, monkeypatc
         wisps.wisp_components(settings, "NRCA3", "F150W", 1)
 
 
-def test_nmfwisp_that_is_missing_is_named():
-    if wisps.nmfwisp_folder() is not None:
-        pytest.skip("nmfwisp is installed")
+def test_nmfwisp_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr(wisps, "nmfwisp_folder", lambda: None)
     with pytest.raises(ConfigError, match=r"nmfwisp is not installed.*auto or builtin"):
         wisps.wisp_components(EVERYTHING.wisps.model_copy(update={"templates": "nmfwisp"}), "NRCB4", "F200W", 1)
 

@@ -50,7 +50,7 @@ def wisp_components(settings: Wisps, detector: str, filter_name: str, seed: int)
     if folder is None:
         raise ConfigError(
             "artifacts.wisps.templates: the package nmfwisp is not installed. "
-            "Install it (pip install nmfwisp), or set templates to auto or builtin."
+            "Install it (pip install 'jwst-survey[community]'), or set templates to auto or builtin."
         )
     templates = _read_templates(folder, detector.lower(), filter_name.lower())
     return list(templates[: settings.components]), f"nmfwisp {_version()}"
