@@ -17,6 +17,9 @@ COMPLETE = "complete"
 SKIPPED = "skipped"
 FAILED = "failed"
 TWEAKREG = "tweakreg"  # the pipeline's step that aligns exposures
+LOST = "lost"  # of a raw file: it is missing or was changed, and a run fetches it again
+REMOVED = "removed"  # of a raw file: `survey tidy` removed it, and a run fetches it again only if a task reads it
+UNAVAILABLE = "unavailable"  # of a raw file: a task reads it, and it could not be fetched again
 _STRICT = {"strict": True, "allow_inf_nan": False}  # how pydantic reads a record: survey.workspace.records
 
 
@@ -61,6 +64,14 @@ class Exposure:
     # Why it is not part of the survey: the config excludes it, or its file is of another mode than the archive lists.
     # Unlike one with a fault, it is not missing from its mosaic.
     excluded: str = ""
+    # LOST or REMOVED: the raw file is not there, and `sha256` is the recorded one, which a fetch is expected to bring.
+    # UNAVAILABLE: there is none.
+    absent: str = ""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether its verified raw file is there."""
+        return bool(self.sha256) and not self.absent
 
     @property
     def file(self) -> str:
@@ -252,6 +263,7 @@ class TaskRecord:
     machine: Mapping[str, str] = field(default_factory=dict)  # processor, its vector units, linear algebra libraries
     environment: Mapping[str, str] = field(default_factory=dict)  # variables that may change last bits of pixels
     notices: tuple[Notice, ...] = ()  # what steps of Image3 did not do
+    removed: str = ""  # when `survey tidy` removed its products, to make room: ISO 8601, UTC
 
     @property
     def not_aligned(self) -> dict[str, str]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from survey.archive.ledger import LEDGER, Entry, Ledger, signature
-from survey.archive.local import with_entry
+from survey.archive.local import with_entry, with_facts
 from survey.archive.raw import rejection
 from survey.digest import file_sha256
 from survey.errors import ProductNameError
 from survey.messages import shown
-from survey.models import Exposure
+from survey.models import LOST, REMOVED, Exposure
 from survey.names import ExposureName, split_file
 
 
@@ -24,13 +26,70 @@ def known(exposures: Iterable[Exposure], directory: Path) -> tuple[Exposure, ...
     found to be of another mode is excluded.
     """
     ledger = Ledger(directory / LEDGER)
-    found = (_with_entry(exposure, ledger.get(exposure.file), directory) for exposure in exposures)
+    found = (_with_entry(exposure, ledger.get(exposure.file), directory / exposure.file) for exposure in exposures)
     return tuple(replace(item, excluded=item.excluded or rejection(item, ledger)) for item in found)
+
+
+def expected(
+    exposures: Iterable[Exposure], directory: Path, remembered: Mapping[str, str], local: bool = False
+) -> tuple[Exposure, ...]:
+    """Add the sha256 that a run will find, for a plan: of files that are there, or as recorded for others.
+
+    Parameters
+    ----------
+    exposures : of an archive's rows or a folder
+    directory : ``raw/`` of the workspace
+    remembered : sha256 by file name, of files that tasks have read and that the ledger may not have
+    local : ``uri`` is the path of a file, which a run links and verifies
+
+    Returns
+    -------
+    exposures : with ``absent`` where the file is missing or was changed, and the sha256 is the recorded one
+    """
+    ledger = Ledger(directory / LEDGER)
+    return tuple(
+        _expected(exposure, ledger.get(exposure.file), directory, remembered.get(exposure.file, ""), local)
+        for exposure in exposures
+    )
+
+
+def _expected(
+    exposure: Exposure, entry: Entry | None, directory: Path, sha256: str = "", local: bool = False
+) -> Exposure:
+    place = Path(exposure.uri) if local else directory / exposure.file
+    if exposure.fault or exposure.excluded or exposure.sha256 or exposure.absent:
+        return exposure
+    if entry is None or not entry.sha256:
+        if not sha256:
+            return exposure
+        size = place.stat().st_size if place.is_file() else exposure.size or 0
+        entry = Entry(exposure.file, size, sha256, exposure.uri, (0, 0, 0, 0))
+    found = _with_entry(exposure, entry, place)
+    if found.sha256:
+        return found
+    if local:  # a run takes the file as it is
+        with contextlib.suppress(OSError):
+            return replace(exposure, sha256=file_sha256(place))
+        return exposure
+    kept = header_path(directory, entry.name)
+    if entry.removed and not os.path.lexists(place) and kept.is_file():
+        return replace(with_entry(exposure, entry, kept), absent=REMOVED)
+    return replace(with_facts(exposure, entry.facts, entry.sha256, entry.size), absent=LOST)
+
+
+def header_path(directory: Path, name: str) -> Path:
+    """Where ``raw/`` keeps the primary header of a file that was removed to make room; CRDS's rules read it."""
+    return directory / "headers" / name
 
 
 def held(directory: Path) -> tuple[Exposure, ...]:
     """Every exposure whose unchanged file is in a workspace's ``raw/``, in the order of their names."""
-    found = (_with_entry(bare, entry, directory) for bare, entry in _listed(Ledger(directory / LEDGER)))
+    return tuple(exposure for exposure in recorded(directory) if exposure.is_held)
+
+
+def recorded(directory: Path) -> tuple[Exposure, ...]:
+    """Every exposure in the ledger of a workspace's ``raw/``, also those whose files are gone; see `expected`."""
+    found = (_expected(bare, entry, directory) for bare, entry in _listed(Ledger(directory / LEDGER)))
     return tuple(exposure for exposure in found if exposure.sha256)
 
 
@@ -79,6 +138,8 @@ def verify(directory: Path) -> dict[str, str]:
         if entry is None or not entry.sha256:
             continue
         path = directory / name
+        if entry.removed and not os.path.lexists(path):
+            continue
         try:
             split_file(name)
             if path.exists() and not path.is_file():
@@ -97,10 +158,9 @@ def verify(directory: Path) -> dict[str, str]:
     return faults
 
 
-def _with_entry(exposure: Exposure, entry: Entry | None, directory: Path) -> Exposure:
+def _with_entry(exposure: Exposure, entry: Entry | None, path: Path) -> Exposure:
     if entry is None or not entry.sha256:
         return exposure
-    path = directory / entry.name
     try:
         found = signature(path)
         # A touched or copied file is read: no product depends on its times.

@@ -40,6 +40,7 @@ class Entry:
     stat: Signature
     facts: Mapping[str, Any] = field(default_factory=dict)  # of its header; see survey.archive.local.facts
     cause: str = ""  # why the file is not used and not kept; then sha256 is '' and facts are those of the archive's row
+    removed: bool = False  # by `survey tidy`, to make room
 
 
 class Ledger:
@@ -107,6 +108,7 @@ def _parsed(line: bytes) -> Entry | None:
             (size, mtime, ctime, inode),
             facts,
             cause,
+            data.get("removed") is True,
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

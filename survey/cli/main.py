@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from survey import __version__
-from survey.cli import cluster_commands, init_command, observatory_commands
+from survey.cli import cluster_commands, init_command, observatory_commands, tidy_command
 from survey.cli.console import emit, say, shown
 from survey.cli.options import NO_SERVER, OFFLINE, cluster_options, config_options
 from survey.errors import DiskFullError, InterruptedRunError, SurveyError
@@ -53,6 +53,7 @@ main.add_command(observatory_commands.simulate)
 main.add_command(observatory_commands.serve)
 main.add_command(cluster_commands.cluster)
 main.add_command(cluster_commands.tls)
+main.add_command(tidy_command.tidy)
 
 
 @main.command()
@@ -146,7 +147,7 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
     loaded = load_config(config, workspace=workspace, context=context)
     if context is None:
         known = known_exposures(loaded, offline=offline, say=say)
-        made = reduction.plan(loaded, known.exposures)
+        made = reduction.plan(loaded, known.exposures, ask_server=not offline)
     else:
         known = Known(inputs.held_exposures(loaded), WORKSPACE)
         references = inputs.look_up(without_server(loaded) if offline else loaded, known.exposures)

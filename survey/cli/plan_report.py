@@ -21,7 +21,7 @@ from survey.cli.tables import (
 )
 from survey.config.model import SurveyConfig
 from survey.dashboard.state import first_line
-from survey.models import Notice, Plan
+from survey.models import LOST, REMOVED, Exposure, Notice, Plan
 from survey.planning import staleness
 from survey.planning.disk import Room, total_gb
 from survey.planning.grids import ALIGNMENT, CONFIG, FOOTPRINTS, Grid
@@ -66,7 +66,8 @@ def plan_document(made: Planned) -> dict[str, Any]:
                 "detector": item.detector,
                 "observation": item.observation,
                 "size": item.size,
-                "fetched": item.sha256 is not None,
+                "fetched": item.is_held,
+                "absent": item.absent,
                 "fault": item.fault,
                 "pointing": item.pointing,
                 "footprint": item.footprint,
@@ -154,7 +155,7 @@ def _tiles(made: Plan, product: str) -> dict[str, Any]:
 def plan_blocks(made: Planned) -> list[Block]:
     """Head, table, mosaics with their grids, failures, causes, totals."""
     document, plan = plan_document(made), made.plan
-    fetched = sum(item.sha256 is not None for item in plan.exposures)
+    fetched = sum(item.is_held for item in plan.exposures)
     head = (
         f"{made.config.survey}: {made.config.program_text}, {_counted(len(plan.exposures), 'exposure')} "
         f"({fetched} fetched, {document['raw_gb']:.2f} GB raw), context {plan.context}"
@@ -167,6 +168,7 @@ def plan_blocks(made: Planned) -> list[Block]:
     blocks += [*later, *_grid_lines(made)]
     blocks += [f"left out {item.name}: {item.fault}" for item in plan.exposures if item.fault]
     blocks += left_out_lines(document["left_out"])
+    blocks += _raw_lines(made)
     blocks += _reason_lines(made.states)
     blocks += [f"to fetch before the first task: {name}" for name in document["catalogs_to_fetch"]]
     blocks += notice_lines(document["notices"])
@@ -180,6 +182,28 @@ def plan_blocks(made: Planned) -> list[Block]:
         short = "; this will not fit" if made.room.is_too_small else "; this may not fit" if made.room.is_tight else ""
         blocks.append(f"disk: {made.room}{short}")
     return blocks
+
+
+def _raw_lines(made: Planned) -> list[str]:
+    """Raw files that are not there, and whether a run fetches them again."""
+    read = {name for item in made.states if item.state != staleness.DONE for name in item.task.files}
+    lost = [item for item in made.plan.exposures if item.absent == LOST]
+    removed = [item for item in made.plan.exposures if item.absent == REMOVED]
+    again = [item for item in removed if f"raw/{item.file}" in read]
+    lines = []
+    if lost:
+        lines.append(
+            f"raw files of {_counted(len(lost), 'exposure')} are missing or were changed since they were verified: "
+            f"a run fetches them again ({_gb(lost)})"
+        )
+    if removed:
+        use = f"{len(again)} of them are fetched again, since tasks read them ({_gb(again)})" if again else "not needed"
+        lines.append(f"raw files of {_counted(len(removed), 'exposure')} were removed by survey tidy: {use}")
+    return lines
+
+
+def _gb(exposures: Sequence[Exposure]) -> str:
+    return f"{sum(item.size or 0 for item in exposures) / 1e9:.2f} GB"
 
 
 def _counted(number: int, noun: str) -> str:

@@ -18,6 +18,7 @@ from filelock import FileLock
 from survey.digest import file_sha256, tree_sha256
 from survey.errors import TaskError
 from survey.models import COMPLETE, Product, Task, TaskRecord
+from survey.mosaics.layouts import copy_layout
 from survey.mosaics.tiles import uncommit
 from survey.names import association_id
 from survey.steps.base import Outcome, Unit
@@ -89,6 +90,8 @@ def publish(
             changed |= _replace(source, place)
         for parent in changed:
             sync_folder(parent)
+        if row.lays_out:
+            copy_layout(workspace.root, task.subject)
         write_record(workspace.records, final)
     return final
 

@@ -14,9 +14,11 @@ from typing import Any
 
 from survey.mosaics.grid import Box, Tile, touched
 from survey.mosaics.sky_plane import LinearWcs
+from survey.workspace.files import write_file
 from survey.workspace.paths import is_file
 
 FOLDER, SUFFIX = "stage3", "layout.json"  # of the file: <product>_layout.json
+COPIES = "records/layouts"  # folder of copies
 MAX_LAYOUT_BYTES = 256 * 1024 * 1024  # 20,000 members are 40 MB
 MAX_SIDE_PX = 1_000_000  # of a grid in a file: 8 degrees at 0.03 arcsec; a damaged one could have too many tiles
 
@@ -209,8 +211,22 @@ def _shape(value: Sequence[Any]) -> tuple[int, int]:
 
 
 def read_layout(root: Path, product: str) -> Layout | None:
-    """The layout of a mosaic; None if there is none, or it cannot be read."""
-    path = root / FOLDER / f"{product}_{SUFFIX}"
+    """The layout of a mosaic, or its copy beside the records; None if there is neither, or they cannot be read."""
+    name = f"{product}_{SUFFIX}"
+    return _read(root / FOLDER / name) or _read(root / COPIES / name)
+
+
+def copy_layout(root: Path, product: str) -> None:
+    """Keep a copy of a mosaic's layout beside the records.
+
+    Without it, what depends on an alignment whose file was removed could not be planned, though it is done.
+    """
+    name = f"{product}_{SUFFIX}"
+    (root / COPIES).mkdir(parents=True, exist_ok=True)
+    write_file(root / COPIES / name, (root / FOLDER / name).read_bytes(), durable=False)
+
+
+def _read(path: Path) -> Layout | None:
     try:
         if not is_file(path) or path.stat().st_size > MAX_LAYOUT_BYTES:
             return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from survey.errors import DiskFullError
-from survey.models import COMPLETE, Exposure, Plan, Task, TaskRecord
+from survey.models import COMPLETE, REMOVED, Exposure, Plan, Task, TaskRecord
 from survey.steps.costs import image_gb, ramp_gb
 
 # Estimates are none too good: a run is refused only when even this much of them does not fit.
@@ -50,7 +50,13 @@ def room(
     """
     from survey.archive.download import MAX_FILE_BYTES  # which brings the network along
 
-    absent = [exposure for exposure in made.exposures if not exposure.sha256 and not exposure.fault]
+    waiting = list(waiting)
+    read = {name for task in waiting for name in task.files}
+    absent = [
+        item
+        for item in made.exposures
+        if not item.is_held and not item.fault and (item.absent != REMOVED or f"raw/{item.file}" in read)
+    ]
     # A larger size is a slip of the archive's row: that file will not be fetched.
     sizes = [exposure.size for exposure in absent if exposure.size and exposure.size <= MAX_FILE_BYTES]
     raw = sum(sizes) / 1e9 if fetches else 0.0

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from survey.messages import unquoted
-from survey.models import COMPLETE, Plan, Task, TaskRecord
+from survey.models import COMPLETE, Task, TaskRecord
 from survey.steps.alignment import refusal_of
 from survey.steps.base import Unit
 from survey.steps.registry import is_intermediate, row_of
-from survey.workspace.products import product_in_place, recorded, reusable
+from survey.workspace.products import in_place, product_in_place, recorded
 
 DONE = "done"
 NEW = "new"  # never run
 STALE = "stale"  # was run, and would make something else now
 FAILED = "failed"  # was tried and failed
 UNKNOWN = "unknown"  # depends on something that is not known yet
+DELETED = "its product was deleted to save space, and a task that has to run reads it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,21 @@ class State:
     reasons: tuple[str, ...] = ()
 
 
-def states(plan: Plan, records: Mapping[str, TaskRecord], root: Path) -> list[State]:
-    """The state of every task of a plan, in its order."""
-    found = [state_of(task, records.get(task.key), root) for task in plan]
+def states(tasks: Iterable[Task], records: Mapping[str, TaskRecord], root: Path) -> list[State]:
+    """The state of each task of a plan, in its order: exactly those that a run reuses are done.
+
+    Parameters
+    ----------
+    tasks : a plan or some of its tasks, each after its inputs
+    records : of earlier runs, by key
+    root : of the workspace
+    """
+    listed = list(tasks)
+    reusable = reusable_records(root, listed, records)
+    found = [
+        State(task, DONE) if task.key in reusable else _to_run(state_of(task, records.get(task.key), root))
+        for task in listed
+    ]
     refused = {
         item.task.mosaic: cause
         for item in found
@@ -51,9 +64,59 @@ def states(plan: Plan, records: Mapping[str, TaskRecord], root: Path) -> list[St
     ]
 
 
+def _to_run(found: State) -> State:
+    """The state of a task that a run does not reuse, though its own record is as it should be."""
+    return found if found.state != DONE else State(found.task, STALE, (DELETED,))
+
+
+def reusable_records(
+    root: Path, tasks: Sequence[Task], stored: Mapping[str, TaskRecord], needed: Iterable[str] = ()
+) -> dict[str, TaskRecord]:
+    """Records of earlier runs by task key, of the tasks that need not run again.
+
+    A product must still be in the workspace. That of an intermediate step, or one that `survey tidy` removed, may be
+    gone, unless a task that has to run reads it: then the task that makes it has to run as well.
+
+    Parameters
+    ----------
+    root : of the workspace
+    tasks : each after its inputs, with all that read such a product of one of them
+    stored : records of earlier runs, by key
+    needed : keys of tasks whose products other tasks will read: see `products_needed`
+    """
+    reusable: dict[str, TaskRecord] = {}
+    read = set(needed)  # and keys of the inputs of tasks that have to run
+    for task in reversed(tasks):
+        record = recorded(task, stored.get(task.key))
+        if record is not None and ((may_be_gone(task, record) and task.key not in read) or in_place(root, record)):
+            reusable[task.key] = record
+        else:
+            read.update(task.inputs)
+    return reusable
+
+
+def products_needed(root: Path, tasks: Sequence[Task], stored: Mapping[str, TaskRecord]) -> frozenset[str]:
+    """Keys of the tasks whose products a task that has to run will read.
+
+    Parameters
+    ----------
+    root, stored : as for `reusable_records`
+    tasks : all that a run selects; those that are not known yet count as tasks that have to run
+    """
+    reusable = reusable_records(root, tasks, stored)
+    return frozenset(key for task in tasks if task.key not in reusable for key in task.inputs)
+
+
+def may_be_gone(task: Task, record: TaskRecord) -> bool:
+    """Whether the products of a complete task may have been deleted: intermediate ones, or by `survey tidy`."""
+    return is_intermediate(task) or bool(record.removed)
+
+
 def state_of(task: Task, record: TaskRecord | None, root: Path) -> State:
     """The state of one task, beside its record on disk."""
-    done = recorded(task, record) if is_intermediate(task) else reusable(task, root, record)
+    done = recorded(task, record)
+    if done is not None and not may_be_gone(task, done) and not in_place(root, done):
+        done = None
     if done is not None:
         return State(task, DONE)
     if task.unknown:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from survey import references as crds_references
@@ -13,7 +14,7 @@ from survey.config.model import SurveyConfig
 from survey.config.pipeline_spec import override_files
 from survey.credentials import token
 from survey.errors import ConfigError, DownloadError, NoExposuresError, ProductNameError, ReferencesError, SurveyError
-from survey.models import Exposure
+from survey.models import LOST, REMOVED, Exposure
 from survey.names import ExposureName, split_file
 from survey.planning.recipe import recipe_of
 from survey.reduction.options import Progress, Say, silent
@@ -55,7 +56,12 @@ def find_exposures(config: SurveyConfig, *, say: Say = silent) -> tuple[Exposure
     for nothing in absent:
         say(str(nothing))
     found.sort(key=lambda item: item.name)
-    return select(config, archive_held.known(found, config.folders.raw))
+    if config.archive.local is not None:
+        return select(config, archive_held.expected(found, config.folders.raw, {}, local=True))
+    known = archive_held.known(found, config.folders.raw)
+    # A file that is gone is fetched again: what its header said decides, too.
+    chosen = select(config, archive_held.expected(known, config.folders.raw, {}))
+    return tuple(replace(item, excluded=choice.excluded) for item, choice in zip(known, chosen, strict=True))
 
 
 def _of_program(config: SurveyConfig, program: int, say: Say) -> list[Exposure]:
@@ -247,16 +253,22 @@ def no_raw_files(config: SurveyConfig) -> SurveyError:
 
 
 def held_exposures(config: SurveyConfig) -> tuple[Exposure, ...]:
-    """The config's exposures whose verified raw files are in the workspace, as the ledger of downloads lists them."""
-    return tuple(exposure for exposure in listed_exposures(config) if not exposure.excluded)
+    """The config's exposures whose verified raw files are in the workspace, as the ledger of downloads lists them.
+
+    Also those whose raw files were removed by `survey tidy`; their headers are still there.
+    """
+    return tuple(item for item in listed_exposures(config) if not item.excluded and item.absent != LOST)
 
 
 def listed_exposures(config: SurveyConfig) -> tuple[Exposure, ...]:
-    """The exposures of `held_exposures`, and those that are left out, with the cause in ``excluded``."""
+    """The exposures of `held_exposures`, those whose raw files are gone and will be fetched again, and excluded ones.
+
+    ``excluded`` is the cause why an exposure is left out.
+    """
     raw = config.folders.raw
     found = (
         exposure
-        for exposure in (*archive_held.held(raw), *archive_held.rejected(raw))
+        for exposure in (*archive_held.recorded(raw), *archive_held.rejected(raw))
         if config.includes(exposure.program, exposure.observation)
         and (config.filters is None or exposure.filter in config.filters)
     )
@@ -264,12 +276,27 @@ def listed_exposures(config: SurveyConfig) -> tuple[Exposure, ...]:
 
 
 def raw_files(workspace: Workspace, exposures: Sequence[Exposure]) -> dict[str, Path]:
-    """Files from whose headers reference files are chosen: name of the exposure -> raw file, or supplied cal file."""
-    found = {}
+    """Files from whose headers reference files are chosen: name of the exposure -> raw file, or supplied cal file.
+
+    Of a raw file that was removed to make room it is the header that was kept.
+    """
+    return {name: path for name, path in header_files(workspace, exposures).items() if path is not None}
+
+
+def header_files(workspace: Workspace, exposures: Sequence[Exposure]) -> dict[str, Path | None]:
+    """As `raw_files`; None for exposures that are known, and whose header is not there."""
+    found: dict[str, Path | None] = {}
     for exposure in exposures:
-        if exposure.sha256 and not exposure.excluded:
-            given = Path(exposure.uri)
-            found[exposure.name] = given if exposure.is_given else workspace.raw / exposure.file
+        if not exposure.sha256 or exposure.excluded:
+            continue
+        if exposure.is_given:
+            found[exposure.name] = Path(exposure.uri)
+        elif exposure.absent:
+            kept = archive_held.header_path(workspace.raw, exposure.file)
+            found[exposure.name] = kept if exposure.absent == REMOVED else None
+        else:
+            linked, source = workspace.raw / exposure.file, Path(exposure.uri)
+            found[exposure.name] = linked if linked.exists() or not source.is_file() else source
     return found
 
 

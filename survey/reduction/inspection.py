@@ -17,7 +17,7 @@ from survey.models import COMPLETE, Notice, Plan, TaskRecord
 from survey.mosaics.groups import ROOT_METADATA
 from survey.planning.disk import Room, room
 from survey.planning.staleness import DONE, State, states
-from survey.reduction.inputs import held_exposures, listed_exposures
+from survey.reduction.inputs import listed_exposures
 from survey.reduction.job import unchecked_plan
 from survey.reduction.outcome import notices_of
 from survey.reduction.placement import placement_of
@@ -59,7 +59,7 @@ def explain(config: SurveyConfig, product: str) -> tuple[Lineage, dict[str, tupl
         tree = lineage(records, _inside(product, workspace))
     except KeyError as error:
         raise ConfigError(str(error.args[0])) from error
-    exposures = held_exposures(config)
+    exposures = [item for item in listed_exposures(config) if not item.excluded]
     current = {state.task.key: state for state in states(unchecked_plan(config, exposures), records, workspace.root)}
     held = {exposure.name for exposure in exposures}
     stale = {}
@@ -117,7 +117,7 @@ def verify(config: SurveyConfig) -> dict[str, str]:
             known.add(product.path)
             try:
                 path = paths.inside(workspace.root, product.path)
-                if row_of(record).intermediate and not os.path.lexists(path):
+                if (row_of(record).intermediate or record.removed) and not os.path.lexists(path):
                     continue
                 sha256 = _sha256_of(path)
             except (OSError, ValueError) as error:

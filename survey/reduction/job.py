@@ -13,9 +13,9 @@ from survey import references as crds_references
 from survey.archive import held as archive_held
 from survey.cluster.capacity import capacity, too_large
 from survey.config.model import SurveyConfig, resolved
-from survey.errors import DownloadError, ReferencesError, SurveyError
+from survey.errors import ReferencesError, SurveyError
 from survey.execution.environment import Site
-from survey.models import COMPLETE, Exposure, Plan, Task, TaskRecord
+from survey.models import COMPLETE, REMOVED, Exposure, Plan, Task, TaskRecord
 from survey.mosaics.association_files import read_association
 from survey.mosaics.groups import ensure_store
 from survey.mosaics.layouts import read_layouts
@@ -27,15 +27,15 @@ from survey.planning.planner import Planner
 from survey.planning.planner import plan as make_plan
 from survey.planning.recipe import recipe_of
 from survey.planning.selection import is_selected, steps_until
-from survey.planning.staleness import DONE, state_of
+from survey.planning.staleness import DONE, states
 from survey.planning.supplied import group_of, plan_of
 from survey.reduction.alignment import check_alignment
 from survey.reduction.catalogs import sync_catalogs, with_catalogs
+from survey.reduction.fetching import fetch_again, fetch_some
 from survey.reduction.inputs import (
-    fetch,
     find_exposures,
+    header_files,
     override_digests,
-    raw_files,
     sync_references,
     types_needed,
     unreferenced,
@@ -45,7 +45,7 @@ from survey.reduction.members import members_of
 from survey.reduction.options import Callbacks, RunOptions, Watch, combined
 from survey.reduction.outcome import Run
 from survey.reduction.placement import check_placement
-from survey.reduction.selection import all_left_out, select
+from survey.reduction.selection import all_left_out
 from survey.references import References
 from survey.scheduling.cleanup import clean_up, clean_up_first_pass
 from survey.steps.registry import row_named, row_of
@@ -56,14 +56,24 @@ LEFTOVER_SECONDS = 24 * 3600.0  # age at which folders of killed tasks are remov
 REPORT = "dashboard.html"  # of a run, in reports/
 
 
-def plan(config: SurveyConfig, exposures: Sequence[Exposure], references: References | None = None) -> Plan:
-    """List the tasks of a survey, each with the digest of its result. Reads the workspace, writes nothing.
+def plan(
+    config: SurveyConfig,
+    exposures: Sequence[Exposure],
+    references: References | None = None,
+    *,
+    ask_server: bool = False,
+) -> Plan:
+    """List the tasks of a survey, each with the digest of its result. Reads the workspace, writes nothing there.
+
+    A raw file that is missing or damaged counts as the recorded one, which a run is expected to fetch again.
 
     Parameters
     ----------
     config : what to reduce
     exposures : of `find_exposures`
-    references : of `sync_references`; default: those that it recorded, if they are still valid
+    references : of `sync_references`; default: those that it recorded, and for further exposures or another context
+        those that the rules in the CRDS cache choose
+    ask_server : fetch the rules of the context, if the CRDS cache does not have them
 
     Raises
     ------
@@ -72,27 +82,41 @@ def plan(config: SurveyConfig, exposures: Sequence[Exposure], references: Refere
         that the grid of one mosaic would be nearly empty; members without a file in ``mosaic.alignment``. All faults
         are named.
     """
-    made = unchecked_plan(config, exposures, references)
+    made = unchecked_plan(config, exposures, references, ask_server=ask_server)
     check_placement(config, made)
     check_alignment(config, made)
     return made
 
 
-def unchecked_plan(config: SurveyConfig, exposures: Sequence[Exposure], references: References | None = None) -> Plan:
+def unchecked_plan(
+    config: SurveyConfig,
+    exposures: Sequence[Exposure],
+    references: References | None = None,
+    *,
+    ask_server: bool = False,
+) -> Plan:
     """As `plan`, without the comparison of exposures with grids and with files of alignments."""
     workspace = config.folders
+    records = read_records(workspace.records).by_key
+    remembered = {
+        name.removeprefix("raw/"): sha256
+        for record in records.values()
+        for name, sha256 in record.inputs.items()
+        if name.startswith("raw/")
+    }
+    exposures = archive_held.expected(exposures, workspace.raw, remembered, local=config.archive.local is not None)
     if references is None:
-        with contextlib.suppress(ReferencesError):
-            references = crds_references.recall(
-                raw_files(workspace, exposures), config.references, workspace.references, types_needed(config)
-            )
+        headers, types = header_files(workspace, exposures), types_needed(config)
+        references = crds_references.recall(
+            headers, config.references, workspace.references, types, ask_server=ask_server
+        )
     if references is not None:
         lacking = unreferenced(config, exposures, references)
         exposures = [replace(item, fault=lacking.get(item.name, item.fault)) for item in exposures]
         references = with_catalogs(config, exposures, references)
     products = [association.product for association in mosaics_of(config, exposures)]
     products += [first_pass_name(product) for product in products] if recipe_of(config).mask_step else []
-    memory = learn(read_records(workspace.records).by_key.values())
+    memory = learn(records.values())
     return make_plan(
         config, exposures, references, override_digests(config), read_layouts(workspace.root, products), memory
     )
@@ -120,15 +144,18 @@ def run(
     with _started(config, options, callbacks) as job:
         exposures, missing = _fetch_available(job)
         left_out = {exposure.name: exposure.excluded for exposure in exposures if exposure.excluded}
-        present = [exposure for exposure in exposures if exposure.sha256 and not exposure.excluded]
         if left_out and len(left_out) == len(exposures):
             raise SurveyError(all_left_out(exposures))
-        if not present:
-            raise SurveyError(f"{config.workspace}: none of {len(exposures)} raw files is available.")
-        references = sync_references(config, present)
-        if options.until is None or row_named(options.until).per_mosaic:
-            references = sync_catalogs(config, exposures, references, say=job.callbacks.say)
+        references = _references(job, exposures)
         made = unchecked_plan(config, exposures, references)
+        needed = _absent_inputs(job, made)
+        if needed:
+            everything = (*made.exposures, *made.left_out)
+            exposures, more = fetch_again(config, job.callbacks, everything, needed, missing)
+            missing |= more
+            if any(exposure.name not in missing for exposure in needed):
+                references = _references(job, exposures)
+            made = unchecked_plan(config, exposures, references)
         missing |= {item.name: item.fault for item in made.exposures if item.fault and item.sha256}
         return replace(_run_tasks(job, made, references), missing=missing, left_out=left_out)
 
@@ -202,11 +229,11 @@ def _started(config: SurveyConfig, options: RunOptions, callbacks: Callbacks) ->
 
 
 def _fetch_available(job: _Job) -> tuple[tuple[Exposure, ...], dict[str, str]]:
-    """Fetch the raw files.
+    """Fetch the raw files, except those that `survey tidy` removed.
 
     Returns
     -------
-    exposures : all of them; those with a sha256 have a verified raw file
+    exposures : all of them; those with a sha256 that are not ``absent`` have a verified raw file
     missing : exposure -> why its file could not be fetched; `mosaic.max_missing` says how many a mosaic may lack
     """
     config, say = job.config, job.callbacks.say
@@ -214,17 +241,45 @@ def _fetch_available(job: _Job) -> tuple[tuple[Exposure, ...], dict[str, str]]:
     say(f"{len(found)} exposures of {config.program_text}")
     usable = tuple(exposure for exposure in found if not exposure.excluded)
     check_placement(config, Plan((), usable, mosaics_of(config, usable)))  # before hours of downloads
-    if config.archive.local is None and any(not (exposure.sha256 or exposure.excluded) for exposure in found):
-        # Check the disk space for the products before hours of downloads.
-        made = unchecked_plan(config, found)
-        _check(job, made)
-        _waiting(job, made, read_records(job.config.folders.records).by_key)
-    try:
-        return fetch(config, found, progress=job.callbacks.progress, say=say), {}
-    except DownloadError as error:
-        for line in str(error).splitlines():
-            say(line)
-        return select(config, archive_held.known(found, config.folders.raw), complete=False), error.missing
+    if config.archive.local is None:
+        found = archive_held.expected(found, config.folders.raw, {})
+        if not all(exposure.is_held or exposure.excluded for exposure in found):
+            # The disk space for the products as well.
+            made = unchecked_plan(config, found)
+            _check(job, made)
+            _waiting(job, made, read_records(job.config.folders.records).by_key)
+    return fetch_some(config, job.callbacks, found, [item for item in found if item.absent != REMOVED])
+
+
+def _absent_inputs(job: _Job, made: Plan) -> list[Exposure]:
+    """Exposures of a plan whose raw files are not there, though a task that has to run reads them."""
+    stored = read_records(job.config.folders.records).by_key
+    read = {name for task in _unfinished(job, made, stored) for name in task.files}
+    return [exposure for exposure in made.exposures if exposure.absent and f"raw/{exposure.file}" in read]
+
+
+def _references(job: _Job, exposures: Sequence[Exposure]) -> References:
+    """Sync the reference files and catalogues of exposures; those whose header is not there keep the recorded ones.
+
+    Raises
+    ------
+    SurveyError
+        No exposure has a raw file, or the header of one.
+    """
+    config, workspace = job.config, job.config.folders
+    exposures = archive_held.expected(exposures, workspace.raw, {})
+    headers = header_files(workspace, exposures)
+    present = [exposure for exposure in exposures if headers.get(exposure.name) is not None]
+    if not present:
+        raise SurveyError(f"{config.workspace}: none of {len(exposures)} raw files is available.")
+    gone: dict[str, Path | None] = {name: None for name, path in headers.items() if path is None}
+    types = types_needed(config)
+    before = crds_references.recall(gone, config.references, workspace.references, types) if gone else None
+    found = sync_references(config, present)
+    found = found if before is None else found.joined(before)
+    if job.options.until is None or row_named(job.options.until).per_mosaic:
+        found = sync_catalogs(config, exposures, found, say=job.callbacks.say)
+    return found
 
 
 def _run_tasks(job: _Job, made: Plan, references: References) -> Run:
@@ -291,12 +346,16 @@ def _waiting(job: _Job, made: Plan, stored: Mapping[str, TaskRecord]) -> list[Ta
     DiskFullError
         Their products do not fit on the disk.
     """
-    root, names = job.config.folders.root, steps_until(made, job.options.until)
-    waiting = [
-        task for task in made if is_selected(task, names) and state_of(task, stored.get(task.key), root).state != DONE
-    ]
+    root, waiting = job.config.folders.root, _unfinished(job, made, stored)
     check_room(room(root, made, waiting, stored, job.config.archive.local is None), root, job.callbacks.say)
     return waiting
+
+
+def _unfinished(job: _Job, made: Plan, stored: Mapping[str, TaskRecord]) -> list[Task]:
+    """Tasks of a plan that are not done, up to the last step of the options."""
+    names = steps_until(made, job.options.until)
+    found = states([task for task in made if is_selected(task, names)], stored, job.config.folders.root)
+    return [item.task for item in found if item.state != DONE]
 
 
 def _on_cluster(

@@ -6,19 +6,20 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from survey.archive.headers import DamagedFileError, read_primary_header
-from survey.digest import digest, file_sha1
+from survey.digest import file_sha1
 from survey.errors import ReferencesError
 from survey.models import CatalogFile
 from survey.references.cache import plain_path, stat_signature
 from survey.references.messages import NOT_FOUND
 from survey.workspace.files import disk_full_named, write_file
 
-_FORMAT = 1
+_FORMAT = 2
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ReferencesError)
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,32 @@ class References:
         found = self.of(exposure)
         return {kind: found[kind] for kind in sorted(types) if found.get(kind, "").startswith(NOT_FOUND)}
 
+    def only(self, names: Iterable[str]) -> References:
+        """The references of some of the exposures."""
+        exposures = {name: self.exposures[name] for name in names}
+        used = sorted(set(exposures.values()))
+        groups = tuple(self.groups[number] for number in used)
+        files = {name for group in groups for name in group.values()}
+        return replace(
+            self,
+            groups=groups,
+            exposures={name: used.index(number) for name, number in exposures.items()},
+            files={name: sha1 for name, sha1 in self.files.items() if name in files},
+            paths={name: path for name, path in self.paths.items() if name in files},
+        )
+
+    def joined(self, other: References) -> References:
+        """These references and those of further exposures, under the same context."""
+        shift = len(self.groups)
+        return replace(
+            self,
+            groups=(*self.groups, *other.groups),
+            exposures={**self.exposures, **{name: shift + number for name, number in other.exposures.items()}},
+            files={**self.files, **other.files},
+            paths={**self.paths, **other.paths},
+            mappings={**self.mappings, **other.mappings},
+        )
+
     def path(self, file: str) -> Path:
         """Where the cache holds a reference file."""
         return Path(self.cache) / self.paths[file]
@@ -90,17 +117,17 @@ class References:
 class Question:
     """What a result depends on, except the files in the cache."""
 
-    raw: Mapping[str, Path]  # exposure name -> raw file
+    # Exposure name -> file whose primary header is read; None: the file is gone, and the recorded answer counts.
+    raw: Mapping[str, Path | None]
     context: str
     cache: Path
     types: tuple[str, ...] | None
 
-    def key(self, by_content: bool = False) -> str:
-        """Digest of the question; raw files enter by size, times and inode, or by the content of their headers."""
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The question without its exposures, as JSON. Folders are no part of it: a moved workspace asks the same."""
         versions = {name: importlib.metadata.version(name) for name in ("crds", "jwst")}
-        look = _header_sha1 if by_content else stat_signature
-        seen = {name: [str(path), look(Path(path))] for name, path in self.raw.items()}
-        return digest([_FORMAT, self.context, str(self.cache), list(self.types or ()), versions, seen])
+        return {"format": _FORMAT, "context": self.context, "types": list(self.types or ()), "versions": versions}
 
 
 def _header_sha1(path: Path) -> str:
@@ -111,6 +138,25 @@ def _header_sha1(path: Path) -> str:
         return ""
 
 
+def _answered(question: Question, headers: Mapping[str, Any]) -> list[str]:
+    """Exposures of a question whose headers are those of a record.
+
+    A header is read only if size, times or inode of the file are not the recorded ones.
+    """
+    found = []
+    for name, path in question.raw.items():
+        known = headers.get(name)
+        if known is None:
+            continue
+        if (
+            path is None
+            or stat_signature(path) == known["stat"]
+            or (known["sha1"] and _header_sha1(path) == known["sha1"])
+        ):
+            found.append(name)
+    return found
+
+
 def _held_stats(references: References) -> dict[str, list[int] | None]:
     """Stat signatures of every file of a result, and of crds' own configuration."""
     paths = {*references.paths.values(), *(f"mappings/jwst/{name}" for name in references.mappings)}
@@ -118,20 +164,35 @@ def _held_stats(references: References) -> dict[str, list[int] | None]:
     return {path: stat_signature(Path(references.cache) / path) for path in sorted(paths)}
 
 
-def read_record(record: Path | None, question: Question) -> References | None:
-    """The result in a record, if it is for the same question and no file of the cache changed since; else None.
+def _read(record: Path | None, question: Question) -> tuple[dict[str, Any], References] | None:
+    """A record's content and its answers to a question, for the exposures that it has; None if it is for another one.
 
-    Files of which only the times changed are read again, and their content decides.
+    Raises
+    ------
+    OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ReferencesError
+        The record is missing or damaged.
+    """
+    content = json.loads(Path(record).read_text(encoding="ascii")) if record is not None else {}
+    if content.get("asked") != question.asked:
+        return None
+    references = References.from_json(content["references"])
+    if not all(map(plain_path, references.paths.values())):
+        return None
+    names = [name for name in _answered(question, content["headers"]) if name in references.exposures]
+    return content, replace(references.only(names), cache=str(question.cache))
+
+
+def read_record(record: Path | None, question: Question) -> References | None:
+    """The result in a record, if it answers a question for all its exposures, and the cache has the same files.
+
+    Workspace and cache may have been moved or copied. Files of which only the times changed are read again, and their
+    content decides.
     """
     try:
-        content = json.loads(Path(record).read_text(encoding="ascii")) if record is not None else {}
-        if "references" not in content:
+        found = _read(record, question)
+        if found is None or found[1].exposures.keys() != question.raw.keys():
             return None
-        if content.get("key") != question.key() and content.get("content_key") != question.key(by_content=True):
-            return None
-        references = References.from_json(content["references"])
-        if references.cache != str(question.cache) or not all(map(plain_path, references.paths.values())):
-            return None
+        content, references = found
         stats = _held_stats(references)
         stats.pop("config/jwst/server_config")
         sha1 = {references.paths[name]: value for name, value in references.files.items()}
@@ -140,8 +201,21 @@ def read_record(record: Path | None, question: Question) -> References | None:
             if stat is None or (content["stats"].get(path) != stat and file_sha1(question.cache / path) != sha1[path]):
                 return None
         return references if (question.cache / "config" / "jwst" / "server_config").exists() else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ReferencesError):
-        return None  # missing or damaged: to be looked up again
+    except _DAMAGED:
+        return None  # to be looked up again
+
+
+def read_answers(record: Path | None, question: Question) -> References | None:
+    """What a record answers to a question, for those exposures that it has; None if there are none.
+
+    The files in the cache are not looked at: names and SHA-1 of reference files do not depend on them, and a run
+    fetches those that are missing or damaged.
+    """
+    try:
+        found = _read(record, question)
+    except _DAMAGED:
+        return None
+    return None if found is None or not found[1].exposures else found[1]
 
 
 def write_record(record: Path, question: Question, references: References) -> None:
@@ -152,8 +226,13 @@ def write_record(record: Path, question: Question, references: References) -> No
     DiskFullError, OSError
         The record cannot be written.
     """
-    keys = {"key": question.key(), "content_key": question.key(by_content=True)}
-    content: dict[str, Any] = {**keys, "references": references.to_json(), "stats": _held_stats(references)}
+    files = {name: path for name, path in question.raw.items() if path is not None}
+    content: dict[str, Any] = {
+        "asked": question.asked,
+        "headers": {name: {"sha1": _header_sha1(path), "stat": stat_signature(path)} for name, path in files.items()},
+        "references": references.to_json(),
+        "stats": _held_stats(references),
+    }
     with disk_full_named(record.parent):
         record.parent.mkdir(parents=True, exist_ok=True)
         write_file(record, json.dumps(content))

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from survey.digest import file_sha1
 from survey.errors import ConfigError, ReferencesError, ServiceError, ServiceUnreachableError
 from survey.messages import shown
 from survey.references.cache import Cache, Wanted, plain_name, plain_path
 from survey.references.child import ask_best, ask_catalog
 from survey.references.messages import NOT_FOUND, Best, BestRequest, Catalog
-from survey.references.record import Question, References, read_record, write_record
+from survey.references.record import Question, References, read_answers, read_record, write_record
 
 log = logging.getLogger(__name__)
 
@@ -142,12 +143,71 @@ def sync(
 
 
 def recall(
-    raw: Mapping[str, Path], settings: ReferencesSettings, record: Path, types: Iterable[str] | None = None
+    raw: Mapping[str, Path | None],
+    settings: ReferencesSettings,
+    record: Path,
+    types: Iterable[str] | None = None,
+    *,
+    ask_server: bool = False,
 ) -> References | None:
-    """The result of the last `sync` of the same raw files, context and types, if no file changed since; else None."""
-    cache = Path(settings.cache).expanduser().absolute()
+    """The references that a `sync` would find now, for a plan: no reference file is fetched, no workspace written.
+
+    The answers of the last sync count for exposures whose headers are unchanged; others are looked up by the rules in
+    the cache.
+
+    Parameters
+    ----------
+    raw : exposure name -> file with its primary header; None: the file is gone, and only a recorded answer counts
+    settings, record, types : see `sync`
+    ask_server : fetch the rules of the context, if the cache does not have them
+
+    Returns
+    -------
+    references : of those exposures for which they could be found; None if there are none
+    """
+    cache = Cache(Path(settings.cache).expanduser().absolute())
     wanted = tuple(sorted(set(types))) if types is not None else None
-    return read_record(record, Question(raw, settings.context, cache, wanted))
+    question = Question(raw, settings.context, cache.folder, wanted)
+    known = read_answers(record, question)
+    answered = known.exposures if known is not None else {}
+    left = {name: path for name, path in raw.items() if path is not None and name not in answered}
+    if not left:
+        return known
+    try:
+        has_rules = (cache.folder / "mappings" / "jwst" / settings.context).exists()
+        if not has_rules:
+            if not ask_server or settings.server is None:
+                return known
+            _sync_mappings(cache, settings.context, settings.server, settings.timeout_seconds)
+        found = _look_up(cache, settings.context, wanted or reference_types(), left, is_strict=False)
+    except (ReferencesError, ServiceError, ConfigError, OSError) as error:
+        log.info("references are not looked up: %s", error)
+        return known
+    foreseen = _foreseen(cache, settings.context, found)
+    return foreseen if known is None else known.joined(foreseen)
+
+
+def _foreseen(cache: Cache, context: str, found: Best) -> References:
+    """The result that a sync would have, without its exposures whose files have no known SHA-1."""
+    files = {}
+    for name, path in sorted(found.paths.items()):
+        entry = cache.entry(path)
+        sha1 = found.sha1s.get(name) or (entry.sha1 if entry is not None else "")
+        if not sha1 and (cache.folder / path).is_file():
+            sha1 = file_sha1(cache.folder / path)
+        if sha1:
+            files[name] = sha1
+    whole = [all(name in files or name not in found.paths for name in group.values()) for group in found.groups]
+    references = References(
+        context=context,
+        cache=str(cache.folder),
+        groups=tuple(found.groups),
+        exposures=found.exposures,
+        files=files,
+        paths={name: found.paths[name] for name in files},
+        mappings={},
+    )
+    return references.only([name for name, number in found.exposures.items() if whole[number]])
 
 
 def _sync_mappings(cache: Cache, context: str, server: str | None, timeout: float) -> Mapping[str, str] | None:
@@ -187,11 +247,16 @@ def _wanted(listed: Catalog | Best, name: str, path: str) -> Wanted:
     return Wanted(plain_name(name), plain_path(path), listed.sizes.get(name), listed.sha1s.get(name))
 
 
-def _look_up(cache: Cache, context: str, types: tuple[str, ...], raw: Mapping[str, Path]) -> Best:
-    """Evaluate the rules for exposures, offline, and verify the rule files that were used."""
+def _look_up(
+    cache: Cache, context: str, types: tuple[str, ...], raw: Mapping[str, Path], is_strict: bool = True
+) -> Best:
+    """Evaluate the rules for exposures, offline, and verify the rule files that were used.
+
+    ``is_strict`` refuses exposures whose header cannot be read; otherwise they have no answer.
+    """
     request = BestRequest(context, types, {name: str(path) for name, path in raw.items()})
     found = ask_best(request, cache.folder, LOOKUP_SECONDS)
-    if found.faults:
+    if found.faults and is_strict:
         lines = [f"{name}: {why}" for name, why in sorted(found.faults.items())]
         raise ReferencesError("headers of raw files cannot be read; run: survey fetch CONFIG\n" + "\n".join(lines))
     faults = {}

@@ -1,4 +1,4 @@
-"""Delete intermediate products and stale tile records of complete mosaics; find the tasks that need not run again.
+"""Delete intermediate products and stale tile records of complete mosaics.
 
 Products are deleted after a run, not when their mosaic is complete: a lost crf file or tile of a complete mosaic may be
 made again during the run, and reads them.
@@ -6,14 +6,13 @@ made again during the run, and reads them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from survey.models import COMPLETE, Task, TaskRecord
 from survey.steps.base import Unit
 from survey.steps.registry import is_intermediate, mosaic_of, row_of
 from survey.workspace.paths import discard
-from survey.workspace.products import in_place, recorded
 from survey.workspace.records import record_path
 
 
@@ -94,45 +93,3 @@ def _delete_stale_tiles(root: Path, product: str, known: set[str], stored: Mappi
             record_path(root / "records", key).unlink(missing_ok=True)
             for item in record.products:
                 discard(root, item.path)
-
-
-def reusable_records(
-    root: Path, tasks: Sequence[Task], stored: Mapping[str, TaskRecord], needed: Iterable[str] = ()
-) -> dict[str, TaskRecord]:
-    """Records of earlier runs by task key, of the tasks that need not run again.
-
-    A product must still be in the workspace. That of an intermediate step may be gone, unless a task that has to run
-    reads it: then the intermediate task has to run as well.
-
-    Parameters
-    ----------
-    root : of the workspace
-    tasks : each after its inputs, with all that read an intermediate product of one of them
-    stored : records of earlier runs, by key
-    needed : keys of tasks whose products other tasks will read: see `products_needed`
-    """
-    reusable: dict[str, TaskRecord] = {}
-    read = set(needed)  # and keys of the inputs of tasks that have to run
-    for task in reversed(tasks):
-        record = recorded(task, stored.get(task.key))
-        may_be_gone = is_intermediate(task) and task.key not in read
-        if record is not None and (may_be_gone or in_place(root, record)):
-            reusable[task.key] = record
-        else:
-            read.update(task.inputs)
-    return reusable
-
-
-def products_needed(root: Path, plan: Iterable[Task], stored: Mapping[str, TaskRecord]) -> frozenset[str]:
-    """Keys of the tasks of a first pass whose products a task that has to run will read.
-
-    Parameters
-    ----------
-    root, stored : as for `reusable_records`
-    plan : all tasks; those that are not known yet count as tasks that have to run
-    """
-    tasks = list(plan)
-    reusable = reusable_records(root, tasks, stored)
-    waiting = [task for task in tasks if task.key not in reusable]
-    early = {task.key for task in tasks if task.first_pass}
-    return frozenset(key for task in waiting for key in task.inputs if key in early)

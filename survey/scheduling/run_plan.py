@@ -18,7 +18,8 @@ from survey.execution.environment import Site
 from survey.models import Plan, Task, TaskRecord
 from survey.planning.planner import Planner
 from survey.planning.selection import is_selected, steps_until
-from survey.scheduling.cleanup import clean_up, clean_up_first_pass, products_needed
+from survey.planning.staleness import products_needed
+from survey.scheduling.cleanup import clean_up, clean_up_first_pass
 from survey.scheduling.mosaic_gate import MosaicGate, Ready
 from survey.scheduling.task_queue import TaskQueue, scheduler_gone
 from survey.scheduling.waiting import wait_for_first_worker

@@ -17,7 +17,7 @@ from survey.errors import ClusterError, DiskFullError, SurveyError
 from survey.execution.environment import Site
 from survey.execution.task import blank_record, run_task, skipped_record
 from survey.models import COMPLETE, SKIPPED, Task, TaskRecord
-from survey.scheduling.cleanup import reusable_records
+from survey.planning.staleness import reusable_records
 from survey.scheduling.waiting import WorkerTimeout
 
 WAIT_SECONDS = 0.1  # for the next task to end
