@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import site
 import sys
 import warnings
@@ -136,7 +137,7 @@ def in_effect(environment: Mapping[str, str]) -> dict[str, str]:
 
 @cache
 def machine() -> dict[str, str]:
-    """Processor, its vector units as numpy uses them, linear algebra libraries, and modules that ran at start-up.
+    """Processor, its vector units as numpy uses them, linear algebra libraries, Python, C library, start-up modules.
 
     The last are sitecustomize and usercustomize, where there are any: they may change anything in a process.
     """
@@ -152,6 +153,7 @@ def machine() -> dict[str, str]:
         "processor": _processor(),
         "vector units": " ".join([*vectors.get("baseline", ()), *vectors.get("found", ())]),
         "libraries": ", ".join(sorted(libraries)),
+        "system": " ".join(["Python", platform.python_version(), *filter(None, platform.libc_ver())]),
     }
     modules = (sys.modules.get(name) for name in ("sitecustomize", "usercustomize"))
     files = [str(module.__file__) for module in modules if module is not None and module.__file__]

@@ -10,7 +10,7 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -157,6 +157,7 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
     grids, warnings = placement.plan_grids(loaded, made), placement.placement_of(loaded, made).warnings
     notices = inspection.plan_notices(loaded, made)
     planned = plan_report.Planned(loaded, made, found, room, grids, known.source, warnings, notices)
+    planned = replace(planned, differences=inspection.made_with(loaded, found))
     document = plan_report.plan_document(planned) if as_json else {}
     emit_blocks(document, as_json, lambda: plan_report.plan_blocks(planned))
 
@@ -165,12 +166,11 @@ def plan(config: Path, workspace: Path | None, as_json: bool, context: str | Non
 @config_options
 @cluster_options
 @click.option("--until", metavar="STEP", help="Last step to run, such as image2.")
+@click.option("--remake", metavar="STEP", help="Run this step and all later ones again, also where they are done.")
 @click.option(
     "--report", is_flag=True, help="Save the survey page and dask's performance report as reports/dashboard.html."
 )
-def run(
-    config: Path, workspace: Path | None, as_json: bool, until: str | None, report: bool, options: RunOptions
-) -> None:
+def run(config: Path, workspace: Path | None, as_json: bool, options: RunOptions, **chosen: Any) -> None:
     """Run a survey: fetch raw files and reference files, then run all tasks that are not done.
 
     Example: survey run configs/demo.yaml --until image2 --report
@@ -179,7 +179,7 @@ def run(
     from survey.reduction import job as reduction
     from survey.reduction.load import load_config
 
-    options = replace(options, until=until, report=report)
+    options = replace(options, **chosen)  # until, remake, report
     loaded = load_config(config, workspace=workspace, options=options)
     with TaskProgress(say) as progress:
         done = reduction.run(loaded, options, Callbacks(progress.watch, DownloadProgress(say), say))
@@ -229,7 +229,8 @@ def status(config: Path, workspace: Path | None, as_json: bool, offline: bool) -
         planned = inspection.Forecast()
     document = status_report.status_document(loaded, inspection.status(loaded), planned.states)
     document |= {"left_out": dict(planned.left_out), "warnings": list(planned.warnings)}
-    emit_blocks(document, as_json, lambda: status_report.status_blocks(document, loaded.workspace))
+    document |= planned.differences.to_json()
+    emit_blocks(document, as_json, lambda: status_report.status_blocks(document, loaded.workspace, planned.differences))
 
 
 @main.command()

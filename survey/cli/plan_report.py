@@ -25,6 +25,7 @@ from survey.models import LOST, REMOVED, Exposure, Notice, Plan
 from survey.planning import staleness
 from survey.planning.disk import Room, total_gb
 from survey.planning.grids import ALIGNMENT, CONFIG, FOOTPRINTS, Grid
+from survey.planning.made_with import Differences
 from survey.planning.staleness import State, causes, reach, summary
 from survey.steps.costs import MOSAIC_BYTES
 from survey.steps.registry import row_of
@@ -50,6 +51,7 @@ class Planned:
     source: str = "archive"  # of the exposures: 'archive', 'folder' or 'workspace'
     warnings: Sequence[str] = ()  # of grids that lose exposures, and of pointings that may be wrong
     notices: Mapping[str, Sequence[Notice]] = field(default_factory=dict)  # of the last run, by product
+    differences: Differences = field(default_factory=Differences)  # between finished products
 
 
 def plan_document(made: Planned) -> dict[str, Any]:
@@ -94,6 +96,7 @@ def plan_document(made: Planned) -> dict[str, Any]:
         "summary": summary(found),
         "causes": causes(found),
         "reach": reach(found),
+        **made.differences.to_json(),
         "to_run": len(waiting),
         "cpu_hours": round(sum(task.cpu_seconds for task in waiting) / 3600, 3),
         "peak_gb": max((task.memory_gb for task in waiting), default=0.0),
@@ -172,6 +175,7 @@ def plan_blocks(made: Planned) -> list[Block]:
     blocks += _reason_lines(made.states)
     blocks += [f"to fetch before the first task: {name}" for name in document["catalogs_to_fetch"]]
     blocks += notice_lines(document["notices"])
+    blocks += made.differences.lines()
     least = "at least " if later else ""
     costs = f": {document['cpu_hours']:.2f} CPU-hours, largest task {document['peak_gb']:.1f} GB of memory"
     blocks.append(

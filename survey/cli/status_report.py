@@ -31,10 +31,12 @@ from survey.execution.failures import root_cause
 from survey.models import COMPLETE, FAILED, SKIPPED, Task, TaskRecord
 from survey.names import parse_mosaic
 from survey.nircam import passband
+from survey.planning.made_with import Differences
 from survey.planning.staleness import STALE, State
 from survey.reduction.inputs import held_exposures
 from survey.reduction.outcome import notices_of
 
+EQUALLY_MADE = Differences()
 SHOWN = 20  # failures, causes and running tasks in the text; the document has all
 
 
@@ -130,8 +132,8 @@ def _under_way_text(run: Mapping[str, Any]) -> str:
     )
 
 
-def status_blocks(document: Mapping[str, Any], workspace: Path) -> list[Block]:
-    """The current run, the table, what runs now, failures with their causes."""
+def status_blocks(document: Mapping[str, Any], workspace: Path, differences: Differences = EQUALLY_MADE) -> list[Block]:
+    """The current run, the table, what runs now, failures with their causes, and how products were made."""
     if not any(document.get(name) for name in ("run", "table", "warnings", "left_out")):
         return ["nothing was run yet" if workspace.is_dir() else f"{workspace}: the workspace does not exist"]
     blocks: list[Block] = [_under_way_text(document["run"]), ""] if document["run"] else []
@@ -142,6 +144,7 @@ def status_blocks(document: Mapping[str, Any], workspace: Path) -> list[Block]:
     lines += left_out_lines(document.get("left_out", {}))
     lines += [f"warning: {text}" for text in document.get("warnings", ())]
     lines += _shortened(notice_lines(document["notices"]), "notices")
+    lines += differences.lines()
     return [*blocks, *(["", *lines] if lines else [])]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from survey.models import COMPLETE, Task, TaskRecord
+from survey.planning.staleness import DONE, State
 
 NOT_SET = "not set"
 
@@ -31,6 +33,23 @@ class Kind:
     machine: Mapping[str, str]  # processor, its vector units, linear algebra libraries
     environment: Mapping[str, str]  # variables that may change last bits of pixels
     tasks: int
+
+
+@dataclass(frozen=True)
+class Differences:
+    """How the finished products of a survey differ in what made them. Nothing runs again because of it."""
+
+    versions: tuple[OtherVersion, ...] = ()
+    machines: Mapping[str, tuple[Kind, ...]] = field(default_factory=dict)  # by mosaic, only those with several kinds
+
+    def to_json(self) -> dict[str, Any]:
+        """Both as JSON types: other_versions, machines."""
+        kinds = {product: [asdict(kind) for kind in found] for product, found in self.machines.items()}
+        return {"other_versions": [asdict(item) for item in self.versions], "machines": kinds}
+
+    def lines(self) -> list[str]:
+        """Both as lines of text."""
+        return [*(f"made with other versions: {item}" for item in self.versions), *_machine_lines(self.machines)]
 
 
 def other_versions(records: Iterable[TaskRecord], installed: Mapping[str, str]) -> tuple[OtherVersion, ...]:
@@ -87,26 +106,37 @@ def _with_inputs(keys: Iterable[str], tasks: Mapping[str, Task]) -> set[str]:
 
 
 def _kinds(records: Iterable[TaskRecord]) -> tuple[Kind, ...]:
+    made = [record for record in records if record.status == COMPLETE and record.machine]
+    # Records of earlier versions do not have it.
+    without = () if all("system" in record.machine for record in made) else ("system",)
     counts: Counter[tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]] = Counter()
-    for record in records:
-        if record.status == COMPLETE and record.machine:
-            counts[tuple(sorted(record.machine.items())), tuple(sorted(record.environment.items()))] += 1
+    for record in made:
+        machine = {name: value for name, value in record.machine.items() if name not in without}
+        counts[tuple(sorted(machine.items())), tuple(sorted(record.environment.items()))] += 1
     return tuple(Kind(dict(machine), dict(variables), number) for (machine, variables), number in counts.most_common())
 
 
-def version_lines(found: Iterable[OtherVersion]) -> list[str]:
-    """Lines of text about other versions."""
-    return [f"made with other versions: {item}" for item in found]
+def differences(found: Sequence[State], records: Mapping[str, TaskRecord], installed: Mapping[str, str]) -> Differences:
+    """Compare the finished tasks of a plan with the installed versions, and with each other.
+
+    Parameters
+    ----------
+    found : states of a plan's tasks
+    records : of earlier runs, by key
+    installed : version by package, of those that are recorded and in no digest
+    """
+    done = {item.task.key: records[item.task.key] for item in found if item.state == DONE}
+    return Differences(other_versions(done.values(), installed), machines([item.task for item in found], done))
 
 
-def machine_lines(found: Mapping[str, tuple[Kind, ...]]) -> list[str]:
-    """Lines of text about mosaics of several kinds of machines: what differs between these, and how many tasks."""
+def _machine_lines(found: Mapping[str, tuple[Kind, ...]]) -> list[str]:
+    """What differs between the kinds of machines of each mosaic, and how many tasks ran on each."""
     lines = []
     for product, kinds in found.items():
         lines.append(f"mosaic {product}: made on {len(kinds)} kinds of machines; last bits of pixels may differ")
         facts = [{**kind.machine, **kind.environment} for kind in kinds]
-        names = [name for name in dict.fromkeys(name for row in facts for name in row)
-                 if len({row.get(name) for row in facts}) > 1]  # fmt: skip
+        every = sorted({name for row in facts for name in row})
+        names = [name for name in every if len({row.get(name) for row in facts}) > 1]
         for kind, row in zip(kinds, facts, strict=True):
             values = "; ".join(f"{name}: {row.get(name, NOT_SET)}" for name in names)
             lines.append(f"  {_tasks(kind.tasks)}: {values}")

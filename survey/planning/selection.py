@@ -36,6 +36,13 @@ def steps_until(made: Plan, until: str | None) -> tuple[str, ...]:
     return tuple(names[: names.index(until) + 1])
 
 
+def keys_from(made: Plan, step: str) -> tuple[str, ...]:
+    """Keys of the tasks of a step and of all later steps, of both passes."""
+    names = [name for name in steps_until(made, None) if name != LAST_OF_FIRST_PASS]
+    later = names[names.index(step) :] if step in names else []
+    return tuple(task.key for task in made if task.step in later)
+
+
 def is_selected(task: Task, names: Container[str]) -> bool:
     """Whether a task belongs to steps that `steps_until` named."""
     return (LAST_OF_FIRST_PASS if task.first_pass else task.step) in names

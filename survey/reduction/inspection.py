@@ -16,6 +16,7 @@ from survey.errors import ConfigError
 from survey.models import COMPLETE, Notice, Plan, TaskRecord
 from survey.mosaics.groups import ROOT_METADATA
 from survey.planning.disk import Room, room
+from survey.planning.made_with import Differences, differences
 from survey.planning.staleness import DONE, State, states
 from survey.reduction.inputs import listed_exposures
 from survey.reduction.job import unchecked_plan
@@ -24,6 +25,7 @@ from survey.reduction.placement import placement_of
 from survey.references import catalogs
 from survey.steps.reference_catalog import FOLDER
 from survey.steps.registry import row_of
+from survey.versions import recorded_versions
 from survey.workspace import paths
 from survey.workspace.folders import Workspace
 from survey.workspace.products import stored_record
@@ -227,6 +229,7 @@ class Forecast:
     states: Sequence[State] = ()
     warnings: tuple[str, ...] = ()  # of grids that lose exposures or miss them, and of pointings
     left_out: Mapping[str, str] = field(default_factory=dict)  # exposure that is no part of the survey -> why
+    differences: Differences = field(default_factory=Differences)  # between finished products
 
 
 def forecast(config: SurveyConfig) -> Forecast:
@@ -237,7 +240,13 @@ def forecast(config: SurveyConfig) -> Forecast:
     made = unchecked_plan(config, exposures)
     found = placement_of(config, made)
     left_out = {item.name: item.excluded for item in made.left_out}
-    return Forecast(plan_states(config, made), (*found.faults, *found.warnings), left_out)
+    planned = plan_states(config, made)
+    return Forecast(planned, (*found.faults, *found.warnings), left_out, made_with(config, planned))
+
+
+def made_with(config: SurveyConfig, found: Sequence[State]) -> Differences:
+    """How the finished products of a plan differ in the versions and machines that made them."""
+    return differences(found, read_records(config.folders.records).by_key, recorded_versions())
 
 
 def plan_room(config: SurveyConfig, made: Plan, found: list[State]) -> Room:

@@ -26,7 +26,7 @@ from survey.planning.mosaic_list import mosaics_of
 from survey.planning.planner import Planner
 from survey.planning.planner import plan as make_plan
 from survey.planning.recipe import recipe_of
-from survey.planning.selection import is_selected, steps_until
+from survey.planning.selection import is_selected, keys_from, steps_until
 from survey.planning.staleness import DONE, states
 from survey.planning.supplied import group_of, plan_of
 from survey.reduction.alignment import check_alignment
@@ -50,7 +50,7 @@ from survey.references import References
 from survey.scheduling.cleanup import clean_up, clean_up_first_pass
 from survey.steps.registry import row_named, row_of
 from survey.workspace.provenance import ProvenanceWriter
-from survey.workspace.records import failure_path, read_records, write_record
+from survey.workspace.records import failure_path, forget, read_records, write_record
 
 LEFTOVER_SECONDS = 24 * 3600.0  # age at which folders of killed tasks are removed from a shared workspace
 REPORT = "dashboard.html"  # of a run, in reports/
@@ -148,6 +148,8 @@ def run(
             raise SurveyError(all_left_out(exposures))
         references = _references(job, exposures)
         made = unchecked_plan(config, exposures, references)
+        if options.remake is not None:
+            forget(config.folders.records, keys_from(made, options.remake))
         needed = _absent_inputs(job, made)
         if needed:
             everything = (*made.exposures, *made.left_out)

@@ -62,6 +62,9 @@ def config_faults(config: SurveyConfig, options: RunOptions) -> list[str]:
     until = options.until
     if until is not None and until not in [*recipe.chain, *mosaics]:
         faults.append(f"--until {until}: not a step of this config{nearest(until, [*recipe.chain, *mosaics])}")
+    if options.remake is not None and options.remake not in [*recipe.chain, *mosaics]:
+        near = nearest(options.remake, [*recipe.chain, *mosaics])
+        faults.append(f"--remake {options.remake}: not a step of this config{near}")
     try:
         crds_references.pin(config.references.context, config.references.server)
     except ConfigError as error:

@@ -30,6 +30,7 @@ class RunOptions:
     tls: Path | None = None  # folder of certificates for a tls:// address; see `survey.cluster.tls`
     insecure: bool = False  # accept a scheduler that is neither on loopback nor behind TLS
     until: str | None = None  # last step to run; default: the last one
+    remake: str | None = None  # first step to run again where it is done, with all later ones; default: none
     report: bool = False  # keep the survey page and dask's performance report as reports/dashboard.html
 
 

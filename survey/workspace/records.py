@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -50,6 +50,13 @@ def write_record(folder: Path, record: TaskRecord) -> Path:
     _write(path, record)
     beside.unlink(missing_ok=True)
     return path
+
+
+def forget(folder: Path, keys: Iterable[str]) -> None:
+    """Remove the records of tasks, so that these run again. Products stay until they are replaced."""
+    for key in keys:
+        record_path(folder, key).unlink(missing_ok=True)
+        failure_path(folder, key).unlink(missing_ok=True)
 
 
 def _is_complete(path: Path) -> bool:
