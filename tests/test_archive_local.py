@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import pytest
 from observatory import CORNERS, make_observatory, write_raw
@@ -173,3 +174,50 @@ def test_a_footprint_is_read_from_the_wcs_where_there_is_no_s_region(tmp_path):
     half = 16 * step
     assert found[0] == pytest.approx((10.0 + 2 * half, 60.0 - half), abs=1e-8)  # cos 60 = 1/2
     assert found[2] == pytest.approx((10.0 - 2 * half, 60.0 + half), abs=1e-8)
+
+
+def test_files_are_found_at_any_depth_and_copies_count_once(folder, tmp_path):
+    deep = tmp_path / "mast" / "mastDownload" / "JWST"
+    for path in sorted(folder.glob("*_uncal.fits")):
+        place = deep / path.name.removesuffix("_uncal.fits") / path.name
+        place.parent.mkdir(parents=True)
+        shutil.copy(path, place)
+    assert [item.name for item in find_exposures(tmp_path / "mast")[0]] == [i.name for i in find_exposures(folder)[0]]
+    shutil.copy(deep / ONE / f"{ONE}_uncal.fits", tmp_path / "mast" / f"{ONE}_uncal.fits")
+    (deep / "again").symlink_to(deep)
+    found, faults = find_exposures(tmp_path / "mast")
+    assert len(found) == 6 and faults == {}
+    assert found[0].uri == str(tmp_path / "mast" / f"{ONE}_uncal.fits")
+    write_raw(tmp_path / "mast" / f"{ONE}_uncal.fits", ONE, "NRCB1", "F200W", TARGNAME="other")
+    found, faults = find_exposures(tmp_path / "mast")
+    assert len(found) == 5 and "is there twice with different content" in faults[f"{ONE}_uncal.fits"]
+
+
+def test_an_empty_folder_says_what_else_there_is(tmp_path):
+    for name in ("a_rate.fits", "b_rate.fits", "c_cal.fits"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / f"{ONE}_uncal.fits.gz").write_bytes(b"x")
+    with pytest.raises(SurveyError) as raised:
+        find_exposures(tmp_path, 1345)
+    assert "There are also 2 _rate.fits, 1 _cal.fits and 1 _uncal.fits.gz files" in str(raised.value)
+    assert f"{ONE}_uncal.fits.gz: is compressed" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("detector", "filter_name", "keywords", "cause"),
+    [
+        ("NRCB1", "F212N", {"PUPIL": "WLP8"}, "PUPIL WLP8 is a weak lens"),
+        ("NRCBLONG", "F444W", {"PUPIL": "GRISMR"}, "PUPIL GRISMR is a grism"),
+        ("NRCB1", "F200W", {"EXP_TYPE": "NRC_TACQ"}, "EXP_TYPE NRC_TACQ, target acquisition"),
+        ("NRCB1", "F200W", {"CORONMSK": "MASKA210R"}, "CORONMSK MASKA210R"),
+        ("NRCB1", "F200W", {"CORONMSK": "NONE"}, ""),
+        ("NIS", "F200W", {"EXP_TYPE": "NIS_IMAGE"}, "detector NIS is not one of NIRCam"),
+        ("NRCB1", "F444W", {}, "FILTER F444W is not one of NRCB1"),
+    ],
+)
+def test_exposures_that_are_no_imaging_are_left_out_with_their_cause(folder, detector, filter_name, keywords, cause):
+    name = f"jw01345001001_02101_00009_{detector.lower()}"
+    write_raw(folder / f"{name}_uncal.fits", name, detector, filter_name, **keywords)
+    found = local.search(folder, 1345)
+    assert found.faults == {} and (len(found.exposures), len(found.left_out)) == ((6, 1) if cause else (7, 0))
+    assert all(item.name == name and item.excluded.startswith(cause) for item in found.left_out)

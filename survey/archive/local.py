@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from survey.archive.headers import DamagedFileError, Header
 from survey.archive.ledger import Entry, Ledger, signature
+from survey.archive.local_files import UNCAL, find_files
+from survey.archive.modes import other_mode
 from survey.archive.pointing import KEYWORDS, pointing_faults, read_pointing_faults
 from survey.archive.rows import footprint, text, whole
 from survey.archive.structure import Hdu, read_hdus
 from survey.errors import ConfigError, NoExposuresError, ProductNameError
 from survey.models import Exposure
 from survey.names import ExposureName, split_file
-from survey.nircam import DETECTORS, IMAGING, PUPIL_FILTERS, sees
+from survey.nircam import PUPIL_FILTERS, sees
 
-UNCAL = "_uncal.fits"
 FACTS = ("filter", "pupil", "subarray", "start_mjd", "groups", "integrations", "footprint", "pointing")
 _WCS = (
     *(f"{name}{axis}" for name in ("CRVAL", "CRPIX", "CDELT", "NAXIS") for axis in (1, 2)),
@@ -29,7 +30,7 @@ _WCS = (
 )
 _MJD = ("EXPSTART", "MJD-BEG")
 _KEYWORDS = (
-    *("EXP_TYPE", "DETECTOR", "PROGRAM", "OBSERVTN", "VISIT", "FILTER", "PUPIL", "SUBARRAY"),
+    *("EXP_TYPE", "DETECTOR", "PROGRAM", "OBSERVTN", "VISIT", "FILTER", "PUPIL", "SUBARRAY", "CORONMSK"),
     *(*_MJD, "NGROUPS", "NINTS", *KEYWORDS),
 )
 
@@ -42,7 +43,29 @@ def find_exposures(
     filters: Collection[str] | None = None,
     cache: Ledger | None = None,
 ) -> tuple[tuple[Exposure, ...], dict[str, str]]:
-    """NIRCam imaging exposures among the ``*_uncal.fits`` of a folder (its subfolders are not searched).
+    """As `search`, without the exposures that are not imaging."""
+    found = search(folder, program, observations=observations, filters=filters, cache=cache)
+    return found.exposures, found.faults
+
+
+@dataclass(frozen=True)
+class Found:
+    """Exposures in a folder."""
+
+    exposures: tuple[Exposure, ...]  # in the order of their names; ``uri`` is the file's path
+    faults: dict[str, str]  # file name -> why it was left out, for names of raw files that cannot be used
+    left_out: tuple[Exposure, ...] = ()  # not NIRCam imaging; ``excluded`` is the cause
+
+
+def search(
+    folder: Path | str,
+    program: int | None = None,
+    *,
+    observations: Collection[int] | None = None,
+    filters: Collection[str] | None = None,
+    cache: Ledger | None = None,
+) -> Found:
+    """NIRCam imaging exposures among the ``*_uncal.fits`` of a folder and its subfolders; links are followed.
 
     Parameters
     ----------
@@ -51,27 +74,23 @@ def find_exposures(
     cache : a ledger of files that were linked before: unchanged ones are not opened again. It is only read, since a
         plan does not lock the workspace
 
-    Returns
-    -------
-    exposures : in the order of their names; ``uri`` is the file's path
-    faults : file name -> why it was left out, for names of raw files that cannot be used
-
     Raises
     ------
     ConfigError
         No such folder.
     NoExposuresError
-        No exposure matches; the message lists what the folder has.
+        No exposure matches; the message lists what the folder has, also of other kinds of files.
     """
     folder = Path(folder).absolute()
     try:
-        paths = sorted(path for path in folder.iterdir() if path.name.endswith(UNCAL) and path.name[0] != ".")
+        files = find_files(folder)
     except OSError as error:
         raise ConfigError(f"archive.local: {folder}: {error.strerror}; expected a folder of *{UNCAL}.") from error
     wanted = None if filters is None else {name.upper() for name in filters}
     found: list[Exposure] = []
-    faults: dict[str, str] = {}
-    for path in paths:
+    left_out: list[Exposure] = []
+    faults = {name: cause for name, cause in files.faults.items() if _is_wanted(name, program, observations)}
+    for path in files.raw:
         try:
             name = _named(path.name)
             if (program is not None and name.program != program) or (
@@ -86,18 +105,41 @@ def find_exposures(
             continue
         if exposure is not None:
             found.append(exposure)
+        elif (other := _other(path, name)) is not None and (wanted is None or other.filter in ("", *wanted)):
+            left_out.append(other)
     exposures = tuple(item for item in found if wanted is None or item.filter in wanted)
     if not exposures:
         more = f", filters {sorted(wanted)}" if wanted else ""
         more += f", observations {sorted(observations)}" if observations else ""
         there = ", ".join(sorted({item.filter for item in found})) or "none"
         bad = "".join(f"\n{name}: {cause}" for name, cause in sorted(faults.items()))
+        also = f" There are also {files.seen} files." if files.seen else ""
+        also += f" {len(left_out)} exposures are not imaging, such as {left_out[0].name}." if left_out else ""
+        none = f"none of {len(files.raw)} *{UNCAL} files fits" if files.raw else f"no *{UNCAL} file, and nothing of"
         raise NoExposuresError(
-            f"{folder}: none of {len(paths)} *{UNCAL} files fits program {program}{more}; "
-            f"NIRCam imaging found: {there}.{bad}",
-            bool(found),
+            f"{folder}: {none} program {program}{more}; NIRCam imaging found: {there}.{also}{bad}", bool(found)
         )
-    return exposures, faults
+    return Found(exposures, faults, tuple(left_out))
+
+
+def _is_wanted(filename: str, program: int | None, observations: Collection[int] | None) -> bool:
+    """Whether a file is one of a program's observations, by its name; True for names that are no exposure's."""
+    try:
+        name = _named(filename.removesuffix(".gz"))
+    except ProductNameError:
+        return True
+    return (program is None or name.program == program) and (not observations or name.observation in observations)
+
+
+def _other(path: Path, name: ExposureName) -> Exposure | None:
+    """An exposure that is not imaging, excluded with the cause; None if its header does not tell a cause."""
+    primary = read_hdus(path)[0].header.values(_KEYWORDS)
+    cause = other_mode(primary, name.detector)
+    filter_name = text(primary.get("FILTER")).upper()
+    if not cause:
+        cause = f"FILTER {filter_name or 'unknown'} is not one of {name.detector}"
+    base = (str(name), name.program, name.observation, name.visit, name.detector, filter_name)
+    return Exposure(*base, uri=str(path), excluded=f"{cause}.")
 
 
 def read_exposure(path: Path | str) -> Exposure | None:
@@ -122,8 +164,7 @@ def exposure_from_headers(path: Path, hdus: tuple[Hdu, ...], filename: str | Non
     name = _named(filename or path.name)
     primary, science = hdus[0].header.values(_KEYWORDS), _science(hdus)
     _check_identity(primary, name)
-    kind = text(primary.get("EXP_TYPE")).upper()
-    if name.detector not in DETECTORS or (kind and kind not in IMAGING):
+    if other_mode(primary, name.detector):
         return None
     filter_name, pupil = _passband(text(primary.get("FILTER")).upper(), text(primary.get("PUPIL")).upper())
     if not sees(name.detector, filter_name):

@@ -4,6 +4,7 @@
 __all__ = [
     "disk",
     "grids",
+    "made_with",
     "memory",
     "mosaic_list",
     "passes",

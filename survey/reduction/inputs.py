@@ -68,16 +68,16 @@ def _of_program(config: SurveyConfig, program: int, say: Say) -> list[Exposure]:
     """Exposures of one of the config's programs, as its rows or headers describe them."""
     archive, observations = config.archive, config.observations_of(program)
     if archive.local is not None:
-        exposures, faults = archive_local.find_exposures(
+        listed = archive_local.search(
             archive.local,
             program,
             observations=observations,
             filters=config.filters,
             cache=Ledger(config.folders.raw / LEDGER),
         )
-        for name, cause in faults.items():
+        for name, cause in listed.faults.items():
             say(f"{name}: {cause}")
-        return [*exposures, *_unreadable(config, program, faults)]
+        return [*listed.exposures, *listed.left_out, *_unreadable(config, program, listed.faults)]
     from survey.archive.query import find_exposures as ask_archive
 
     return list(
