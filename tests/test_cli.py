@@ -82,7 +82,7 @@ def test_every_command_on_a_config_takes_workspace_and_json(command):
 def test_the_interface_is_whole():
     assert set(COMMANDS) == {
         "init", "simulate", "serve", "fetch", "refs", "plan", "run", "mosaic", "status", "explain", "verify", "tls",
-        "cluster",
+        "cluster", "tidy",
     }  # fmt: skip
     assert "Example:" in CliRunner().invoke(main, ["--help"]).output
 

@@ -149,7 +149,7 @@ def test_dry_runs_run(line, monkeypatch):
     monkeypatch.chdir(ROOT)
     done = CliRunner().invoke(main, shlex.split(line)[1:])
     assert done.exit_code == 0, done.output
-    assert "memory_gb=" in done.output
+    assert ("memory_gb=" if "cluster" in line else "remove") in done.output
 
 
 @pytest.fixture(scope="module")

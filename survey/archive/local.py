@@ -115,9 +115,10 @@ def search(
         bad = "".join(f"\n{name}: {cause}" for name, cause in sorted(faults.items()))
         also = f" There are also {files.seen} files." if files.seen else ""
         also += f" {len(left_out)} exposures are not imaging, such as {left_out[0].name}." if left_out else ""
-        none = f"none of {len(files.raw)} *{UNCAL} files fits" if files.raw else f"no *{UNCAL} file, and nothing of"
         raise NoExposuresError(
-            f"{folder}: {none} program {program}{more}; NIRCam imaging found: {there}.{also}{bad}", bool(found)
+            f"{folder}: none of {len(files.raw)} *{UNCAL} files fits program {program}{more}; "
+            f"NIRCam imaging found: {there}.{also}{bad}",
+            bool(found),
         )
     return Found(exposures, faults, tuple(left_out))
 

@@ -22,8 +22,8 @@ class ArchiveConfig(Section):
     )
     local: ConfigPath | None = Field(
         None,
-        description="folder of raw files (*_uncal.fits, also in its subfolders) to use in place of an archive; they are "
-        "linked, not copied",
+        description="folder of raw files (*_uncal.fits, also in its subfolders) to use in place of an archive; they "
+        "are linked, not copied",
         examples=["/data/program1345/raw"],
     )
     timeout_seconds: float = Field(

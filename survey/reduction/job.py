@@ -152,8 +152,7 @@ def run(
             forget(config.folders.records, keys_from(made, options.remake))
         needed = _absent_inputs(job, made)
         if needed:
-            everything = (*made.exposures, *made.left_out)
-            exposures, more = fetch_again(config, job.callbacks, everything, needed, missing)
+            exposures, more = fetch_again(config, callbacks, (*made.exposures, *made.left_out), needed, missing)
             missing |= more
             if any(exposure.name not in missing for exposure in needed):
                 references = _references(job, exposures)
@@ -255,8 +254,8 @@ def _fetch_available(job: _Job) -> tuple[tuple[Exposure, ...], dict[str, str]]:
 
 def _absent_inputs(job: _Job, made: Plan) -> list[Exposure]:
     """Exposures of a plan whose raw files are not there, though a task that has to run reads them."""
-    stored = read_records(job.config.folders.records).by_key
-    read = {name for task in _unfinished(job, made, stored) for name in task.files}
+    waiting = _unfinished(job, made, read_records(job.config.folders.records).by_key)
+    read = {name for task in waiting for name in task.files}
     return [exposure for exposure in made.exposures if exposure.absent and f"raw/{exposure.file}" in read]
 
 
@@ -275,10 +274,9 @@ def _references(job: _Job, exposures: Sequence[Exposure]) -> References:
     if not present:
         raise SurveyError(f"{config.workspace}: none of {len(exposures)} raw files is available.")
     gone: dict[str, Path | None] = {name: None for name, path in headers.items() if path is None}
-    types = types_needed(config)
-    before = crds_references.recall(gone, config.references, workspace.references, types) if gone else None
-    found = sync_references(config, present)
-    found = found if before is None else found.joined(before)
+    before = crds_references.recall(gone, config.references, workspace.references, types_needed(config))
+    synced = sync_references(config, present)
+    found = synced if before is None else synced.joined(before)
     if job.options.until is None or row_named(job.options.until).per_mosaic:
         found = sync_catalogs(config, exposures, found, say=job.callbacks.say)
     return found

@@ -15,7 +15,7 @@ from survey.models import COMPLETE, Exposure, Plan, Task
 from survey.planning.staleness import DONE, states
 from survey.reduction.inputs import listed_exposures
 from survey.reduction.job import plan
-from survey.steps.registry import REGISTRY
+from survey.steps.registry import row_of
 from survey.workspace import paths
 from survey.workspace.files import sync_folder, write_file
 from survey.workspace.folders import Workspace
@@ -61,13 +61,13 @@ def removable(config: SurveyConfig, keep: str) -> Removal:
     Raises
     ------
     ConfigError
-        ``keep`` is something else, or the workspace has no exposures of this config.
+        ``keep`` is something else.
     """
     if keep not in KEEP:
         raise ConfigError(f"--keep {keep}: expected {' or '.join(KEEP)}.")
     exposures = [exposure for exposure in listed_exposures(config) if not exposure.excluded]
     if not exposures:
-        raise ConfigError(f"{config.workspace}: has no raw files of this config; there is nothing to remove.")
+        return Removal(keep, ())
     made, workspace = plan(config, exposures), config.folders
     done = {item.task.key: item for item in states(made, read_records(workspace.records).by_key, workspace.root)}
     files: list[Removable] = []
@@ -88,10 +88,10 @@ def removable(config: SurveyConfig, keep: str) -> Removal:
 
 def _chain(made: Plan, exposure: Exposure, keep: str) -> list[Task]:
     """The tasks of an exposure up to the one whose product is kept."""
-    tasks = [task for task in made if not task.mosaic and task.subject == exposure.name and REGISTRY[task.step].chained]
+    tasks = [task for task in made if not task.mosaic and task.subject == exposure.name and row_of(task).chained]
     if keep == RATE:
         return tasks[:1]
-    last = next((index for index, task in enumerate(tasks) if REGISTRY[task.step].makes_members), None)
+    last = next((index for index, task in enumerate(tasks) if row_of(task).makes_members), None)
     return [] if last is None else tasks[: last + 1]
 
 
