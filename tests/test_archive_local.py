@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
+from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 from observatory import CORNERS, make_observatory, write_raw
 
 from survey.archive import local
 from survey.archive.headers import DamagedFileError
-from survey.archive.held import held
+from survey.archive.held import expected, held
 from survey.archive.ledger import LEDGER, Ledger
 from survey.archive.local import find_exposures, read_exposure
 from survey.archive.raw import checked_facts, link_local
 from survey.errors import ConfigError, ProductNameError, SurveyError
-from survey.models import Exposure
+from survey.models import LOST, Exposure
 
 ONE = "jw01345001001_02101_00001_nrcb1"
 
@@ -196,11 +199,74 @@ def test_files_are_found_at_any_depth_and_copies_count_once(folder, tmp_path):
 def test_an_empty_folder_says_what_else_there_is(tmp_path):
     for name in ("a_rate.fits", "b_rate.fits", "c_cal.fits"):
         (tmp_path / name).write_bytes(b"x")
-    (tmp_path / f"{ONE}_uncal.fits.gz").write_bytes(b"x")
     with pytest.raises(SurveyError) as raised:
         find_exposures(tmp_path, 1345)
-    assert "There are also 2 _rate.fits, 1 _cal.fits and 1 _uncal.fits.gz files" in str(raised.value)
-    assert f"{ONE}_uncal.fits.gz: is compressed" in str(raised.value)
+    assert "There are also 2 _rate.fits and 1 _cal.fits files" in str(raised.value)
+
+
+@pytest.fixture
+def packed(folder, tmp_path):
+    """A folder with one raw file that is compressed, and the content of that file."""
+    path = folder / f"{ONE}_uncal.fits"
+    content = path.read_bytes()
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / f"{path.name}.gz").write_bytes(gzip.compress(content))
+    return tmp_path / "packed", content
+
+
+def test_compressed_files_are_read_and_their_content_is_kept(packed, folder, tmp_path):
+    place, content = packed
+    found, faults = find_exposures(place, 1345)
+    plain = read_exposure(folder / f"{ONE}_uncal.fits")
+    assert faults == {} and [replace(item, uri="") for item in found] == [replace(plain, uri="")]
+    good, missing = link_local(found, tmp_path / "ws")
+    kept = tmp_path / "ws" / f"{ONE}_uncal.fits"
+    assert missing == {} and kept.read_bytes() == content and not kept.is_symlink()
+    assert good[0].sha256 == sha256(content).hexdigest()
+    assert sorted(path.name for path in kept.parent.iterdir()) == [kept.name, LEDGER]
+    lines, before = (kept.parent / LEDGER).read_text(), kept.stat()
+    cached = find_exposures(place, 1345, cache=Ledger(kept.parent / LEDGER))[0]
+    assert expected(cached, kept.parent, {}, local=True)[0].sha256 == good[0].sha256
+    assert link_local(cached, kept.parent)[0][0].sha256 == good[0].sha256
+    assert (kept.parent / LEDGER).read_text() == lines and kept.stat().st_ino == before.st_ino
+
+
+def test_a_lost_or_replaced_compressed_file_is_decompressed_again(packed, folder, tmp_path):
+    place, content = packed
+    found, _ = find_exposures(place)
+    good, _ = link_local(found, tmp_path / "ws")
+    kept = tmp_path / "ws" / f"{ONE}_uncal.fits"
+    kept.unlink()
+    lost = expected(found, kept.parent, {}, local=True)[0]
+    assert (lost.sha256, lost.absent) == (good[0].sha256, LOST)
+    assert link_local(found, kept.parent)[0][0].sha256 == good[0].sha256 and kept.read_bytes() == content
+    write_raw(folder / "other.fits", ONE, "NRCB1", "F200W", TARGNAME="other")
+    (place / f"{ONE}_uncal.fits.gz").write_bytes(gzip.compress((folder / "other.fits").read_bytes()))
+    found, _ = find_exposures(place, cache=Ledger(kept.parent / LEDGER))
+    changed, _ = link_local(found, kept.parent)
+    assert changed[0].sha256 != good[0].sha256 and kept.read_bytes() == (folder / "other.fits").read_bytes()
+
+
+def test_a_file_is_preferred_to_the_same_one_compressed(packed, folder):
+    place, content = packed
+    (place / f"{ONE}_uncal.fits").write_bytes(content)
+    found, faults = find_exposures(place)
+    assert [item.uri for item in found] == [str(place / f"{ONE}_uncal.fits")] and faults == {}
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "checksum", "large"])
+def test_a_damaged_compressed_file_is_named(packed, monkeypatch, damage):
+    place, _ = packed
+    path = place / f"{ONE}_uncal.fits.gz"
+    data = path.read_bytes()
+    if damage == "large":
+        monkeypatch.setattr("survey.archive.compressed.MAX_BYTES", 1000)
+    else:
+        path.write_bytes({"cut": data[:-20], "foreign": b"<html>", "checksum": data[:-6] + b"\0\0" + data[-4:]}[damage])
+    with pytest.raises(SurveyError) as raised:
+        find_exposures(place)
+    cause = "holds more than" if damage == "large" else "cannot be decompressed"
+    assert f"{path.name}: {cause}" in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from survey.archive.compressed import is_compressed
 from survey.archive.ledger import LEDGER, Entry, Ledger, signature
 from survey.archive.local import with_entry, with_facts
 from survey.archive.raw import rejection
@@ -56,6 +57,7 @@ def expected(
 def _expected(
     exposure: Exposure, entry: Entry | None, directory: Path, sha256: str = "", local: bool = False
 ) -> Exposure:
+    local = local and not is_compressed(exposure.uri)  # the content of a compressed file is copied
     place = Path(exposure.uri) if local else directory / exposure.file
     if exposure.fault or exposure.excluded or exposure.sha256 or exposure.absent:
         return exposure

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from survey.archive.compressed import decompressed, is_compressed, plain_name
 from survey.archive.headers import DamagedFileError, Header
 from survey.archive.ledger import Entry, Ledger, signature
 from survey.archive.local_files import UNCAL, find_files
@@ -28,6 +29,7 @@ _WCS = (
     *(f"{name}{axis}" for name in ("CRVAL", "CRPIX", "CDELT", "NAXIS") for axis in (1, 2)),
     *(f"PC{row}_{column}" for row in (1, 2) for column in (1, 2)),
 )
+COMPRESSED = "compressed"  # in the facts of an entry: signature of the file that was decompressed
 _MJD = ("EXPSTART", "MJD-BEG")
 _KEYWORDS = (
     *("EXP_TYPE", "DETECTOR", "PROGRAM", "OBSERVTN", "VISIT", "FILTER", "PUPIL", "SUBARRAY", "CORONMSK"),
@@ -92,7 +94,7 @@ def search(
     faults = {name: cause for name, cause in files.faults.items() if _is_wanted(name, program, observations)}
     for path in files.raw:
         try:
-            name = _named(path.name)
+            name = _named(plain_name(path))
             if (program is not None and name.program != program) or (
                 observations and name.observation not in observations
             ):
@@ -100,12 +102,13 @@ def search(
             if path.exists() and not path.is_file():  # a pipe or a device would be waited for without end
                 raise DamagedFileError("is not a file.")
             exposure = _cached(path, cache)
+            other = None if exposure is not None else _other(path, name)
         except (DamagedFileError, ProductNameError, OSError) as error:
             faults[path.name] = str(error).removeprefix(f"{path.name}: ")
             continue
         if exposure is not None:
             found.append(exposure)
-        elif (other := _other(path, name)) is not None and (wanted is None or other.filter in ("", *wanted)):
+        elif other is not None and (wanted is None or other.filter in ("", *wanted)):
             left_out.append(other)
     exposures = tuple(item for item in found if wanted is None or item.filter in wanted)
     if not exposures:
@@ -134,7 +137,8 @@ def _is_wanted(filename: str, program: int | None, observations: Collection[int]
 
 def _other(path: Path, name: ExposureName) -> Exposure | None:
     """An exposure that is not imaging, excluded with the cause; None if its header does not tell a cause."""
-    primary = read_hdus(path)[0].header.values(_KEYWORDS)
+    with decompressed(path) as plain:
+        primary = read_hdus(plain)[0].header.values(_KEYWORDS)
     cause = other_mode(primary, name.detector)
     filter_name = text(primary.get("FILTER")).upper()
     if not cause:
@@ -156,8 +160,9 @@ def read_exposure(path: Path | str) -> Exposure | None:
         The file cannot be read.
     """
     path = Path(path)
-    _named(path.name)
-    return exposure_from_headers(path, read_hdus(path))
+    _named(plain_name(path))
+    with decompressed(path) as plain:
+        return exposure_from_headers(path, read_hdus(plain), plain_name(path))
 
 
 def exposure_from_headers(path: Path, hdus: tuple[Hdu, ...], filename: str | None = None) -> Exposure | None:
@@ -213,15 +218,20 @@ def with_entry(exposure: Exposure, entry: Entry, path: Path) -> Exposure:
 
 def _cached(path: Path, cache: Ledger | None) -> Exposure | None:
     """As `read_exposure`, from the ledger when the file is unchanged since it was read."""
-    entry = cache.get(path.name) if cache is not None else None
-    stat = signature(path)
-    if entry is not None and entry.uri == str(path) and entry.stat == stat and entry.facts:
-        name = _named(path.name)
+    entry = cache.get(plain_name(path)) if cache is not None else None
+    if entry is not None and entry.uri == str(path) and is_of(entry, path) and entry.facts:
+        name = _named(plain_name(path))
         bare = Exposure(
             str(name), name.program, name.observation, name.visit, name.detector, "", uri=str(path), size=entry.size
         )
         return with_entry(bare, entry, path)
     return read_exposure(path)
+
+
+def is_of(entry: Entry, source: Path) -> bool:
+    """Whether a user's file is unchanged since its entry was made; of a compressed one, the entry is of its content."""
+    stat = signature(source)
+    return entry.facts.get(COMPRESSED) == list(stat) if is_compressed(source) else entry.stat == stat
 
 
 def _named(filename: str) -> ExposureName:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from survey.archive.compressed import SUFFIX, plain_name
 from survey.digest import file_sha256
 
 UNCAL = "_uncal.fits"
@@ -34,7 +35,8 @@ class Files:
 def find_files(folder: Path) -> Files:
     """The raw files in a folder and its subfolders; links are followed.
 
-    A file that is there more than once counts once if all copies are equal, and is at fault otherwise.
+    A raw file may be compressed (``.fits.gz``). One that is there more than once counts once if all copies are equal,
+    and is at fault otherwise.
 
     Raises
     ------
@@ -43,16 +45,17 @@ def find_files(folder: Path) -> Files:
     """
     os.scandir(folder).close()
     named: dict[str, list[Path]] = {}
+    compressed: dict[str, list[Path]] = {}
     faults: dict[str, str] = {}
     others: Counter[str] = Counter()
     for path in _walk(folder):
         if path.name.endswith(UNCAL):
             named.setdefault(path.name, []).append(path)
+        elif path.name.endswith(UNCAL + SUFFIX):
+            compressed.setdefault(plain_name(path), []).append(path)
         elif match := _SUFFIX.search(path.name):
             others[match[1]] += 1
-            if path.name.endswith(f"{UNCAL}.gz"):
-                faults[path.name] = "is compressed, and is not read: decompress it, such as with 'gunzip --keep'."
-    faults = {name: cause for name, cause in faults.items() if name.removesuffix(".gz") not in named}
+    named = compressed | named  # a compressed file is not read beside the same one without compression
     raw = []
     for name, paths in sorted(named.items()):
         chosen, *copies = _distinct(paths)

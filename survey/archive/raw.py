@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from survey.archive.compressed import decompress, is_compressed
 from survey.archive.headers import DamagedFileError, OtherModeError
 from survey.archive.ledger import LEDGER, Entry, Ledger, signature
-from survey.archive.local import exposure_from_headers, facts, with_entry, with_facts
+from survey.archive.local import COMPRESSED, exposure_from_headers, facts, is_of, with_entry, with_facts
 from survey.archive.structure import check_structure
 from survey.digest import file_sha256
 from survey.errors import ProductNameError
 from survey.models import Exposure
 from survey.nircam import IMAGING, PUPIL_FILTERS
 from survey.workspace.files import replace_file, write_link
+from survey.workspace.paths import is_file
 
 
 def kept(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure | None:
@@ -114,8 +116,17 @@ def checked_facts(path: Path, exposure: Exposure) -> dict[str, object]:
     return facts(found)
 
 
-def publish(exposure: Exposure, part: Path, directory: Path, ledger: Ledger) -> Exposure:
+def publish(
+    exposure: Exposure, part: Path, directory: Path, ledger: Ledger, more: Mapping[str, object] | None = None
+) -> Exposure:
     """Check a complete part file, flush it to disk, give it its final name, and add it to the ledger.
+
+    Parameters
+    ----------
+    exposure : of the file
+    part : the file
+    directory : ``raw/`` of the workspace
+    more : facts for the ledger, beside those of the header
 
     Raises
     ------
@@ -127,7 +138,7 @@ def publish(exposure: Exposure, part: Path, directory: Path, ledger: Ledger) -> 
     path = directory / exposure.file
     replace_file(part, path)
     stat = signature(path)
-    ledger.append(Entry(exposure.file, stat[0], sha256, exposure.uri, stat, found))
+    ledger.append(Entry(exposure.file, stat[0], sha256, exposure.uri, stat, {**found, **(more or {})}))
     return with_facts(exposure, found, sha256, stat[0])
 
 
@@ -137,7 +148,7 @@ def link_local(
     *,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> tuple[tuple[Exposure, ...], dict[str, str]]:
-    """Link files of a folder into ``raw/`` by symbolic links, with the checks of a download.
+    """Link files of a folder into ``raw/`` by symbolic links, with the checks of a download; decompress the others.
 
     The files are never written to. One that changes later has another size, time or inode than in the ledger: it is
     hashed again, and products made from it are stale. (Hard links would not work across file systems; copies would
@@ -167,6 +178,8 @@ def link_local(
 
 def _linked(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure:
     source, path = Path(exposure.uri), directory / exposure.file
+    if is_compressed(source):
+        return _decompressed(exposure, directory, ledger)
     stat = signature(source)
     entry = ledger.get(exposure.file)
     itself = path.exists() and not path.is_symlink() and path.samefile(source)  # archive.local is this very folder
@@ -175,3 +188,20 @@ def _linked(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure:
     if entry is not None and entry.sha256 and entry.uri == exposure.uri and entry.stat == stat:
         return with_entry(exposure, entry, path)
     return record(exposure, path, ledger)
+
+
+def _decompressed(exposure: Exposure, directory: Path, ledger: Ledger) -> Exposure:
+    """The exposure of a compressed file, with a copy of its content in ``raw/`` that is made when it is not there."""
+    source, path = Path(exposure.uri), directory / exposure.file
+    entry = ledger.get(exposure.file)
+    known = entry is not None and entry.sha256 and entry.uri == exposure.uri and is_of(entry, source)
+    if entry is not None and known and is_file(path) and entry.stat == signature(path):
+        return with_entry(exposure, entry, path)
+    stat = list(signature(source))
+    part = directory / f".{exposure.file}.part"
+    try:
+        with open(part, "wb") as target:
+            decompress(source, target)
+        return publish(exposure, part, directory, ledger, {COMPRESSED: stat})
+    finally:
+        part.unlink(missing_ok=True)
