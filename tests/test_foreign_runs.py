@@ -157,3 +157,31 @@ def test_the_package_of_the_guide_works(image, tmp_path, monkeypatch):
 
     assert np.median(values(1.0)) == 0.0
     np.testing.assert_array_equal(values(0.0), np.arange(256, dtype=np.float32).reshape(16, 16))
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("engine", ["tiled", "stock"])
+def test_a_step_after_image2_makes_the_members_of_the_mosaic(engine, small, finished, tmp_path):
+    """A step that adds nothing gives the mosaic's pixels, one that adds a number does not."""
+    from astropy.io import fits
+    from whole_run import survey
+
+    workspace = small.copy(tmp_path / "ws")
+
+    def mosaic(amount):
+        path = small.config(f"foreign-{engine}", workspace, engine=engine)
+        added = f"  - image2: {{}}\n  - tiny.live:AddStep: {{amount: {amount}}}\n"
+        path.write_text(path.read_text().replace("  - image2: {}\n", added) + "filters: [F200W]\n")
+        survey("run", path)
+        survey("verify", path)
+        (product,) = (workspace / "mosaics").glob("*f200w*_i2d.fits")
+        return {name: fits.getdata(product, name) for name in ("SCI", "ERR", "WHT")}
+
+    (plain,) = (small.workspace / "mosaics").glob("*f200w*_i2d.fits")
+    same, other = mosaic(0.0), mosaic(0.25)
+    for name, values in same.items():
+        np.testing.assert_array_equal(values, fits.getdata(plain, name), err_msg=name)
+    seen = np.isfinite(same["SCI"]) & np.isfinite(other["SCI"])
+    assert np.median(other["SCI"][seen] - same["SCI"][seen]) == pytest.approx(0.25, abs=0.02)
+    (link,) = {path.readlink().name for path in (workspace / "asn").glob("*00001_nrcb1_cal.fits")}
+    assert link.endswith("_tiny-add.fits")
