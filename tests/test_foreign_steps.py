@@ -189,6 +189,34 @@ def test_what_cannot_be_a_step_is_named_before_the_run(steps, said, tiny, tmp_pa
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        ".",
+        "..",
+        ":",
+        ".x",
+        "x.",
+        "a..b",
+        "a:b:c",
+        "\0.x",
+        "1.2",
+        "../x.Y",
+        "x" * 5000 + ".y",
+        "a b.c",
+        "\ud800.x",
+        "\u00e9.X",
+        "::",
+        "a::b",
+    ],
+)
+def test_a_name_that_is_none_is_refused_and_no_process_started(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
+    with pytest.raises(LookupError):
+        probe(name)
+    assert "is not a step of an exposure" in faults(tmp_path, ["detector1", name])
+
+
+@pytest.mark.parametrize(
     ("hook", "said"),
     [
         ("tiny.steps.NoStep", "has no 'NoStep'"),

@@ -26,6 +26,7 @@ from survey.workspace.files import write_file
 
 LIMIT_SECONDS = 300.0  # for the import of all that a config names: 8 s, or a minute on a busy machine
 MAX_SHOWN = 600  # characters of a cause
+NOT_INSTALLED = "is not installed"  # ends what the child says of a package that it does not find
 _FORMAT = 1
 _CONTAINERS = {"ModelContainer", "ModelLibrary"}
 _RAMPS = {"RampModel", "SuperstripeRampModel", "Level1bModel", "GuiderRawModel"}
@@ -75,7 +76,8 @@ def probe(name: str) -> Probe:
     if isinstance(answer, Probe):
         return answer
     del _found[full]  # to be asked again: what is missing may be installed meanwhile
-    raise LookupError(f"{shown(name)}: {answer[:MAX_SHOWN]}{_advice(full)}")
+    advice = _advice(full) if answer.endswith(NOT_INSTALLED) else "."
+    raise LookupError(f"{shown(name)}: {answer[:MAX_SHOWN]}{advice}")
 
 
 def probe_all(names: Iterable[str]) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from survey.config.code_versions import find_module
-from survey.messages import did_you_mean
+from survey.messages import did_you_mean, shown
 
 GROUP = "stpipe.steps"
+MAX_NAME = 200  # characters of 'package.module:Class'
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,10 @@ def full_name(name: str, ask: Callable[[str], list[list[Any]]]) -> str:
     LookupError
         No package registers the name, or several do; the message says so.
     """
-    if ("." in name or ":" in name) and "::" not in name:
+    if is_full_name(name):
         return name
+    if "::" not in name and ("." in name or ":" in name):
+        raise LookupError(f"{shown(name)}: expected a class such as 'package.Class' or 'package.module:Class'")
     known, faults = _known(ask, name)
     matches = {item.class_name: item for item in known if name in item.names}
     if len(matches) == 1:
@@ -79,11 +82,18 @@ def full_name(name: str, ask: Callable[[str], list[list[Any]]]) -> str:
         first = next(iter(matches.values()))
         module, _, short = first.class_name.replace(":", ".").rpartition(".")
         raise LookupError(
-            f"{name!r} is registered by {owners}; write the class that is meant, such as '{module}:{short}'"
+            f"{shown(name)} is registered by {owners}; write the class that is meant, such as '{module}:{short}'"
         )
     hint = did_you_mean(name, [item.alias for item in known])
     more = "".join(f"; {fault}" for fault in faults)
-    raise LookupError(f"no installed package registers a Step {name!r}{hint}{more}")
+    raise LookupError(f"no installed package registers a Step {shown(name)}{hint}{more}")
+
+
+def is_full_name(name: str) -> bool:
+    """Whether a text is written as 'package.Class' or 'package.module:Class'."""
+    module, colon, attribute = name.partition(":")
+    words = [*module.split("."), *([attribute] if colon else [])]
+    return len(words) >= 2 and len(name) <= MAX_NAME and all(word.isidentifier() and word.isascii() for word in words)
 
 
 def is_registered(name: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from survey.config.hooks import written_hooks
 from survey.config.probes import Probe, probe, probe_all
 from survey.config.sections import StepConfig
-from survey.config.step_names import entry_points, is_registered
+from survey.config.step_names import entry_points, is_full_name, is_registered
 from survey.messages import shown, unquoted
 from survey.steps import costs
 from survey.steps.base import CLASS, MEMBER, PIPELINE, Step, Unit
@@ -53,7 +53,7 @@ def foreign_row(name: str, facts: Mapping[str, Any]) -> Step:
 
 def names_a_step(name: str) -> bool:
     """Whether a name in a config may be that of another package's Step."""
-    return "." in name or ":" in name or is_registered(name)
+    return is_full_name(name) or is_registered(name)
 
 
 def registered_aliases() -> list[str]:
