@@ -313,6 +313,7 @@ def measure(path: Path, chosen: list[str], scratch: Path) -> dict[str, Any]:
         twin, output = scratch / "twin", scratch / "twin-products"
         observatory.build(twin, without(scene, artifact), references=False)
         rows.append(measure_artifact(artifact, plan, full, reduce(twin / "raw", output)))
+        say(line(asdict(rows[-1])))
         shutil.rmtree(twin)
         shutil.rmtree(output)
     say("pointings")
@@ -323,15 +324,19 @@ def measure(path: Path, chosen: list[str], scratch: Path) -> dict[str, Any]:
     }
 
 
+def line(row: dict[str, Any]) -> str:
+    cells = "".join(
+        f"{row[key]['planted_rms']:10.4g}{row[key]['found_rms']:10.4g}{row[key]['share']:7.2f}"
+        for key in ("rate", "cal", "i2d")
+    )
+    return f"{row['artifact']:19s}{cells}{row['flagged']:9d}"
+
+
 def show(found: dict[str, Any]) -> None:
     print("rms of what was planted and of what the product shows of it; share that shows; pixels flagged")
     print(f"{'':19s}{'rate [mDN/s]':>27s}{'cal [kJy/sr]':>27s}{'i2d [kJy/sr]':>27s}{'flagged':>9s}")
     for row in found["artifacts"]:
-        cells = "".join(
-            f"{row[key]['planted_rms']:10.4g}{row[key]['found_rms']:10.4g}{row[key]['share']:7.2f}"
-            for key in ("rate", "cal", "i2d")
-        )
-        print(f"{row['artifact']:19s}{cells}{row['flagged']:9d}")
+        print(line(row))
     print("\nerror of the WCS in the middle of the array, east and north [mas]: fault, aberration, all planted, found")
     for row in found["pointings"]:
         cells = "".join(f"{row[key][0]:10.1f}{row[key][1]:9.1f}" for key in ("fault", "aberration", "planted", "found"))
