@@ -34,7 +34,7 @@ class Queue:
             else:
                 self.unfinished = True
 
-    def skip(self, tasks, error):
+    def skip(self, tasks, error, keep_done=False):
         self.calls += [f"skip {item.key}: {error}" for item in tasks]
         self._decided += [Decided(blank_record(item), False) for item in tasks]
 
@@ -51,8 +51,12 @@ class Queue:
 
 
 class Gate:
-    def __init__(self, ready: dict[str, Ready]):
+    def __init__(self, ready: dict[str, Ready], *first: str):
         self.ready = ready
+        self.first = first  # keys of the tasks that wait for nothing
+
+    def ready_at_start(self):
+        return [Ready((task(key),)) for key in self.first]
 
     def ready_after(self, record):
         return [self.ready[record.key]] if record.key in self.ready else []
@@ -62,14 +66,15 @@ def test_what_a_decided_task_makes_ready_comes_before_further_exposures():
     """Depth first: a skipped task may make more tasks ready, and so on, without recursion."""
     queue = Queue(reused=("image2/a", "image2/b", "image2/c"))
     chain = {f"image2/{name}": Ready((task(f"align/{name}"),), name, "no members", True) for name in "ab"}
-    gate = Gate({**chain, "align/a": Ready((task("align/other"),), "other", "no reference")})
+    other = Ready((task("align/other"),), "other", "no reference")
+    gate = Gate({**chain, "align/a": other}, "image2/a", "image2/b", "image2/c")
     seen: list[tuple[str, bool]] = []
     laid_out: list[str] = []
     settings = RunSettings(
         watch=lambda record, reused: seen.append((record.key, reused)),
         laid_out=lambda product, tasks: laid_out.append(f"{product} {len(tasks)}"),
     )
-    _run(queue, gate, [[task("image2/a")], [task("image2/b")], [task("image2/c")]], settings)
+    _run(queue, gate, settings)
     assert queue.calls == [
         "add image2/a", "skip align/a: no members", "skip align/other: no reference",
         "add image2/b", "skip align/b: no members", "add image2/c",
@@ -84,11 +89,11 @@ def test_a_run_without_hope_of_a_worker_ends():
     queue = Queue()
     error = ClusterError("the batch system starts no job")
     with pytest.raises(ClusterError, match="starts no job"):
-        _run(queue, Gate({}), [[task("image2/a")], [task("image2/b")]], RunSettings(trouble=lambda: error))
+        _run(queue, Gate({}, "image2/a", "image2/b"), RunSettings(trouble=lambda: error))
     assert queue.calls == ["add image2/a", "add image2/b", "collect"]
 
 
 def test_a_run_ends_when_its_queue_has_given_up_the_rest():
     queue = Queue()
-    _run(queue, Gate({}), [[task("image2/a")]], RunSettings())
+    _run(queue, Gate({}, "image2/a"), RunSettings())
     assert queue.calls == ["add image2/a", "collect"] and not queue.unfinished
