@@ -33,7 +33,7 @@ def test_keywords_replace_fields():
 
 def test_every_field_is_a_keyword():
     names = [item.name for kind in (RunOptions, Callbacks) for item in dataclasses.fields(kind)]
-    assert len(set(names)) == 9
+    assert len(set(names)) == 10
     options, callbacks = combined(None, None, {name: name for name in names})
     assert {**vars(options), **vars(callbacks)} == {name: name for name in names}
 
@@ -70,7 +70,9 @@ def test_a_run_hands_its_callbacks_on(config, monkeypatch):
     """The plan goes to ``watch``, whose result gets each record; messages go to ``say``."""
     seen, said = [], []
     monkeypatch.setattr(job, "find_exposures", lambda _config, say: ())
-    monkeypatch.setattr(job, "fetch", lambda _config, _found, progress, say: progress("a", 1, 2) or ())
+    monkeypatch.setattr(
+        job, "fetch_some", lambda _config, callbacks, _found, _wanted: (callbacks.progress("a", 1, 2) or (), {})
+    )
     with pytest.raises(survey.SurveyError, match="none of 0 raw files"):
         survey.run(config, progress=lambda *facts: seen.append(facts), say=said.append)
     assert seen == [("a", 1, 2)] and said == ["0 exposures of program 1345"]

@@ -4,6 +4,7 @@ workspace.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -487,7 +488,7 @@ def test_an_instrument_that_is_a_path_is_none(tmp_path):
         references.sync({"early": raw}, Settings(server.url, "jwst_0001.pmap", tmp_path / "cache"), types=("mask",))
 
 
-def test_a_remembered_answer_of_another_cache_is_none(tmp_path):
+def test_a_remembered_answer_is_of_the_cache_of_the_config(tmp_path):
     """The workspace's references.json says what workers read: not another folder than the config's."""
     from survey.references.record import Question
     from survey.references.record import read_record as recall
@@ -497,14 +498,22 @@ def test_a_remembered_answer_of_another_cache_is_none(tmp_path):
     (tmp_path / "config" / "jwst" / "server_config").write_text("{}")
     (tmp_path / "references").mkdir()
     (tmp_path / "references" / "x.fits").write_text("x")
-    good = references.References("jwst_0001.pmap", str(tmp_path), ({},), {}, {}, {"x.fits": "references/x.fits"}, {})
-    record, question = tmp_path / "references.json", Question({}, "jwst_0001.pmap", tmp_path, ())
+    sha1 = hashlib.sha1(b"x").hexdigest()
+    good = references.References(
+        "jwst_0001.pmap", str(tmp_path), ({"flat": "x.fits"},), {"a": 0}, {"x.fits": sha1},
+        {"x.fits": "references/x.fits"}, {},
+    )  # fmt: skip
+    (tmp_path / "a_uncal.fits").write_text("x")
+    raw = {"a": tmp_path / "a_uncal.fits"}
+    record, question = tmp_path / "references.json", Question(raw, "jwst_0001.pmap", tmp_path, ())
     remember(record, question, good)
     assert recall(record, question) == good
     remember(record, question, replace(good, paths={"x.fits": "references/../references/x.fits"}))
     assert recall(record, question) is None
     remember(record, question, replace(good, cache=str(tmp_path / "config")))
-    assert recall(record, question) is None
+    assert recall(record, question) == good  # that of the config
+    elsewhere = Question(raw, "jwst_0001.pmap", tmp_path / "config", ())
+    assert recall(record, elsewhere) is None  # which lacks the file
 
 
 def test_records_of_this_project_pass_their_own_check(workspace):

@@ -142,7 +142,7 @@ def test_dataset_holds_every_column(tmp_path):
     expected = set(
         "key step subject filter status digest seconds cpu_seconds peak_memory_gb memory_gb host job started attempts "
         "error error_class context jwst_version stcal_version crds_version survey_version inputs settings resolved "
-        "references sha1 missing products measurements versions machine environment".split()
+        "references sha1 missing products measurements versions machine environment notices".split()
     )
     assert set(frame.columns) == expected
 
