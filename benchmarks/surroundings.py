@@ -69,7 +69,7 @@ class Surroundings:
     variables: Mapping[str, str] = field(default_factory=dict)  # of the shell
     home: Mapping[str, str] = field(default_factory=dict)  # files in the home folder
     folder: Mapping[str, str] = field(default_factory=dict)  # files in the current folder
-    shell: str = ""  # commands before the run
+    commands: str = ""  # commands before the run
     path: Mapping[str, str] = field(default_factory=dict)  # modules in a folder of PYTHONPATH
     reaches: bool = False  # a task, and is recorded; else the run must be equal to the plain one
 
@@ -102,7 +102,7 @@ ALL: dict[str, Surroundings] = {
         "setup.cfg": "[stpipe]\nskip = true\n", "calwebb_image3.cfg": "skip = true\n", "pars-tweakregstep.asdf": "",
         "pyproject.toml": "[tool.stpipe]\nskip = true\n",
     }),
-    "limits": Surroundings(shell="umask 077; ulimit -s 1024; ulimit -n 256; ulimit -c unlimited"),
+    "limits": Surroundings(commands="umask 077; ulimit -s 1024; ulimit -n 256; ulimit -c unlimited"),
     # These reach the tasks.
     "four threads": Surroundings(path={"sitecustomize.py": (
         "import os, sys\n"
@@ -121,7 +121,7 @@ def together() -> Surroundings:
     items = [item for item in ALL.values() if not item.reaches]
     merged = {name: {k: v for item in items for k, v in getattr(item, name).items()}
               for name in ("variables", "home", "folder")}  # fmt: skip
-    return Surroundings(**merged, shell="; ".join(filter(None, (item.shell for item in items))))
+    return Surroundings(**merged, commands="; ".join(filter(None, (item.commands for item in items))))
 
 
 def run(scratch: Path, name: str, given: Surroundings, servers: Mapping[str, str]) -> Path:
@@ -139,7 +139,7 @@ def run(scratch: Path, name: str, given: Surroundings, servers: Mapping[str, str
                           "--cluster", str(scratch / "deploy.yaml")])  # fmt: skip
     # In the shell alone: the process that measures must not be in these surroundings.
     exported = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
-    lines = [f"cd {shlex.quote(str(base / 'folder'))}", given.shell or ":", f"exec env {exported} {command}"]
+    lines = [f"cd {shlex.quote(str(base / 'folder'))}", given.commands or ":", f"exec env {exported} {command}"]
     measure(["bash", "-c", "\n".join(lines)], environment=survey_environment(servers))
     return base / "ws"
 

@@ -231,11 +231,11 @@ def _described(content: bytes, service: str) -> tuple[list[str], int]:
 # --- parameters that a CRDS file sets ---------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
+class _PlainLoader(yaml.SafeLoader):
     """Reads the YAML of an ASDF file; tagged objects are read as what they are made of."""
 
 
-def _untagged(loader: _Loader, _suffix: str, node: yaml.Node) -> Any:
+def _untagged(loader: _PlainLoader, _suffix: str, node: yaml.Node) -> Any:
     if isinstance(node, yaml.MappingNode):
         return loader.construct_mapping(node, deep=True)
     if isinstance(node, yaml.SequenceNode):
@@ -243,7 +243,7 @@ def _untagged(loader: _Loader, _suffix: str, node: yaml.Node) -> Any:
     return loader.construct_scalar(node) if isinstance(node, yaml.ScalarNode) else None
 
 
-_Loader.add_multi_constructor("", _untagged)
+_PlainLoader.add_multi_constructor("", _untagged)
 
 
 def parameters_in(path: Path, step: str = "") -> dict[str, Any]:
@@ -255,7 +255,7 @@ def parameters_in(path: Path, step: str = "") -> dict[str, Any]:
     """
     try:
         head = path.read_bytes()[:_MAX_PARS_BYTES].partition(b"\n...")[0]
-        tree = yaml.load(head, _Loader)
+        tree = yaml.load(head, Loader=_PlainLoader)
         if step:
             tree = next((item for item in tree.get("steps") or () if item.get("name") == step), {})
         return dict(tree.get("parameters") or {})
