@@ -17,6 +17,8 @@ CASES = {
     "detector1": (Work(ramp_gb=0.1, images_gb=(IMAGE,)), 2.1, 29.0, 5.2 * IMAGE),
     "subtract_striping": (Work(ramp_gb=0.1, images_gb=(IMAGE,)), 0.9, 3.0, 5.2 * IMAGE),
     "image2": (Work(ramp_gb=0.1, images_gb=(IMAGE,)), 1.5, 4.0, 7.3 * IMAGE),
+    "source_mask": (Work(images_gb=(IMAGE,)), 0.7 + 12 * IMAGE, 1 + 60 * IMAGE, 0.01 * IMAGE),
+    "detect": (Work(window_gb=2 * TILE, output_gb=TILE), 0.7 + 24 * TILE, 1 + 120 * TILE, 0.02 * TILE),
     "given": (Work(images_gb=(IMAGE,)), 0.5, 0.0, 7.3 * IMAGE),
     "sources": (Work(images_gb=(IMAGE,)), 0.7 + 60 * IMAGE, 1 + 350 * IMAGE, 0.0),
     "association": (Work(members=100), 0.5, 0.0, 0.0),
