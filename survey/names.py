@@ -150,7 +150,7 @@ def parse_mosaic(name: str) -> MosaicName:
 
 
 def is_free_name(name: str) -> bool:
-    """Whether the product of an association from outside can have this name, which is none of the archive's."""
+    """Whether the product of a given association can have this name, which does not follow the archive's scheme."""
     short = plain_name(name) and len(name) <= MAX_FREE_NAME
     return short and _MOSAIC.fullmatch(name) is None and _NOT_FREE.fullmatch(name) is None
 

@@ -67,7 +67,7 @@ def probe(name: str) -> Probe:
     Raises
     ------
     LookupError
-        It is not installed, cannot be imported or is none of these; the message says why.
+        It is not installed, cannot be imported, or is no Step, pipeline or function; the message names the cause.
     """
     full = full_name(name, _listed)
     if full not in _found:
