@@ -206,14 +206,9 @@ def named_files(name: str, value: Any) -> list[str]:
 
 
 def override_files(settings: Mapping[str, Any]) -> list[str]:
-    """Paths in the values of ``override_<type>`` and `FILE_PARAMETERS`, at any depth.
-
-    ``catalogs``, the source catalogues that an association names, has the sha256 of each beside its path.
-    """
+    """Paths in the values of ``override_<type>`` and `FILE_PARAMETERS`, at any depth."""
     found: list[str] = []
     for name, value in settings.items():
-        if name == "catalogs":
-            continue
         found += override_files(value) if isinstance(value, Mapping) else named_files(name, value)
     return sorted(set(found))
 

@@ -6,7 +6,6 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from survey.config.pipeline_spec import override_files
 from survey.errors import TaskError
 from survey.models import Task, TaskRecord
 from survey.steps.parameter_files import content_digest, known_sha256
@@ -80,7 +79,7 @@ def _check_parameter_files(task: Task) -> None:
     TaskError
         Class 'never': a file has changed since the plan, or cannot be read on this host.
     """
-    for name in override_files(task.settings):
+    for name in row_of(task).parameter_files(task.settings):
         expected = task.digests.get(name, "")
         try:
             changed = expected and content_digest(Path(name)) != expected

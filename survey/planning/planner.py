@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from survey.config.model import SurveyConfig
-from survey.config.pipeline_spec import override_files
 from survey.digest import digest
 from survey.errors import ConfigError, ReferencesError
 from survey.models import Association, CatalogFile, Exposure, Plan, Task
@@ -265,7 +264,7 @@ class Planner:
     ) -> Task:
         """Add references, versions and the digest; say what is not known yet."""
         digests = {**{item.key: item.digest for item in inputs}, **(raw or {})}
-        digests |= {path: self.overrides.get(path, "") for path in override_files(task.settings)}
+        digests |= {path: self.overrides.get(path, "") for path in row_of(task).parameter_files(task.settings)}
         found, unknown = self._references_of(task, final_name(exposure))
         sha1 = {} if self.references is None else {name: self.references.files[name] for name in found.values()}
         pending = next((f"{name} is not there yet" for name, value in digests.items() if not value), "") or unknown

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from survey.config.hooks import check_hooks, hook_types, hooks_in, own_hook_types
-from survey.config.pipeline_spec import StepSpec, check_settings, parse_spec, read_spec, types_in_use, with_files
+from survey.config.pipeline_spec import (
+    StepSpec,
+    check_settings,
+    override_files,
+    parse_spec,
+    read_spec,
+    types_in_use,
+    with_files,
+)
 from survey.config.probes import probe
 from survey.config.values import expand
 from survey.errors import TaskError
@@ -190,6 +198,10 @@ class Step:
             return _merge(defaults, chosen | with_files(clean, _absolute)), faults
         except ValueError as error:
             return _merge(defaults, chosen | clean), [*faults, f"{where}: {error}"]
+
+    def parameter_files(self, settings: Mapping[str, Any]) -> list[str]:
+        """Paths of files that parameters of a task name; without a class, its settings are no parameters."""
+        return override_files(settings) if self.step_class else []
 
     def reference_types(self, settings: Mapping[str, Any], pars: Container[str] = ()) -> tuple[str, ...]:
         """CRDS types that a task with these settings can read; see `types_in_use`."""
