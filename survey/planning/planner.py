@@ -82,7 +82,7 @@ class Planner:
         tasks: list[Task] = []
         for name, settings in self.recipe.shared_chain.items():
             step = row_for(name, settings)
-            tasks.append(self._exposure_task(step, exposure, settings, tasks[-1:], f"raw/{exposure.file}"))
+            tasks.append(self._exposure_task(step, exposure, settings, tasks[-1:], file=f"raw/{exposure.file}"))
         ends = self.recipe.makes_mosaics and not self.recipe.mask_step
         return [*tasks, *self._engine_tasks(exposure, tasks[-1])] if ends else tasks
 
@@ -127,24 +127,11 @@ class Planner:
                 inputs += [task for task in (mosaic.align, *tiles) if task not in inputs]
                 reads += [files.GRID.path(product), *(files.DETECTED.path(task.subject) for task in tiles)]
                 products.append(product)
-        cost = row.cost_of(exposure)
-        task = Task(
-            key=f"{row.name}/{exposure.name}",
-            step=row.name,
-            subject=exposure.name,
-            filter=exposure.filter,
-            settings={"mosaics": products, "acid": acid},
-            inputs=tuple(item.key for item in inputs),
-            reads=tuple(reads),
-            memory_gb=cost.memory_gb,
-            cpu_seconds=cost.cpu_seconds,
-            disk_gb=cost.disk_gb,
-        )
-        return self._finish(task, inputs, exposure.name)
+        return self._exposure_task(row, exposure, {"mosaics": products, "acid": acid}, inputs, reads=reads)
 
     def given_tasks(self, exposure: Exposure) -> list[Task]:
         """The chain of a calibrated file from outside the workspace; ``exposure.uri`` is its path."""
-        given = self._exposure_task(GIVEN, exposure, {}, [], exposure.uri)
+        given = self._exposure_task(GIVEN, exposure, {}, [], file=exposure.uri)
         return [given, *self._engine_tasks(exposure, given)]
 
     def _engine_tasks(self, exposure: Exposure, cal: Task) -> list[Task]:
@@ -158,9 +145,19 @@ class Planner:
         ]
 
     def _exposure_task(
-        self, step: Step, exposure: Exposure, settings: Mapping[str, Any], before: Sequence[Task], file: str = ""
+        self,
+        step: Step,
+        exposure: Exposure,
+        settings: Mapping[str, Any],
+        before: Sequence[Task],
+        *,
+        file: str = "",
+        reads: Sequence[str] = (),
     ) -> Task:
-        """A task on the product of the task before it, or, for the first of a chain, on a file."""
+        """A task on the products of the tasks before it, or, for the first of a chain, on a file.
+
+        ``reads`` as in `Task.reads`.
+        """
         raw = {} if before else {file: exposure.sha256 or ""}
         cost = step.cost_of(exposure)
         task = Task(
@@ -171,6 +168,7 @@ class Planner:
             settings=settings,
             inputs=tuple(item.key for item in before),
             files=tuple(raw),
+            reads=tuple(reads),
             memory_gb=cost.memory_gb,
             cpu_seconds=cost.cpu_seconds,
             disk_gb=cost.disk_gb,
